@@ -1,0 +1,1 @@
+"""One module a cloud, each behind protocol.Cloud."""

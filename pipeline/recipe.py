@@ -1,0 +1,139 @@
+"""Recipes: what to install and how to treat it, one table a distro in kickstart/recipes.toml.
+
+A quirk of a distro is a field here, never a comparison with a recipe's name in the code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import InputError
+
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+class Recipe(BaseModel):
+    """One distro. Sizes carry their unit in the name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    description: str
+    answers: Path
+    """Kickstart or preseed file, relative to the recipes file; absolute once loaded."""
+    installer: Literal["anaconda", "debian-installer", "stand-in"] = "anaconda"
+    release: str = ""
+    """pykickstart's name of the release whose syntax the kickstart uses ("F15", "RHEL9")."""
+    trees: tuple[str, ...] = ()
+    """Install trees, URLs or directories, tried in order."""
+    architecture: Literal["x86_64"] = "x86_64"
+    answers_argument: str = "inst.ks"
+    """The installer's boot argument that names the kickstart: "ks" before Fedora 17."""
+    installer_arguments: str = ""
+    """Added to the installer's kernel command line."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Values for the kickstart's declared variables."""
+    disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
+    memory_mib: Annotated[int, Field(ge=128)] = 2048
+    vcpus: Annotated[int, Field(ge=1, le=64)] = 1
+    install_minutes: Annotated[int, Field(ge=1, le=1440)] = 120
+    quiet_minutes: Annotated[int, Field(ge=1, le=240)] = 15
+    """Without console output, disk or network activity for this long the install hangs."""
+    root: str = ""
+    """Which volume is the root when inspection cannot tell: "VG/LV" or a partition number."""
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
+    """Who gets the SSH key from the metadata service."""
+    command_line: str = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
+    """The kernel command line recorded for the cloud and used by the boot check."""
+    verify_minutes: Annotated[int, Field(ge=1, le=240)] = 10
+    """How long one boot of the boot check may take to reach SSH without acceleration."""
+    shrink: bool = False
+    """Shrink the file system to its content before it is hashed and sent."""
+    disk_image: bool = False
+    """Also make a bootable whole disk from the same three files."""
+    properties: dict[str, str] = Field(default_factory=dict)
+    """Image properties for the cloud: os_distro, os_version, hw_* and others."""
+
+
+def load_recipes(path: Path) -> dict[str, Recipe]:
+    """All recipes of a file by name. InputError lists every fault of the file at once."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            "read the recipes of",
+            path,
+            why="there is no such file",
+            next_step="Run from a checkout, or set IMAGE_PIPELINE_RECIPES",
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("read the recipes of", path, why=str(error)) from error
+    recipes: dict[str, Recipe] = {}
+    faults: list[str] = []
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            faults.append(f"{name}: every top-level entry must be a table, one a recipe")
+            continue
+        try:
+            # TOML has arrays and strings where the model has tuples and paths: lax for those only.
+            recipe = Recipe.model_validate(_typed(table) | {"name": name})
+        except ValidationError as error:
+            faults += _faults(name, error)
+            continue
+        answers = path.parent / recipe.answers
+        if not answers.is_file():
+            faults.append(f"{name}.answers: there is no file {answers}")
+        recipes[name] = recipe.model_copy(update={"answers": answers})
+    if faults:
+        raise InputError(
+            "use the recipes of",
+            path,
+            why=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults),
+            next_step="The fields are described in docs/recipes.md",
+        )
+    return recipes
+
+
+def choose_recipe(recipes: dict[str, Recipe], name: str) -> Recipe:
+    """The recipe of that name; InputError with the nearest names otherwise."""
+    if name in recipes:
+        return recipes[name]
+    raise InputError(
+        "find the recipe",
+        name,
+        why=f"there is none of that name{did_you_mean(name, recipes)}",
+        next_step="`invoke recipes` lists them",
+    )
+
+
+def did_you_mean(word: str, choices: Any) -> str:
+    """ ", did you mean X?" for the nearest choice, or nothing when none is near."""
+    near = difflib.get_close_matches(word, [str(c) for c in choices], n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _typed(table: dict[str, Any]) -> dict[str, Any]:
+    """TOML's arrays and strings as the model's tuples and paths; all else is left to be checked."""
+    typed = dict(table)
+    if isinstance(typed.get("trees"), list):
+        typed["trees"] = tuple(typed["trees"])
+    if isinstance(typed.get("answers"), str):
+        typed["answers"] = Path(typed["answers"])
+    return typed
+
+
+def _faults(name: str, error: ValidationError) -> list[str]:
+    faults = []
+    for fault in error.errors():
+        place = ".".join(str(part) for part in (name, *fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            word = str(fault["loc"][0])
+            faults.append(f"{place}: unknown field{did_you_mean(word, Recipe.model_fields)}")
+        else:
+            faults.append(f"{place}: {fault['msg']}")
+    return faults

@@ -1,0 +1,155 @@
+"""A build's directory: its lock, its scratch space, and which finished stages can be reused.
+
+Work in progress lies below `.work/` and is deleted by the next run that holds the lock. A file
+under its final name is whole: it was synced, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BusyError, HostError
+
+
+def finish(partial: Path, final: Path) -> None:
+    """Give a whole file its final name: sync, rename, sync the directory."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
+    _sync_directory(final.parent)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a small file so that it is never seen in part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        finish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; BusyError that names the holder when somebody else does.
+
+    flock(2) locks die with their process, so a stale file never blocks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+            raise BusyError(
+                f"work on {what}",
+                why=f"process {holder} is working on it",
+                next_step="Wait for it to end, or end it, and try again",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stage_key(stage: str, inputs: Mapping[str, Any], code: Iterable[Path] = ()) -> str:
+    """Identity of a stage's work: a sha256 over its name, inputs and the code that does it.
+
+    inputs: anything JSON can say. code: source files and templates, or directories of them.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([stage, inputs], sort_keys=True, default=str).encode())
+    for entry in code:
+        files = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
+        for file in files:
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(
+                    file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest()
+                )
+    return digest.hexdigest()
+
+
+class Workspace:
+    """`build/NAME`. Use `open` for one that may be written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.name = directory.name
+        self.scratch = directory / ".work"
+        self._stamps = directory / ".stages"
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Hold the build's lock with an empty scratch directory; both gone at the end."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.directory / ".lock", f"the build {self.name}"):
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.mkdir(mode=0o755)
+            self._stamps.mkdir(exist_ok=True)
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def reuse(self, stage: str, key: str) -> dict[str, Any] | None:
+        """What `stamp` recorded, if the key is the same and its files are untouched since."""
+        try:
+            record = json.loads((self._stamps / f"{stage}.json").read_text())
+            if record["key"] != key:
+                return None
+            for name, fingerprint in record["files"].items():
+                if _fingerprint(self.directory / name) != fingerprint:
+                    return None
+            result: dict[str, Any] = record["result"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return result
+
+    def stamp(self, stage: str, key: str, files: Iterable[Path], result: dict[str, Any]) -> None:
+        """Record a finished stage with the files it left in the build's directory."""
+        record = {
+            "key": key,
+            "files": {str(f.relative_to(self.directory)): _fingerprint(f) for f in files},
+            "result": result,
+        }
+        write_whole(self._stamps / f"{stage}.json", json.dumps(record, indent=1))
+
+    def forget(self, stage: str) -> None:
+        """Make sure that `reuse` finds nothing for this stage."""
+        (self._stamps / f"{stage}.json").unlink(missing_ok=True)
+
+    def need_space(self, count: int, what: str) -> None:
+        """HostError unless `count` bytes are free where the build lies."""
+        free = shutil.disk_usage(self.directory).free
+        if free < count:
+            raise HostError(
+                what,
+                self.directory,
+                why=f"it needs about {count >> 20} MiB and {free >> 20} MiB are free",
+                next_step="Free some space, or set IMAGE_PIPELINE_BUILD to a larger file system",
+            )
+
+
+def _fingerprint(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
