@@ -13,9 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Any
 
 
-def start_time(pid):
+def start_time(pid: int) -> int | None:
     """Clock ticks after boot when `pid` started (proc(5), stat field 22); None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 # pathlib would double the start-up
@@ -24,7 +25,7 @@ def start_time(pid):
         return None
 
 
-def kill_group(group, start):
+def kill_group(group: int, start: int | None) -> None:
     """SIGKILL the group unless its number was given to another process since."""
     # A group number is not reused while a member lives, so a vanished leader is still ours.
     if start_time(group) in (start, None):
@@ -32,7 +33,7 @@ def kill_group(group, start):
             os.killpg(group, signal.SIGKILL)
 
 
-def clean(job):
+def clean(job: dict[str, Any]) -> None:
     """Do one job; a failing one must not stop the others."""
     try:
         if "group" in job:
@@ -54,11 +55,11 @@ def clean(job):
         pass
 
 
-def main():
+def main() -> None:
     """Collect jobs until the pipeline is gone, then do them."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    jobs = {}
+    jobs: dict[int, dict[str, Any]] = {}
     for line in sys.stdin.buffer:
         try:
             message = json.loads(line)
@@ -67,7 +68,7 @@ def main():
         if "add" in message:
             jobs[message["add"]] = message
         else:
-            jobs.pop(message.get("drop"), None)
+            jobs.pop(message.get("drop", -1), None)
     for job in reversed(list(jobs.values())):
         clean(job)
 

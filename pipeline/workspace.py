@@ -121,7 +121,7 @@ class Workspace:
                 if _fingerprint(self.directory / name) != fingerprint:
                     return None
             result: dict[str, Any] = record["result"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return result
 

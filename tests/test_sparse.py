@@ -61,8 +61,8 @@ def test_a_hole_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return count
 
     monkeypatch.setattr(os, "preadv", counting)
-    with path.open("rb") as file:
-        for _ in chunks(file.fileno(), 2 << 30):
+    with path.open("rb") as image:
+        for _ in chunks(image.fileno(), 2 << 30):
             pass
     assert sum(read) <= BLOCK
 

@@ -1,0 +1,134 @@
+"""A build's directory: whole files, locks that die with their holder, reuse by content."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, HostError
+from pipeline.workspace import Workspace, exclusive, finish, stage_key, write_whole
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    write_whole(target, "old")
+    write_whole(target, "new", mode=0o600)
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "f"
+    write_whole(target, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(target, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_finish_renames(tmp_path: Path) -> None:
+    partial = tmp_path / "f.partial"
+    partial.write_text("x")
+    finish(partial, tmp_path / "f")
+    assert not partial.exists()
+    assert (tmp_path / "f").read_text() == "x"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipeline.workspace import exclusive
+with exclusive(Path(sys.argv[1]), "the build"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_second_holder_is_told_who_holds_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)], cwd=ROOT, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with (
+            pytest.raises(BusyError, match=f"process {holder.pid} is working on it"),
+            exclusive(lock, "the build"),
+        ):
+            pass
+        holder.kill()
+    with exclusive(lock, "the build"):  # a dead holder never blocks
+        assert lock.read_text() == str(os.getpid())
+
+
+def test_scratch_is_emptied_at_both_ends(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "demo")
+    workspace.scratch.mkdir(parents=True)
+    (workspace.scratch / "left by a killed run").touch()
+    with workspace.open():
+        assert list(workspace.scratch.iterdir()) == []
+        (workspace.scratch / "f").touch()
+    assert not workspace.scratch.exists()
+
+
+def test_a_stage_is_reused_only_while_nothing_changed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "demo")
+    with workspace.open():
+        product = workspace.directory / "disk.img"
+        product.write_text("content")
+        assert workspace.reuse("install", "k") is None
+        workspace.stamp("install", "k", [product], {"facts": 1})
+        assert workspace.reuse("install", "k") == {"facts": 1}
+        assert workspace.reuse("install", "other key") is None
+        product.write_text("changed")
+        assert workspace.reuse("install", "k") is None
+        workspace.stamp("install", "k", [product], {})
+        product.unlink()
+        assert workspace.reuse("install", "k") is None
+        workspace.forget("install")
+        workspace.forget("install")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "k"}'])
+def test_a_damaged_stamp_is_no_stamp(tmp_path: Path, damage: str) -> None:
+    workspace = Workspace(tmp_path / "demo")
+    with workspace.open():
+        workspace.stamp("install", "k", [], {})
+        (workspace.directory / ".stages" / "install.json").write_text(damage)
+        assert workspace.reuse("install", "k") is None
+
+
+def test_the_key_covers_inputs_and_code(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "a.py").write_text("1")
+    base = stage_key("s", {"a": 1, "b": 2}, [code])
+    assert base == stage_key("s", {"b": 2, "a": 1}, [code])
+    assert base != stage_key("t", {"a": 1, "b": 2}, [code])
+    assert base != stage_key("s", {"a": 1, "b": 3}, [code])
+    (code / "a.py").write_text("2")
+    assert base != stage_key("s", {"a": 1, "b": 2}, [code])
+    (code / "a.py").write_text("1")
+    (code / "b.sh").write_text("")
+    assert base != stage_key("s", {"a": 1, "b": 2}, [code])
+
+
+def test_too_little_space_is_said_beforehand(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.need_space(1, "extract the root filesystem to")
+    with pytest.raises(HostError, match=r"needs about \d+ MiB and \d+ MiB are free"):
+        workspace.need_space(1 << 60, "extract the root filesystem to")
