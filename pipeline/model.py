@@ -102,7 +102,10 @@ class ImageSet:
 class Registration:
     """A triple as one cloud knows it. `created` is False when everything was already there.
 
-    kernel_id and ramdisk_id are empty for a whole-disk registration.
+    kernel_id and ramdisk_id are empty for a whole-disk registration. generation: when it was
+    made, "20261121T054000Z", unique and rising under one name on one cloud. key: the identity of
+    its content (`clouds.identity.content_key`). location: where the machine image's bytes or
+    manifest lie, if the cloud has such a notion.
     """
 
     cloud: str
@@ -111,3 +114,6 @@ class Registration:
     ramdisk_id: str
     machine_id: str
     created: bool
+    generation: str = ""
+    key: str = ""
+    location: str = ""

@@ -1,13 +1,17 @@
 """What every cloud does, whatever its API: the contract that tests/contract holds for each.
 
 - `publish` registers kernel, ramdisk and machine image in that order, linked, and returns ids.
-- It finds what is there by content (the sha256 recorded on the image, tag or catalogue entry), so
-  a rerun returns the same ids with `created` False and sends nothing.
-- A changed build becomes a new generation; older ones stay until `withdraw` or `keep`.
+- It finds what is there by content (`identity.content_key`, recorded on every image, tag or
+  catalogue entry), so a rerun returns the same ids with `created` False and sends nothing.
+  Attributes that the cloud can change later (tags, properties, visibility) are brought up to date.
+- A changed build becomes a new generation; older ones stay until `withdraw`. Pruning is not the
+  clouds' work: pipeline/publish.py does it, after the new generation is proved.
 - At any failure or interrupt nothing half-registered is visible: what this run made is rolled
   back, or stays hidden and is adopted by the next run.
 - Two publishes of one build at once do not make two triples.
 - Images that this pipeline did not make are never touched, whatever their name.
+- A long call uses `progress` at least every few seconds while it moves or waits: that is how the
+  user's interrupt reaches it. `progress` may raise `Interrupted` from any of its methods.
 """
 
 from __future__ import annotations
@@ -20,13 +24,20 @@ from pipeline.model import ImageSet, Registration
 from pipeline.progress import Progress
 
 
+class Interrupted(BaseException):
+    """The user stopped the run: not an Exception, so that no retry or rollback swallows it."""
+
+
 @dataclass(frozen=True)
 class PublishOptions:
     """How to register, the same words for every cloud.
 
-    visibility: who may see the machine image; a cloud without that notion says so in `probe`.
+    visibility: who may see the images; a cloud without that notion says so in `probe`.
+    members: projects or accounts that images of visibility "shared" are shared with.
     properties: added to the image set's own. keep: prune own older generations down to this
-    many after the new one is proved; None keeps all.
+    many, the new one included, after it is proved; None keeps all. whole_disk: register
+    `ImageSet.disk` in place of the triple; a cloud that cannot says so in `probe`.
+    regions: further regions that get a copy by the cloud's own API, where it has one.
     """
 
     visibility: Literal["private", "shared", "community", "public"] = "private"
@@ -38,10 +49,16 @@ class PublishOptions:
     min_ram_mib: int = 0
     properties: Mapping[str, str] = field(default_factory=dict)
     keep: int | None = None
+    whole_disk: bool = False
+    regions: Sequence[str] = ()
 
 
 class Cloud(Protocol):
-    """One place images can be registered in. Errors are CloudError."""
+    """One place images can be registered in. Errors are CloudError.
+
+    Opening one reads configuration only; the first request is made by `probe` or later. Each
+    method opens and closes its own connections. One object is used by one thread at a time.
+    """
 
     @property
     def name(self) -> str:
@@ -59,7 +76,10 @@ class Cloud(Protocol):
         """Register the triple, or find it; see the module's contract."""
 
     def generations(self, name: str) -> list[Registration]:
-        """Whole triples of this pipeline under that name, newest first."""
+        """Whole triples of this pipeline under that name, newest first; `created` is False."""
 
     def withdraw(self, registration: Registration) -> None:
-        """Deregister one of our own triples, machine image first, and delete its data."""
+        """Deregister one of our own triples, machine image first, and delete its data.
+
+        What is gone already is no error: a withdrawal that was interrupted can be repeated.
+        """

@@ -1,0 +1,101 @@
+"""How the pipeline knows its own images on any cloud: names of the marks, and pure decisions.
+
+The marks are image properties on Glance, tags on EC2, fields in the local catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.model import ImageSet
+
+MARK_NAME = "image_pipeline_name"
+"""The recipe's name."""
+MARK_KEY = "image_pipeline_key"
+"""`content_key` of the triple an image belongs to: same key, same triple."""
+MARK_ROLE = "image_pipeline_role"
+"""kernel, ramdisk, machine or disk."""
+MARK_SHA256 = "image_pipeline_sha256"
+"""Lower-case hex sha256 of the image's own bytes as sent."""
+MARK_GENERATION = "image_pipeline_generation"
+"""`next_generation`'s stamp."""
+MARK_STATE = "image_pipeline_state"
+"""`WHOLE` on the machine image once the triple is complete and proved; anything else before."""
+MARK_VERIFIED = "image_pipeline_verified"
+""" "true" or "false": whether the boot check passed on exactly these bytes."""
+
+WHOLE = "whole"
+PARTIAL = "partial"
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+_STAMP_PATTERN = re.compile(r"\d{8}T\d{6}Z")
+_CHUNK = 1 << 20
+
+
+def content_key(images: ImageSet, *, whole_disk: bool = False) -> str:
+    """Identity of what is registered: hex sha256 over the name and the digests of the files.
+
+    A whole disk has a key of its own, made of the same digests: it holds the same content.
+    """
+    parts = ["disk" if whole_disk else "triple", images.name, images.architecture]
+    parts += [f"{file.role}:{file.sha256}" for file in images.files()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def next_generation(existing: Iterable[str], now: datetime | None = None) -> str:
+    """A UTC stamp such as "20261121T054000Z", later than every existing one.
+
+    Stamps sort as text. A clock that went back, or two generations in one second, moves the
+    stamp on by a second; texts that are no stamps are ignored.
+    """
+    stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime(_STAMP)
+    newest = max((text for text in existing if _STAMP_PATTERN.fullmatch(text)), default="")
+    if newest < stamp:
+        return stamp
+    later = datetime.strptime(newest, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1)
+    return later.strftime(_STAMP)
+
+
+def require_disk(images: ImageSet, cloud: str) -> Path:
+    """The whole disk of the build; InputError when it has none."""
+    if images.disk is None:
+        raise InputError(
+            f"register a whole disk of {images.name} on",
+            cloud,
+            why="the build has none",
+            next_step="Build it with --disk-image, or set disk_image in its recipe",
+        )
+    return images.disk
+
+
+def disk_format(path: Path) -> str:
+    """The format of a disk image by its first bytes: qcow2, vmdk, vhdx, vdi or raw.
+
+    Sources: QEMU docs/interop/qcow2.txt; VMware Virtual Disk Format 1.1; MS-VHDX 2.2.1; the
+    VDI header of VirtualBox (signature at byte 64).
+    """
+    with path.open("rb") as file:
+        head = file.read(68)
+    if head.startswith(b"QFI\xfb"):
+        return "qcow2"
+    if head.startswith(b"KDMV"):
+        return "vmdk"
+    if head.startswith(b"vhdxfile"):
+        return "vhdx"
+    if head[64:68] == b"\x7f\x10\xda\xbe":
+        return "vdi"
+    return "raw"
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,221 @@
+"""The story of an upload: probe every cloud, publish on all at once, prune, record."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
+from pipeline.errors import CloudError, InputError, PipelineError
+from pipeline.model import ImageSet, Registration
+from pipeline.progress import Meter, Progress, Unit
+from pipeline.workspace import exclusive, write_whole
+
+RECORD_SCHEMA = 1
+_Result = TypeVar("_Result")
+_POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened on one cloud: a registration or an error, never both.
+
+    withdrawn: older generations that `keep` pruned.
+    """
+
+    cloud: str
+    registration: Registration | None = None
+    error: PipelineError | None = None
+    withdrawn: tuple[Registration, ...] = ()
+
+
+def plan(
+    images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
+) -> dict[str, list[str]]:
+    """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
+    calls = {}
+    for cloud in _distinct(clouds):
+        cloud.probe(images, options)
+        calls[cloud.name] = cloud.plan(images, options)
+    return calls
+
+
+def publish(
+    images: ImageSet,
+    clouds: Sequence[Cloud],
+    options: PublishOptions,
+    *,
+    record: Path,
+    progress: Progress,
+) -> list[Outcome]:
+    """Publish on all clouds in parallel; one outcome a cloud, in their order.
+
+    Every cloud is probed before anything is sent; those whose probe fails get that error as
+    their outcome and the others go on. What was registered is added to `record` as soon as it
+    is, so an interrupt (KeyboardInterrupt, raised again here once all clouds have stopped)
+    loses nothing.
+    """
+    _distinct(clouds)
+    if not images.verified:
+        progress.warn(f"{images.name} was not boot-checked; its images will say so")
+    stoppable = _StoppableProgress(progress)
+    outcomes: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(max_workers=max(1, len(clouds)), thread_name_prefix="publish") as pool:
+        try:
+            probes = {c.name: pool.submit(_probe, c, images, options, stoppable) for c in clouds}
+            for name, error in _results(probes).items():
+                if error is not None:
+                    outcomes[name] = Outcome(name, error=error)
+            running = {
+                cloud.name: pool.submit(_publish_one, cloud, images, options, record, stoppable)
+                for cloud in clouds
+                if cloud.name not in outcomes
+            }
+            outcomes.update(_results(running))
+        except BaseException:
+            stoppable.stop()
+            raise
+    return [outcomes[cloud.name] for cloud in clouds]
+
+
+def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
+    names = [cloud.name for cloud in clouds]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                "publish on", name, why="it is named twice", next_step="Name each cloud once"
+            )
+    return clouds
+
+
+def _probe(
+    cloud: Cloud, images: ImageSet, options: PublishOptions, progress: Progress
+) -> PipelineError | None:
+    progress.say(f"{cloud.name}: checking credentials, permissions and image types")
+    try:
+        cloud.probe(images, options)
+    except PipelineError as error:
+        return error
+    return None
+
+
+def _publish_one(
+    cloud: Cloud, images: ImageSet, options: PublishOptions, record: Path, progress: Progress
+) -> Outcome:
+    try:
+        registration = cloud.publish(images, options, progress)
+        add_to_record(record, registration)
+        withdrawn = _prune(cloud, registration, options.keep, progress)
+    except PipelineError as error:
+        return Outcome(cloud.name, error=error)
+    return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
+
+
+def _prune(
+    cloud: Cloud, newest: Registration, keep: int | None, progress: Progress
+) -> tuple[Registration, ...]:
+    """Withdraw generations beyond `keep`; the one just published stays whatever its age."""
+    if keep is None:
+        return ()
+    withdrawn = []
+    for old in superseded(cloud.generations(newest.name), newest, keep):
+        try:
+            cloud.withdraw(old)
+        except CloudError as error:
+            # The upload itself is done and recorded: an old image that will not go is a warning.
+            progress.warn(str(error))
+        else:
+            withdrawn.append(old)
+            progress.say(f"{cloud.name}: withdrew generation {old.generation}, {old.machine_id}")
+    return tuple(withdrawn)
+
+
+def superseded(
+    generations: Sequence[Registration], newest: Registration, keep: int
+) -> list[Registration]:
+    """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them."""
+    others = [g for g in generations if g.machine_id != newest.machine_id]
+    return others[max(keep, 1) - 1 :]
+
+
+def add_to_record(path: Path, registration: Registration) -> None:
+    """Add a registration to registrations.json, replacing the entry of the same image."""
+    entry = {key: value for key, value in asdict(registration).items() if key != "created"}
+    with exclusive(path.with_name(f".{path.name}.lock"), f"the record {path}", wait=60):
+        entries = [e for e in read_record(path) if not _same_image(e, entry)]
+        document = {"schema": RECORD_SCHEMA, "registrations": [*entries, entry]}
+        write_whole(path, json.dumps(document, indent=2) + "\n")
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """The entries of registrations.json; none when there is no file yet."""
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError("read", path, why=str(error), next_step="Move it away") from error
+    entries: list[dict[str, Any]] = document.get("registrations", [])
+    return entries
+
+
+def _same_image(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(word) == other.get(word) for word in ("cloud", "machine_id"))
+
+
+def _results(futures: Mapping[str, Future[_Result]]) -> dict[str, _Result]:
+    """The futures' results by name, once all are done; the first exception among them is raised.
+
+    An interrupt of the main thread comes through at once.
+    """
+    while wait(futures.values(), timeout=_POLL).not_done:
+        pass
+    return {name: future.result() for name, future in futures.items()}
+
+
+class _StoppableProgress:
+    """Passes on to the user's view until `stop`; from then on every call raises Interrupted."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def check(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted
+
+    def say(self, text: str) -> None:
+        self.check()
+        self._inner.say(text)
+
+    def warn(self, text: str) -> None:
+        self.check()
+        self._inner.warn(text)
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
+        self.check()
+        with self._inner.task(label, total, unit) as meter:
+            yield _StoppableMeter(self, meter)
+
+
+class _StoppableMeter:
+    def __init__(self, progress: _StoppableProgress, inner: Meter) -> None:
+        self._progress, self._inner = progress, inner
+
+    def advance(self, amount: int) -> None:
+        self._progress.check()
+        self._inner.advance(amount)
+
+    def describe(self, text: str) -> None:
+        self._progress.check()
+        self._inner.describe(text)
