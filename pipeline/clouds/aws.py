@@ -1,0 +1,247 @@
+"""Sessions, endpoints, time-outs and errors for everything that speaks an AWS API.
+
+Profiles, AWS_* variables and endpoints are botocore's own (AWS SDKs and Tools Reference Guide,
+"Service-specific endpoints"); the variables of the euca2ools world (EC2_URL, S3_URL,
+EC2_ACCESS_KEY, EC2_SECRET_KEY) fill what those leave open. docs/clouds-ec2.md lists them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import CloudError, InputError
+
+if TYPE_CHECKING:
+    import boto3
+    from types_boto3_ebs.client import EBSClient
+    from types_boto3_ec2.client import EC2Client
+    from types_boto3_s3.client import S3Client
+
+Addressing = Literal["auto", "path", "virtual"]
+
+CONNECT_SECONDS = 10.0  # a TCP and TLS handshake across the world takes under one
+READ_SECONDS = 60.0  # a part or block is answered within seconds; botocore's own default
+# Waits of up to 1, 2, 4, 8, 16 and 20 s (botocore's standard mode, full jitter): a throttled
+# account or a restarted endpoint is back within that, a dead one is reported in under a minute.
+ATTEMPTS = 7
+
+_FALLBACK_REGION = "us-east-1"  # the region of endpoints that have no notion of one
+
+_NEXT_STEPS: tuple[tuple[str, str], ...] = (  # error code (a pattern) -> what to do
+    (
+        r"AuthFailure|InvalidAccessKeyId|SignatureDoesNotMatch|InvalidClientTokenId|401",
+        "Check the access key and secret of the profile (aws configure, or EC2_ACCESS_KEY and"
+        " EC2_SECRET_KEY) and that the region is the endpoint's own",
+    ),
+    (r"Expired|TokenRefreshRequired", "Log in again: the credentials have expired"),
+    (r"Skewed|RequestExpired", "Set this host's clock: the endpoint's differs too much"),
+    (
+        r"UnauthorizedOperation|AccessDenied|OptInRequired|403",
+        "Give the account the permissions listed in docs/clouds-ec2.md",
+    ),
+    (r"NoSuchBucket|InvalidBucketName", "Choose another bucket, or create it"),
+    (r"BucketAlreadyExists", "Bucket names are shared by all accounts: choose another"),
+    (
+        r"LimitExceeded|Quota|413|EntityTooLarge|507",
+        "Ask for a higher quota, or withdraw older generations",
+    ),
+    (r"Throttl|SlowDown|429|503", "The endpoint is busy: try again later"),
+    (
+        r"UnknownParameter|InvalidParameter|Unsupported|NotImplemented|501|InvalidAction",
+        "This endpoint does not support the call: see docs/clouds-ec2.md for what it needs",
+    ),
+    (r"5\d\d|Internal", "The endpoint failed: try again, and ask its operator if it persists"),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one EC2-compatible cloud is and as whom to speak to it; made by `open_site`.
+
+    word: the user's word for the cloud, "ec2:PROFILE", used in every error.
+    endpoints: service name ("ec2", "s3", "ebs") -> URL where botocore is not to decide itself.
+    """
+
+    word: str
+    session: boto3.Session
+    endpoints: Mapping[str, str]
+    addressing: Addressing = "auto"
+    read_seconds: float = READ_SECONDS
+    connections: int = 64
+
+    def ec2(self, *, retry: bool = True) -> EC2Client:
+        """The EC2 API; `retry` False for calls that must not be sent twice unnoticed."""
+        client: EC2Client = self._client("ec2", retry)
+        return client
+
+    def s3(self) -> S3Client:
+        """The S3 API."""
+        client: S3Client = self._client("s3", True)
+        return client
+
+    def ebs(self) -> EBSClient:
+        """The EBS direct API."""
+        client: EBSClient = self._client("ebs", True)
+        return client
+
+    def _client(self, service: str, retry: bool) -> Any:
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=self.read_seconds,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS if retry else 1},
+            max_pool_connections=self.connections,
+            s3={"addressing_style": self.addressing},
+            # Other S3 services reject AWS's newer trailing checksums; Content-MD5 works anywhere.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        with step(self.word, f"reach the {service} service of", self.word):
+            return self.session.client(
+                service,  # type: ignore[call-overload] # one of the three above
+                endpoint_url=self.endpoints.get(service),
+                region_name=self.session.region_name or _FALLBACK_REGION,
+                config=config,
+            )
+
+
+def open_site(
+    word: str,
+    profile: str,
+    *,
+    region: str = "",
+    addressing: Addressing = "auto",
+    read_seconds: float = READ_SECONDS,
+    environ: Mapping[str, str] = os.environ,
+) -> Site:
+    """The cloud of an AWS profile; "" is botocore's default chain, then the EC2_* variables.
+
+    No request is sent. InputError when the profile does not exist, CloudError when there are no
+    credentials at all.
+    """
+    import boto3
+    from botocore.exceptions import ProfileNotFound
+
+    keys: dict[str, str] = {}
+    if not profile and "AWS_ACCESS_KEY_ID" not in environ and environ.get("EC2_ACCESS_KEY"):
+        keys["aws_access_key_id"] = environ["EC2_ACCESS_KEY"]
+        keys["aws_secret_access_key"] = environ.get("EC2_SECRET_KEY", "")
+    try:
+        session = boto3.Session(
+            profile_name=profile or None,
+            region_name=region or environ.get("AWS_REGION") or None,
+            **keys,  # type: ignore[arg-type] # two of the constructor's strings
+        )
+        with step(word, "read the credentials for", word):
+            known = session.get_credentials() is not None
+    except ProfileNotFound as error:
+        raise InputError(
+            "use the cloud",
+            word,
+            why=f"there is no AWS profile {profile}",
+            next_step=f"Create it with `aws configure --profile {profile}`, or choose one of: "
+            + (", ".join(boto3.Session().available_profiles) or "(none)"),
+        ) from error
+    if not known:
+        raise CloudError(
+            "use the cloud",
+            word,
+            why="no credentials were found",
+            next_step="Set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+            " EC2_ACCESS_KEY and EC2_SECRET_KEY",
+        )
+    return Site(word, session, endpoint_overrides(environ), addressing, read_seconds)
+
+
+def endpoint_overrides(environ: Mapping[str, str]) -> dict[str, str]:
+    """EC2_URL and S3_URL as endpoints, unless AWS's own variables name one for that service."""
+    overrides = {}
+    for service, variable in (("ec2", "EC2_URL"), ("s3", "S3_URL")):
+        own = (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
+        if environ.get(variable) and not any(environ.get(name) for name in own):
+            overrides[service] = environ[variable]
+    return overrides
+
+
+def profile_settings(profile: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `image_pipeline_*` keys of a profile in the AWS configuration file, without prefix."""
+    import botocore.session
+
+    name = profile or environ.get("AWS_PROFILE") or "default"
+    profiles = botocore.session.Session().full_config.get("profiles", {})
+    prefix = "image_pipeline_"
+    return {
+        key.removeprefix(prefix): str(value)
+        for key, value in profiles.get(name, {}).items()
+        if key.startswith(prefix)
+    }
+
+
+def is_aws(endpoint: str) -> bool:
+    """Whether an endpoint URL is Amazon's own."""
+    return re.match(r"https?://[^/]+\.amazonaws\.com(\.cn)?(:\d+)?(/|$)", endpoint) is not None
+
+
+def code_of(error: Exception) -> str:
+    """The service's error code ("NoSuchBucket"), or its HTTP status; "" for other errors."""
+    response = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    return code or str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of a service's answer; 0 when there was none."""
+    response = getattr(error, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether sending the call again later may work: no answer, throttled, or a server's fault."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+
+    if isinstance(error, ClientError):
+        throttled = re.search(r"Throttl|RequestLimitExceeded|SlowDown", code_of(error))
+        return bool(throttled) or status_of(error) == 429 or status_of(error) >= 500
+    return isinstance(error, ConnectionError | HTTPClientError)
+
+
+def explain(error: Exception) -> tuple[str, str]:
+    """Why a call failed and what to do next, for a PipelineError."""
+    from botocore.exceptions import (
+        ClientError,
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        ReadTimeoutError,
+        SSLError,
+    )
+
+    if isinstance(error, ClientError):
+        code, message = code_of(error), error.response.get("Error", {}).get("Message", "")
+        status = status_of(error)
+        key = f"{code} {status}"
+        hint = next((text for pattern, text in _NEXT_STEPS if re.search(pattern, key)), "")
+        return f"it answered {status} {code}: {message or 'no message'}", hint
+    if isinstance(error, SSLError):
+        return str(error), "Set AWS_CA_BUNDLE to the authority of the endpoint's certificate"
+    if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError):
+        return str(error), "Check the endpoint URL, the network and proxies, and try again"
+    return str(error), "Try again; what was finished is kept"
+
+
+@contextlib.contextmanager
+def step(cloud: str, attempted: str, subject: str = "") -> Iterator[None]:
+    """Turn botocore's errors into a CloudError that says which step on which cloud failed."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        why, hint = explain(error)
+        where = f"{subject} on {cloud}" if subject and subject != cloud else cloud
+        raise CloudError(attempted, where, why=why, next_step=hint) from error
