@@ -39,7 +39,6 @@ class RecipeRecord(_Record):
     name: str
     description: str
     digest: str = Field(description="sha256 over every input of the image stage")
-    answers: str = Field(description="kickstart or preseed as used, without secrets; a file name")
 
 
 class SourceRecord(_Record):
@@ -89,10 +88,11 @@ class BootRecord(_Record):
 
 
 class AssertionRecord(_Record):
-    """One thing the boot check looked at."""
+    """One thing the boot check looked at; `reached` is false when the boot ended before it."""
 
     name: str
     passed: bool
+    reached: bool
     detail: str
 
 
@@ -100,8 +100,10 @@ class VerificationRecord(_Record):
     """The boot check of exactly these files."""
 
     passed: bool
-    seconds_to_ssh: float
+    seconds_to_ssh: float | None
+    boot_seconds: dict[str, float]
     assertions: tuple[AssertionRecord, ...]
+    console_lines: tuple[str, ...] = Field(description="what matters for the first failure")
 
 
 class StageRecord(_Record):
@@ -128,10 +130,8 @@ class Manifest(_Record):
     boot: BootRecord
     customization: CustomizationRecord
     verification: VerificationRecord | None = Field(None, description="null when it was skipped")
-    acceleration: str
     properties: dict[str, str]
     stages: dict[str, StageRecord]
-    tools: dict[str, str] = Field(description="versions of the programs that were used")
 
     def image_set(self, directory: Path) -> ImageSet:
         """The three files in `directory`, for `upload`. InputError when one was changed since."""

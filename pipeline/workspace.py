@@ -145,9 +145,18 @@ class Workspace:
         }
         write_whole(self._stamps / f"{stage}.json", json.dumps(record, indent=1))
 
-    def forget(self, stage: str) -> None:
-        """Make sure that `reuse` finds nothing for this stage."""
-        (self._stamps / f"{stage}.json").unlink(missing_ok=True)
+    def forget(self, *stages: str) -> None:
+        """Make sure that `reuse` finds nothing for these stages."""
+        for stage in stages:
+            (self._stamps / f"{stage}.json").unlink(missing_ok=True)
+
+    def stage_directory(self, stage: str) -> Path:
+        """An empty directory for a stage's files that are whole but not yet a finished build."""
+        self.forget(stage)
+        directory = self._stamps / stage
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        return directory
 
     def need_space(self, count: int, what: str) -> None:
         """HostError unless `count` bytes are free where the build lies."""

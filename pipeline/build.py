@@ -1,0 +1,379 @@
+"""The story of a build: install, take the root out, make it an image, boot it, write it down.
+
+Only this module knows the order. Three stages are remembered: the installed disk, the files made
+from it, and the boot check of exactly those files; each is done again when an input, a template
+or the code behind it changed.
+"""
+
+from __future__ import annotations
+
+import secrets as random
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline import accel, guest, install, kickstart, settings, verify, wholedisk
+from pipeline.collect import collect
+from pipeline.customize import customize
+from pipeline.errors import VerifyError
+from pipeline.extract import extract, open_format
+from pipeline.manifest import (
+    FILE,
+    BootRecord,
+    CustomizationRecord,
+    FileRecord,
+    Manifest,
+    RecipeRecord,
+    RootRecord,
+    SourceRecord,
+    StageRecord,
+    VerificationRecord,
+    file_record,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.model import ROOT_LABEL, Acceleration, DiskImage, Role
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.run import Runner, Secrets
+from pipeline.shrink import shrink
+from pipeline.sparse import image_file
+from pipeline.stage import Tools
+from pipeline.workspace import Workspace, finish, stage_key, write_whole
+
+_HERE = Path(__file__).parent
+_TEMPLATES = settings.PROJECT / "templates"
+_IMAGE_CODE = ("extract.py", "disk", "guest", "customize.py", "collect.py", "shrink.py")
+_DISK_CODE = ("wholedisk.py", "wholedisk")
+_SUFFIXES = {"machine": ".img", "kernel": "-vmlinuz", "ramdisk": "-initrd", "disk": "-disk.raw"}
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What the user asked for.
+
+    disk: an installed disk in place of an install. root: which volume, overriding the recipe.
+    variables: values for the kickstart's variables. backend: guestfs or e2fsprogs, or "auto".
+    accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing.
+    """
+
+    recipe: Recipe
+    disk: Path | None = None
+    root: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    backend: guest.Backend = "auto"
+    accelerator: str = ""
+    verify: bool = True
+    disk_image: bool = False
+    fresh: bool = False
+
+    @property
+    def wants_disk(self) -> bool:
+        """Whether a bootable whole disk is made too."""
+        return self.recipe.disk_image or self.disk_image
+
+
+def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manifest:
+    """Build the recipe in build/NAME and return its manifest.
+
+    A boot check that fails leaves the files with a manifest that says so and raises VerifyError.
+    """
+    workspace = Workspace(settings.build_dir() / request.recipe.name)
+    with workspace.open(), Runner(workspace.directory / "commands.log", secrets) as runner:
+        job = _Job(request, workspace, Tools(runner, progress, workspace.scratch))
+        if request.fresh:
+            workspace.forget("install", "image", "verify")
+        disk = job.install()
+        image = job.make_files(disk)
+        with ThreadPoolExecutor(thread_name_prefix="digest") as pool:
+            # Hashing keeps one core busy for as long as the boot check waits for its guest.
+            files = pool.submit(job.digests, image)
+            verification = job.check(image)
+            manifest = job.write_down(disk, image, files.result(), verification)
+    if manifest.verification is not None and not manifest.verification.passed:
+        raise _refused(manifest, workspace.directory)
+    return manifest
+
+
+@dataclass
+class _Job:
+    """One build in its directory, and the clock that runs with it."""
+
+    request: BuildRequest
+    workspace: Workspace
+    tools: Tools
+    clock: dict[str, StageRecord] = field(default_factory=dict)
+    _acceleration: Acceleration | None = None
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """Measured when first needed: a build that reuses everything starts no guest."""
+        if self._acceleration is None:
+            self._acceleration = accel.acceleration(self.tools, force=self.request.accelerator)
+            self.tools.progress.say(
+                f"guests run with {self._acceleration.accelerator}: {self._acceleration.reason}"
+            )
+        return self._acceleration
+
+    def install(self) -> DiskImage:
+        """The disk given, the one an earlier run installed, or a fresh install."""
+        recipe, directory = self.request.recipe, self.workspace.directory
+        if self.request.disk is not None:
+            return open_format(self.request.disk)
+        answers = kickstart.render(
+            recipe, nonce=random.token_hex(16), overrides=self.request.variables
+        )
+        disk = DiskImage(directory / "disk.img", "raw")
+        with self._timed("install") as stage:
+            stage.key = stage_key("install", install.identity(recipe, answers, self.tools))
+            if self.workspace.reuse("install", stage.key) is not None:
+                stage.reused = True
+                return disk
+            self.workspace.forget("install")
+            write_whole(directory / answers.file_name, answers.saved)
+            install.install(
+                recipe,
+                answers,
+                disk.path,
+                self.acceleration,
+                self.tools,
+                evidence=directory / "install",
+            )
+            self.workspace.stamp("install", stage.key, [disk.path], {})
+        return disk
+
+    def make_files(self, disk: DiskImage) -> dict[str, Any]:
+        """Root out of the disk, edited, with its kernel and ramdisk: what `stamp` remembers.
+
+        Its "files" are below .stages/image until `write_down` gives them their names.
+        """
+        request, recipe = self.request, self.request.recipe
+        inputs = {
+            "disk": _identity(disk),
+            "root": request.root or recipe.root,
+            "user": recipe.user,
+            "backend": request.backend,
+            "shrink": recipe.shrink,
+            "command line": recipe.command_line if request.wants_disk else None,
+        }
+        code = [_HERE / name for name in _IMAGE_CODE]
+        code += [path for path in sorted(_TEMPLATES.iterdir()) if path.is_file()]
+        if request.wants_disk:
+            code += [path for name in _DISK_CODE if (path := _HERE / name).exists()]
+        with self._timed("image") as stage:
+            stage.key = stage_key("image", inputs, code)
+            image = self.workspace.reuse("image", stage.key)
+            if image is not None:
+                stage.reused = True
+                return image
+            image = {"key": stage.key, **self._make_files(disk)}
+            self._remember(image)
+        return image
+
+    def _make_files(self, disk: DiskImage) -> dict[str, Any]:
+        request, tools = self.request, self.tools
+        place = self.workspace.stage_directory("image")
+        with self._timed("extract"):
+            extraction = extract(disk, request.root or request.recipe.root, tools)
+        for note in extraction.notes:
+            tools.progress.say(note)
+        root = extraction.root
+        with (
+            self._timed("customize"),
+            guest.open_guest(
+                root,
+                extraction.boot,
+                backend=request.backend,
+                acceleration=self.acceleration,
+                tools=tools,
+            ) as opened,
+        ):
+            boot = collect(opened, place / "kernel", place / "ramdisk", tools)
+            edits = customize(opened, user=request.recipe.user, templates=_TEMPLATES, tools=tools)
+            backend = opened.backend
+        warnings = (*boot.warnings, *edits.warnings)
+        for warning in warnings:
+            tools.progress.warn(warning)
+        size = shrink(root.path, tools) if request.recipe.shrink else root.size
+        finish(root.path, place / "machine")
+        names = ["machine", "kernel", "ramdisk"]
+        if request.wants_disk:
+            with self._timed("disk image"):
+                made = wholedisk.make_disk(
+                    *(place / name for name in names),
+                    request.recipe.command_line,
+                    place / "disk",
+                    tools,
+                )
+            finish(made["raw"], place / "disk")
+            names.append("disk")
+        files = {name: str((place / name).relative_to(self.workspace.directory)) for name in names}
+        source = SourceRecord(
+            kind="disk" if request.disk else "install",
+            file=disk.path.name,
+            volume=root.source,
+            method=extraction.method,
+            copied=extraction.copied,
+        )
+        return {
+            "files": files,
+            "source": source.model_dump(),
+            "root": RootRecord(
+                filesystem=root.filesystem, label=ROOT_LABEL, uuid=root.uuid, bytes=size
+            ).model_dump(),
+            "boot": BootRecord(
+                kernel_version=boot.kernel_version,
+                chosen=boot.chosen_because,
+                command_line=request.recipe.command_line,
+                architecture=request.recipe.architecture,
+            ).model_dump(),
+            "customization": CustomizationRecord(
+                backend=backend,
+                edits=[{"path": edit.path, "change": edit.change} for edit in edits.edits],
+                removed=edits.removed,
+                kept_mounts=edits.kept_mounts,
+                relabel=edits.relabel,
+                warnings=warnings,
+            ).model_dump(),
+        }
+
+    def _remember(self, image: dict[str, Any]) -> None:
+        files = [self._file(image, role) for role in image["files"]]
+        self.workspace.stamp("image", image["key"], files, image)
+
+    def _file(self, image: Mapping[str, Any], role: str) -> Path:
+        return self.workspace.directory / str(image["files"][role])
+
+    def digests(self, image: Mapping[str, Any]) -> dict[str, FileRecord]:
+        """The manifest's record of each file; one pass over each unless the manifest has it."""
+        try:
+            known = read_manifest(self.workspace.directory)
+        except Exception:  # an unreadable manifest only means that we hash again
+            known = None
+        records: dict[str, FileRecord] = {}
+        with self._timed("digests") as stage, ThreadPoolExecutor() as pool:
+            if known is not None and known.recipe.digest == image["key"]:
+                stage.reused = True
+                return {role: getattr(known, role) for role in image["files"]}
+            for role, record in zip(
+                image["files"],
+                pool.map(
+                    lambda role: image_file(Role.MACHINE, self._file(image, role)), image["files"]
+                ),
+                strict=True,
+            ):
+                records[role] = file_record(record, self.request.recipe.name + _SUFFIXES[role])
+        return records
+
+    def check(self, image: Mapping[str, Any]) -> VerificationRecord | None:
+        """Boot exactly these files; None when the user asked to skip it."""
+        if not self.request.verify:
+            return None
+        triple = verify.Triple(
+            machine=self._file(image, "machine"),
+            kernel=self._file(image, "kernel"),
+            ramdisk=self._file(image, "ramdisk"),
+            command_line=self.request.recipe.command_line,
+            user=self.request.recipe.user,
+        )
+        key = stage_key(
+            "verify",
+            {"image": image["key"], "command line": triple.command_line, "user": triple.user},
+            [_HERE / "verify"],
+        )
+        with self._timed("verify") as stage:
+            known = self.workspace.reuse("verify", key)
+            if known is not None:
+                stage.reused = True
+                return VerificationRecord.model_validate(known)
+            report = verify.verify(
+                triple,
+                acceleration=self.acceleration,
+                minutes_per_boot=self.request.recipe.verify_minutes,
+                evidence=self.workspace.directory / "verify",
+                tools=self.tools,
+            )
+            record = VerificationRecord.model_validate(
+                {name: report.to_json()[name] for name in VerificationRecord.model_fields}
+            )
+            if record.passed:  # a failed check is done again: its cause may lie in the host
+                self.workspace.stamp("verify", key, [], record.model_dump())
+        return record
+
+    def write_down(
+        self,
+        disk: DiskImage,
+        image: dict[str, Any],
+        files: Mapping[str, FileRecord],
+        verification: VerificationRecord | None,
+    ) -> Manifest:
+        """Give the files their names and write the manifest, which makes the build whole."""
+        directory, recipe = self.workspace.directory, self.request.recipe
+        manifest = Manifest(
+            name=recipe.name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            product=pipeline.__version__,
+            recipe=RecipeRecord(
+                name=recipe.name, description=recipe.description, digest=image["key"]
+            ),
+            source=image["source"],
+            machine=files["machine"],
+            kernel=files["kernel"],
+            ramdisk=files["ramdisk"],
+            disk=files.get("disk"),
+            root=image["root"],
+            boot=image["boot"],
+            customization=image["customization"],
+            verification=verification,
+            properties=recipe.properties,
+            stages=self.clock,
+        )
+        named = {role: record.file for role, record in files.items()}
+        if image["files"] != named:
+            # From here until the new manifest is written there is no finished build.
+            (directory / FILE).unlink(missing_ok=True)
+            for role, name in named.items():
+                self._file(image, role).replace(directory / name)
+            if "disk" not in named:
+                (directory / (recipe.name + _SUFFIXES["disk"])).unlink(missing_ok=True)
+            image["files"] = named
+            self._remember(image)
+        write_manifest(manifest, directory)
+        return manifest
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[_Stage]:
+        stage = _Stage()
+        begun = time.monotonic()
+        yield stage
+        self.clock[name] = StageRecord(
+            seconds=round(time.monotonic() - begun, 3), reused=stage.reused
+        )
+
+
+@dataclass
+class _Stage:
+    key: str = ""
+    reused: bool = False
+
+
+def _identity(disk: DiskImage) -> list[str | int]:
+    status = disk.path.stat()
+    return [str(disk.path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _refused(manifest: Manifest, directory: Path) -> VerifyError:
+    assert manifest.verification is not None
+    failed = [a for a in manifest.verification.assertions if a.reached and not a.passed]
+    return VerifyError(
+        "boot the image set",
+        manifest.name,
+        why="; ".join(f"{a.name}: {a.detail}" for a in failed) or "the boot check failed",
+        next_step=f"The consoles are in {directory / 'verify'}; `invoke console {manifest.name}` "
+        "boots it on this terminal",
+    )

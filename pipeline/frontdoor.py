@@ -1,0 +1,103 @@
+"""What every task does around its work: choose the progress view, catch signals, explain errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.progress import PlainProgress, Progress, QuietProgress, TerminalProgress, printable
+from pipeline.run import Secrets
+
+DEBUG = "IMAGE_PIPELINE_DEBUG"
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, so that every context on the way out cleans up as for Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a run speaks: people read standard error, programs read standard output."""
+
+    progress: Progress
+    secrets: Secrets
+    as_json: bool
+
+    def result(self, data: Any, lines: list[str]) -> None:
+        """The answer, on standard output: `data` with --json, `lines` otherwise."""
+        if self.as_json:
+            print(json.dumps(data, indent=1, default=str))
+        else:
+            for line in lines:
+                print(printable(line))
+
+
+@contextlib.contextmanager
+def front_door(
+    *, quiet: bool = False, as_json: bool = False, debug: bool = False
+) -> Iterator[View]:
+    """Run a task's body; any failure ends the process with one paragraph and its exit code.
+
+    Exit codes: 0 done, 1 the product's own fault, 2 wrong input, 3 the host lacks something,
+    4 the install failed, 5 a damaged or unsupported disk, 6 the boot check refused, 7 a cloud
+    failed, 8 somebody else holds the build, 128+N ended by signal N.
+    """
+    debug = debug or os.environ.get(DEBUG, "") not in ("", "0")
+    secrets = Secrets()
+    view = View(_progress(quiet or as_json), secrets, as_json)
+    try:
+        with _signals():
+            yield view
+    except PipelineError as error:
+        _explain(view, str(error), error.exit_code, error, debug)
+    except BrokenPipeError:  # the reader of our output went away: nothing is left to say
+        sys.exit(0)
+    except OSError as error:
+        # Disk full, permission denied and their kin are the host's; the text names the file.
+        _explain(view, f"Cannot go on: {error}.", 3, error, debug)
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else int(signal.SIGINT)
+        _explain(view, f"Ended by {signal.Signals(number).name}.", 128 + number, stop, debug)
+
+
+def _progress(quiet: bool) -> Progress:
+    if quiet:
+        return QuietProgress()
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _explain(view: View, text: str, code: int, error: BaseException, debug: bool) -> None:
+    text = view.secrets.mask(text)
+    if debug:
+        print(view.secrets.mask("".join(traceback.format_exception(error))), file=sys.stderr)
+    if view.as_json:
+        print(json.dumps({"error": text, "exit_code": code}))
+    print(printable(text), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,135 @@
+"""What a user sees when something goes wrong, and what a program sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import (
+    BusyError,
+    CloudError,
+    DiskError,
+    GuestError,
+    HostError,
+    InputError,
+    InstallError,
+    PipelineError,
+    ProgramError,
+    VerifyError,
+)
+from pipeline.frontdoor import front_door
+from pipeline.progress import PlainProgress, QuietProgress, human_bytes, printable
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_an_error_is_one_paragraph_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, front_door():
+        raise InputError("read", Path("/x/y"), why="it is empty.", next_step="Fill it")
+    assert stop.value.code == 2
+    seen = capsys.readouterr()
+    assert seen.err == "Cannot read /x/y: it is empty. Fill it.\n"
+    assert seen.out == ""
+
+
+def test_json_errors_are_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), front_door(as_json=True):
+        raise CloudError("register the kernel on", "glance:x", why="401", next_step="Log in")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["exit_code"] == 7
+    assert "glance:x" in answer["error"]
+
+
+def test_a_traceback_only_when_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_DEBUG", "1")
+    with pytest.raises(SystemExit), front_door():
+        raise HostError("run", "x", why="gone")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_secrets_and_control_characters_do_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), front_door(debug=True) as view:
+        view.secrets.add("hunter2hunter2")
+        raise DiskError("read", "f", why="label \x1b]0;evil\x07 hunter2hunter2")
+    seen = capsys.readouterr().err
+    assert "hunter2" not in seen
+    assert "\x1b" not in seen.splitlines()[-1]
+
+
+def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, front_door():
+        Path("/nonexistent/file").read_text()
+    assert stop.value.code == 3
+    assert "/nonexistent/file" in capsys.readouterr().err
+
+
+def test_every_kind_has_its_own_code() -> None:
+    kinds = (InputError, InstallError, VerifyError, CloudError, BusyError)
+    codes = [kind.exit_code for kind in (*kinds, HostError, DiskError, PipelineError)]
+    assert len(set(codes)) == len(codes)
+    assert ProgramError.exit_code == HostError.exit_code
+    assert GuestError.exit_code == DiskError.exit_code
+
+
+SCRIPT = """
+import time
+from pipeline.frontdoor import front_door
+with front_door():
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaned", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_clean_up_and_give_their_code(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert out == b"cleaned\n"
+    assert number.name.encode() in err
+
+
+def test_plain_progress_speaks_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    show = PlainProgress(interval=0)
+    with show.task("copy", total=4096) as meter:
+        meter.advance(1024)
+        meter.describe("copy\x1b[2J")
+    show.warn("low space")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "copy"
+    assert lines[1].startswith("copy: 1.0 KiB of 4.0 KiB")
+    assert "\x1b" not in "".join(lines)
+    assert lines[-1] == "warning: low space"
+
+
+def test_quiet_progress_still_warns(capsys: pytest.CaptureFixture[str]) -> None:
+    show = QuietProgress()
+    show.say("nothing")
+    with show.task("copy") as meter:
+        meter.advance(1)
+        meter.describe("x")
+    show.warn("low space")
+    assert capsys.readouterr().err == "warning: low space\n"
+
+
+def test_words_and_figures() -> None:
+    assert human_bytes(0) == "0 B"
+    assert human_bytes(1536) == "1.5 KiB"
+    assert human_bytes(5 * 2**40) == "5.0 TiB"
+    assert printable("a\x00b\n\tü") == "a\\x00b\n\tü"
