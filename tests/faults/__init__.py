@@ -1,0 +1,1 @@
+"""Faults put to the product's real commands: kills, full disks, lying servers."""
