@@ -68,7 +68,7 @@ class Guest(Protocol):
     def read(self, path: str, limit: int) -> bytes:
         """A regular file's content, through links; GuestError if it is larger than `limit`."""
 
-    def list(self, path: str) -> list[str]:
+    def names(self, path: str) -> list[str]:
         """Names in a directory, sorted, without "." and ".."."""
 
     def read_link(self, path: str) -> str:
@@ -127,7 +127,7 @@ def open_guest(
     Raises DiskError for a file system that cannot be edited, GuestError for edits that fail the
     file system check afterwards.
     """
-    from pipeline.guest import choice
+    from pipeline.guest.choice import opened  # it imports this package's types
 
-    with choice.opened(root, boot, backend, acceleration, tools) as guest:
+    with opened(root, boot, backend, acceleration, tools) as guest:
         yield guest
