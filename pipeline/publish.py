@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.errors import CloudError, InputError, PipelineError
 from pipeline.model import ImageSet, Registration
 from pipeline.progress import Meter, Progress, Unit
-from pipeline.workspace import exclusive, write_whole
+from pipeline.registrations import add_to_record, remove_from_record
 
-RECORD_SCHEMA = 1
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
 
@@ -112,6 +110,8 @@ def _publish_one(
         registration = cloud.publish(images, options, progress)
         add_to_record(record, registration)
         withdrawn = _prune(cloud, registration, options.keep, progress)
+        for old in withdrawn:
+            remove_from_record(record, old)
     except PipelineError as error:
         return Outcome(cloud.name, error=error)
     return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
@@ -142,31 +142,6 @@ def superseded(
     """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them."""
     others = [g for g in generations if g.machine_id != newest.machine_id]
     return others[max(keep, 1) - 1 :]
-
-
-def add_to_record(path: Path, registration: Registration) -> None:
-    """Add a registration to registrations.json, replacing the entry of the same image."""
-    entry = {key: value for key, value in asdict(registration).items() if key != "created"}
-    with exclusive(path.with_name(f".{path.name}.lock"), f"the record {path}", wait=60):
-        entries = [e for e in read_record(path) if not _same_image(e, entry)]
-        document = {"schema": RECORD_SCHEMA, "registrations": [*entries, entry]}
-        write_whole(path, json.dumps(document, indent=2) + "\n")
-
-
-def read_record(path: Path) -> list[dict[str, Any]]:
-    """The entries of registrations.json; none when there is no file yet."""
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise InputError("read", path, why=str(error), next_step="Move it away") from error
-    entries: list[dict[str, Any]] = document.get("registrations", [])
-    return entries
-
-
-def _same_image(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one.get(word) == other.get(word) for word in ("cloud", "machine_id"))
 
 
 def _results(futures: Mapping[str, Future[_Result]]) -> dict[str, _Result]:
