@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -104,21 +104,21 @@ def write_cpio(tree: FileTree, stream: IO[bytes]) -> None:
     written = 0
     for inode, (name, entry) in enumerate(tree, start=1):
         links = 2 if stat.S_ISDIR(entry.mode) else 1
-        header = _header(name, entry.mode, inode, links, entry.size(), entry.device)
+        fields = (inode, entry.mode, 0, 0, links, 0, entry.size(), 0, 0, *entry.device)
+        header = _cpio_header(name, fields)
         written += stream.write(header)
         with entry.open() as content:
             shutil.copyfileobj(content, stream)
         written += entry.size() + stream.write(bytes(-entry.size() % 4))
-    written += stream.write(_header("TRAILER!!!", 0, 0, 1, 0, (0, 0)))
+    written += stream.write(_cpio_header("TRAILER!!!", (0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)))
     stream.write(bytes(-written % _CPIO_BLOCK))
 
 
-def _header(
-    name: str, mode: int, inode: int, links: int, size: int, device: tuple[int, int]
-) -> bytes:
+def _cpio_header(name: str, fields: Sequence[int]) -> bytes:
+    """fields: inode, mode, uid, gid, links, time, size, and major and minor, twice."""
     encoded = name.encode() + b"\0"
-    fields = (inode, mode, 0, 0, links, 0, size, 0, 0, *device, len(encoded), 0)
-    header = _MAGIC + b"".join(b"%08X" % field for field in fields) + encoded
+    numbers = (*fields, len(encoded), 0)  # the last is a checksum this format does not use
+    header = _MAGIC + b"".join(b"%08X" % number for number in numbers) + encoded
     return header + bytes(-len(header) % 4)
 
 

@@ -36,13 +36,10 @@ _TIMEOUT = 60.0  # seconds for busybox to print its applets, on a very busy host
 _UNWANTED_APPLETS = frozenset({"dpkg", "dpkg-deb", "rpm", "rpm2cpio"})
 _ROOT_DIRECTORIES = {
     "boot/grub": 0o755,
-    "dev": 0o755,
     "etc/ssh": 0o755,
     "home": 0o755,
-    "mnt": 0o755,
     "proc": 0o555,
     "root": 0o700,
-    "run": 0o755,
     "sys": 0o555,
     "tmp": 0o1777,
     "usr/local/bin": 0o755,
@@ -140,7 +137,7 @@ def ramdisk(host: Host, templates: Path, applets: Iterable[str]) -> bytes:
 def _base(host: Host, applets: Iterable[str], programs: dict[str, str]) -> FileTree:
     """Busybox with its applets, programs with their libraries, and mount points."""
     tree = FileTree()
-    for name in ("dev", "proc", "sys", "run", "tmp", "etc", "bin", "sbin", "usr/bin", "usr/sbin"):
+    for name in ("bin", "dev", "etc", "mnt", "proc", "run", "sbin", "sys", "tmp", "usr"):
         tree.directory(name)
     tree.character_device("dev/console", 5, 1)
     tree.character_device("dev/null", 1, 3, 0o666)

@@ -6,7 +6,7 @@
 # unpack_root: the payload of the initrd.
 unpack_root() {
     local free
-    free=$(df -m "$TARGET" | awk 'END { print $4 }')
+    free=$(df -Pm "$TARGET" | awk 'END { print $4 }')
     note "payload: $(du -m /payload.tar | cut -f1) MiB into $free MiB"
     must tar -xf /payload.tar -C "$TARGET"
     rm /payload.tar
