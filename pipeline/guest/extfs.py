@@ -60,11 +60,17 @@ class Superblock:
     ro_compat: int
     uuid: str
     label: str
+    free_blocks: int = 0
 
     @property
     def size(self) -> int:
         """Size of the file system."""
         return self.blocks * self.block_size
+
+    @property
+    def used(self) -> int:
+        """What its own count says is taken, metadata included."""
+        return max(self.blocks - self.free_blocks, 0) * self.block_size
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ def read_superblock(descriptor: int, path: Path) -> Superblock:
         ro_compat=u32(0x64),
         uuid=str(UUID(bytes=raw[0x68:0x78])),
         label=raw[0x78:0x88].split(b"\0")[0].decode(errors="replace"),
+        free_blocks=u32(0xC) | (u32(0x158) << 32 if wide else 0),
     )
     if (
         not 128 <= superblock.inode_size <= superblock.block_size
