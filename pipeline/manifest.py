@@ -111,6 +111,7 @@ class StageRecord(_Record):
 
     seconds: float
     reused: bool
+    begun: float | None = Field(None, description="seconds after the build's start")
 
 
 class Manifest(_Record):
@@ -132,6 +133,9 @@ class Manifest(_Record):
     verification: VerificationRecord | None = Field(None, description="null when it was skipped")
     properties: dict[str, str]
     stages: dict[str, StageRecord]
+    acceleration: str | None = Field(
+        None, description="kvm or tcg; null when this run started no guest"
+    )
 
     def image_set(self, directory: Path) -> ImageSet:
         """The three files in `directory`, for `upload`. InputError when one was changed since."""
