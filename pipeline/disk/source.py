@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from pipeline.errors import DiskError, InputError
+from pipeline.sparse import data_runs
+
+_READ = 1 << 24  # bytes a pread; Linux gives at most 2 GiB at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,15 @@ class RawFile:
 
     def __init__(self, path: Path) -> None:
         try:
+            # O_NONBLOCK: a FIFO must not block the open that finds out that it is one.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise InputError("open the disk", path, why=error.strerror or str(error)) from None
         self.name = str(path)
+        mode = os.fstat(self._descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            self.close()
+            raise InputError("open the disk", path, why="it is no file and no block device")
         self.size = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def descriptor(self) -> int:
@@ -87,11 +96,10 @@ class RawFile:
         parts: list[bytes] = []
         while length > 0:
             try:
-                part = os.pread(self._descriptor, min(length, 1 << 24), offset)
+                part = os.pread(self._descriptor, min(length, _READ), offset)
             except OSError as error:
                 raise medium_error(self.name, offset, error) from None
             if not part:
-                check_range(self, offset, length)
                 raise DiskError("read", self.name, why="it shrank while it was read")
             parts.append(part)
             offset += len(part)
@@ -101,22 +109,13 @@ class RawFile:
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """See Source; by SEEK_DATA and SEEK_HOLE (lseek(2)), all data where those fail."""
         check_range(self, offset, length)
-        end = offset + length
-        while offset < end:
-            try:
-                begin = os.lseek(self._descriptor, offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # no data up to the end of the file
-                    return
-                if error.errno in (errno.EINVAL, errno.ENOTSUP):  # block device
-                    yield Run(offset, end - offset, offset)
-                    return
+        try:
+            for begin, count in data_runs(self._descriptor, offset, offset + length):
+                yield Run(begin, count, begin)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise medium_error(self.name, offset, error) from None
-            if begin >= end:
-                return
-            stop = min(end, os.lseek(self._descriptor, begin, os.SEEK_HOLE))
-            yield Run(begin, stop - begin, begin)
-            offset = stop
+            yield Run(offset, length, offset)  # a block device: nothing was given so far
 
     def close(self) -> None:
         """Close the file."""
