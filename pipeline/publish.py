@@ -124,23 +124,26 @@ def _prune(
     if keep is None:
         return ()
     withdrawn = []
-    for old in superseded(cloud.generations(newest.name), newest, keep):
-        try:
+    # The upload itself is done and recorded: an old image that will not go is a warning.
+    try:
+        for old in superseded(cloud.generations(newest.name), newest, keep):
             cloud.withdraw(old)
-        except CloudError as error:
-            # The upload itself is done and recorded: an old image that will not go is a warning.
-            progress.warn(str(error))
-        else:
             withdrawn.append(old)
             progress.say(f"{cloud.name}: withdrew generation {old.generation}, {old.machine_id}")
+    except CloudError as error:
+        progress.warn(str(error))
     return tuple(withdrawn)
 
 
 def superseded(
     generations: Sequence[Registration], newest: Registration, keep: int
 ) -> list[Registration]:
-    """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them."""
-    others = [g for g in generations if g.machine_id != newest.machine_id]
+    """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them.
+
+    Triples and whole disks of one name are counted apart.
+    """
+    alike = [g for g in generations if bool(g.kernel_id) == bool(newest.kernel_id)]
+    others = [g for g in alike if g.machine_id != newest.machine_id]
     return others[max(keep, 1) - 1 :]
 
 

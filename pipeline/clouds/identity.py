@@ -34,7 +34,6 @@ PARTIAL = "partial"
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 _STAMP_PATTERN = re.compile(r"\d{8}T\d{6}Z")
-_CHUNK = 1 << 20
 
 
 def content_key(images: ImageSet, *, whole_disk: bool = False) -> str:
@@ -90,12 +89,3 @@ def disk_format(path: Path) -> str:
     if head[64:68] == b"\x7f\x10\xda\xbe":
         return "vdi"
     return "raw"
-
-
-def sha256_file(path: Path) -> str:
-    """Lower-case hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

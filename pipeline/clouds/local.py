@@ -1,0 +1,448 @@
+"""The local catalogue: a directory in the layout of simplestreams.
+
+Files lie under the name of their content and are whole before the products file names them; the
+index comes last. One lock lets one upload in at a time. Ids are derived from content, so they are
+the same in every catalogue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from pipeline.clouds import simplestreams as streams
+from pipeline.clouds.identity import content_key, disk_format, next_generation, require_disk
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.errors import BusyError, CloudError, InputError
+from pipeline.model import ImageFile, ImageSet, Registration, Role
+from pipeline.progress import Meter, Progress
+from pipeline.settings import catalogue_dir
+from pipeline.sparse import CHUNK, data_runs, digests
+from pipeline.workspace import exclusive, finish, write_whole
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2), _IOW(0x94, 9, int)
+_CANNOT = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY})
+_COPY_PIECE = 64 << 20  # bytes between two looks at the user's interrupt
+# Copying the largest images takes minutes; somebody who holds the lock for an hour hangs.
+_LOCK_SECONDS = 3600.0
+_ITEMS = {Role.KERNEL: "vmlinuz", Role.RAMDISK: "initrd", Role.MACHINE: "root.img"}
+_PREFIXES = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
+
+
+def open_local(argument: str) -> LocalCloud:
+    """The catalogue in that directory; without one, settings.catalogue_dir()."""
+    name = f"local:{argument}" if argument else "local"
+    directory = Path(argument).expanduser() if argument else catalogue_dir()
+    return LocalCloud(name, directory.absolute())
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to be catalogued as item `item`."""
+
+    item: str
+    ftype: str
+    path: Path
+    size: int
+    sha256: str
+    id: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A generation found in the catalogue."""
+
+    product: str
+    generation: str
+    version: streams.Version
+
+
+@dataclass(frozen=True)
+class LocalCloud:
+    """protocol.Cloud over a directory; made by `open_local`."""
+
+    name: str
+    directory: Path
+
+    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+        """See protocol.Cloud."""
+        unknown = [
+            word
+            for word, given in {
+                f"visibility {options.visibility}": options.visibility in ("shared", "community"),
+                "members": options.members,
+                "hidden": options.hidden,
+                "regions": options.regions,
+            }.items()
+            if given
+        ]
+        if unknown:
+            raise InputError(
+                f"register {images.name} on",
+                self.name,
+                why=f"a directory of files does not know {' or '.join(unknown)}",
+                next_step="Leave that out for the local catalogue",
+            )
+        if options.whole_disk:
+            require_disk(images, self.name)
+        try:
+            (self.directory / "files").mkdir(parents=True, exist_ok=True)
+            with (self.directory / ".lock").open("a"):
+                pass
+        except OSError as error:
+            raise self._error("write to", error) from error
+        self._read()
+
+    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+        """See protocol.Cloud."""
+        key = content_key(images, whole_disk=options.whole_disk)
+        entry = self._find(self._read(), key)
+        if entry is not None:
+            if _merged(entry.version, images, options) == entry.version:
+                return [f"keep generation {entry.generation} as it is"]
+            return [f"update the attributes of generation {entry.generation}"]
+        steps = [
+            f"copy {file.path} to files/{file.sha256}"
+            for file in _files(images, options, key)
+            if not self._whole(file)
+        ]
+        kind = _kind(options)
+        product = streams.product_name(kind, images.name, images.architecture)
+        return [
+            *steps,
+            f"add a generation of {product} to {streams.PRODUCTS_PATH}",
+            f"bring {streams.INDEX_PATH} up to date",
+        ]
+
+    def publish(
+        self, images: ImageSet, options: PublishOptions, progress: Progress
+    ) -> Registration:
+        """See protocol.Cloud."""
+        key = content_key(images, whole_disk=options.whole_disk)
+        try:
+            with self._locked(progress):
+                catalogue = self._read()
+                self._collect_garbage(catalogue, partial_only=True)
+                entry = self._find(catalogue, key)
+                if entry is None:
+                    files = _files(images, options, key)
+                    for file in files:
+                        self._store(file, images, progress)
+                    version = _new_version(images, options, key, files)
+                    generation = next_generation(_generations(catalogue, images.name))
+                else:
+                    self._heal(entry, images, options, progress)
+                    version = _merged(entry.version, images, options)
+                    generation = entry.generation
+                if entry is None or version != entry.version:
+                    product = streams.Product(
+                        arch=images.architecture,
+                        name=images.name,
+                        kind=_kind(options),
+                        versions={generation: version},
+                    )
+                    catalogue = streams.with_product(catalogue, product, streams.timestamp())
+                # Written in any case: an upload may have been killed before the index.
+                self._write(catalogue)
+                return self._registration(images.name, generation, version, created=entry is None)
+        except OSError as error:
+            raise self._error(f"store {images.name} in", error) from error
+
+    def generations(self, name: str) -> list[Registration]:
+        """See protocol.Cloud."""
+        entries = [e for n, e in _entries(self._read()) if n == name]
+        entries.sort(key=lambda entry: entry.generation, reverse=True)
+        return [self._registration(name, e.generation, e.version, created=False) for e in entries]
+
+    def withdraw(self, registration: Registration) -> None:
+        """See protocol.Cloud."""
+        try:
+            with exclusive(self.directory / ".lock", f"the catalogue {self.directory}", 60):
+                catalogue = self._read()
+                for _, entry in _entries(catalogue):
+                    if _machine(entry.version).id != registration.machine_id:
+                        continue
+                    if entry.version.protected == "true":
+                        raise CloudError(
+                            f"withdraw {registration.machine_id} from",
+                            self.name,
+                            why="it is protected",
+                            next_step="Upload it again without --protected first",
+                        )
+                    catalogue = streams.without_version(
+                        catalogue, entry.product, entry.generation, streams.timestamp()
+                    )
+                self._write(catalogue)
+                self._collect_garbage(catalogue)
+        except OSError as error:
+            raise self._error(f"withdraw {registration.machine_id} from", error) from error
+
+    # -- the files of the catalogue
+
+    @contextlib.contextmanager
+    def _locked(self, progress: Progress) -> Iterator[None]:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        with contextlib.ExitStack() as stack:
+            while True:
+                lock = exclusive(self.directory / ".lock", f"the catalogue {self.directory}", 5)
+                try:
+                    stack.enter_context(lock)
+                    break
+                except BusyError as error:
+                    if time.monotonic() > deadline:
+                        raise
+                    progress.say(f"{self.name}: waiting, {error.why}")
+            yield
+
+    def _read(self) -> streams.Products:
+        path = self.directory / streams.PRODUCTS_PATH
+        try:
+            return streams.Products.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return streams.empty(streams.timestamp())
+        except OSError as error:
+            raise self._error("read", error) from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = ".".join(str(part) for part in fault["loc"])
+            raise CloudError(
+                "read the local catalogue's",
+                path,
+                why=f"{place}: {fault['msg']}",
+                next_step="It is not a file of this pipeline's, or damaged: move it away",
+            ) from error
+
+    def _write(self, catalogue: streams.Products) -> None:
+        """Products, then index; a file that says it already is left alone."""
+        if not catalogue.products and not (self.directory / streams.PRODUCTS_PATH).exists():
+            return
+        (self.directory / streams.INDEX_PATH).parent.mkdir(parents=True, exist_ok=True)
+        for name, document in (
+            (streams.PRODUCTS_PATH, catalogue),
+            (streams.INDEX_PATH, streams.index_of(catalogue)),
+        ):
+            path, text = self.directory / name, streams.dump(document)
+            if not path.exists() or path.read_text() != text:
+                write_whole(path, text)
+
+    def _store(self, file: _File, images: ImageSet, progress: Progress) -> None:
+        if self._whole(file):
+            return
+        final = self.directory / "files" / file.sha256
+        partial = final.with_name(f"{file.sha256}.partial")
+        label = f"{self.name}: {file.item} of {images.name}"
+        with progress.task(label, total=2 * file.size) as meter:
+            copy_sparse(file.path, partial, meter)
+            found = digests(partial, ["sha256"], meter)["sha256"]
+        if found != file.sha256:
+            partial.unlink()
+            raise CloudError(
+                f"store the {file.item} of {images.name} in",
+                self.name,
+                why=f"{file.path} is no longer what the build made: its sha256 is {found}, the"
+                f" manifest says {file.sha256}",
+                next_step="Build it again",
+            )
+        finish(partial, final)
+
+    def _heal(
+        self, entry: _Entry, images: ImageSet, options: PublishOptions, progress: Progress
+    ) -> None:
+        """Store again what somebody deleted or cut off; CloudError if this build has it no more."""
+        lost = {item.sha256 for item in entry.version.items.values() if not self._whole(item)}
+        if not lost:
+            return
+        for file in _files(images, options, entry.version.key):
+            if file.sha256 in lost:
+                self._store(file, images, progress)
+                lost.remove(file.sha256)
+        if lost:
+            raise CloudError(
+                f"restore generation {entry.generation} of {images.name} in",
+                self.name,
+                why=f"files/{lost.pop()} is missing and this build made another one",
+                next_step=f"Withdraw {_machine(entry.version).id}, then upload again",
+            )
+
+    def _whole(self, file: _File | streams.Item) -> bool:
+        path = self.directory / "files" / file.sha256
+        return path.is_file() and path.stat().st_size == file.size
+
+    def _collect_garbage(self, catalogue: streams.Products, *, partial_only: bool = False) -> None:
+        """Delete what a killed upload left, and files that no generation names any more."""
+        named = streams.referenced(catalogue)
+        directory = self.directory / "files"
+        for path in directory.iterdir() if directory.is_dir() else ():
+            orphan = not partial_only and f"files/{path.name}" not in named
+            if path.name.endswith(".partial") or orphan:
+                path.unlink()
+
+    def _find(self, catalogue: streams.Products, key: str) -> _Entry | None:
+        return next((e for _, e in _entries(catalogue) if e.version.key == key), None)
+
+    def _registration(
+        self, name: str, generation: str, version: streams.Version, *, created: bool
+    ) -> Registration:
+        machine = _machine(version)
+        return Registration(
+            cloud=self.name,
+            name=name,
+            kernel_id=machine.kernel_id or "",
+            ramdisk_id=machine.ramdisk_id or "",
+            machine_id=machine.id,
+            created=created,
+            generation=generation,
+            key=version.key,
+            location=str(self.directory / machine.path),
+        )
+
+    def _error(self, attempted: str, error: OSError) -> CloudError:
+        return CloudError(
+            f"{attempted} the catalogue {self.directory} of",
+            self.name,
+            why=f"{error.strerror or error}: {error.filename or self.directory}",
+            next_step="Set IMAGE_PIPELINE_CATALOGUE, or name a directory: local:DIR",
+        )
+
+
+def image_id(role: Role, digest: str) -> str:
+    """An id of EC2's long form, "ami-" and 17 hexadecimal digits, made of `digest` alone."""
+    return f"{_PREFIXES[role]}-{hashlib.sha256(f'{role}:{digest}'.encode()).hexdigest()[:17]}"
+
+
+def copy_sparse(source: Path, target: Path, meter: Meter) -> None:
+    """Copy a file by reference where the file system can, else its data without its holes.
+
+    The meter advances by the whole length; holes count as done.
+    """
+    with source.open("rb", buffering=0) as file, target.open("wb", buffering=0) as copy:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, file.fileno())
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+        else:
+            meter.advance(size)
+            return
+        copy.truncate(size)
+        position = 0
+        for offset, length in data_runs(file.fileno(), 0, size):
+            meter.advance(offset - position)
+            for piece in _pieces(offset, length):
+                _copy_piece(file.fileno(), copy.fileno(), *piece)
+                meter.advance(piece[1])
+            position = offset + length
+        meter.advance(size - position)
+
+
+def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
+    end = offset + length
+    for start in range(offset, end, _COPY_PIECE):
+        yield start, min(_COPY_PIECE, end - start)
+
+
+def _copy_piece(source: int, target: int, offset: int, length: int) -> None:
+    end = offset + length
+    while offset < end:
+        try:
+            count = os.copy_file_range(source, target, end - offset, offset, offset)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            count = os.pwrite(target, os.pread(source, min(CHUNK, end - offset), offset), offset)
+        if count == 0:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        offset += count
+
+
+def _kind(options: PublishOptions) -> Literal["triple", "disk"]:
+    return "disk" if options.whole_disk else "triple"
+
+
+def _files(images: ImageSet, options: PublishOptions, key: str) -> list[_File]:
+    if options.whole_disk:
+        path = require_disk(images, "local")
+        digest = digests(path, ["sha256"])["sha256"]
+        ftype = streams.FTYPES[disk_format(path)]
+        return [
+            _File("disk", ftype, path, path.stat().st_size, digest, image_id(Role.MACHINE, key))
+        ]
+    return [_triple_file(file, key) for file in images.files()]
+
+
+def _triple_file(file: ImageFile, key: str) -> _File:
+    # A machine image's id stands for the triple: the same root with another kernel is another.
+    identity = key if file.role is Role.MACHINE else file.sha256
+    return _File(
+        _ITEMS[file.role],
+        streams.FTYPES[file.role],
+        file.path,
+        file.size,
+        file.sha256,
+        image_id(file.role, identity),
+    )
+
+
+def _new_version(
+    images: ImageSet, options: PublishOptions, key: str, files: Iterable[_File]
+) -> streams.Version:
+    ids = {file.item: file.id for file in files}
+    items = {
+        file.item: streams.Item(
+            ftype=file.ftype,
+            path=f"files/{file.sha256}",
+            size=file.size,
+            sha256=file.sha256,
+            id=file.id,
+            kernel_id=ids["vmlinuz"] if file.item == "root.img" else None,
+            ramdisk_id=ids["initrd"] if file.item == "root.img" else None,
+        )
+        for file in files
+    }
+    attributes = _attributes(images, options).model_dump()
+    return streams.Version(key=key, pubname=images.name, items=items, **attributes)
+
+
+def _attributes(images: ImageSet, options: PublishOptions) -> streams.Attributes:
+    return streams.Attributes(
+        command_line=images.command_line,
+        kernel_version=images.kernel_version,
+        verified="true" if images.verified else "false",
+        protected="true" if options.protected else "false",
+        visibility=options.visibility,
+        tags=",".join(options.tags),
+        min_disk_gib=str(options.min_disk_gib),
+        min_ram_mib=str(options.min_ram_mib),
+        properties={**images.properties, **options.properties},
+    )
+
+
+def _merged(version: streams.Version, images: ImageSet, options: PublishOptions) -> streams.Version:
+    return version.model_copy(update=dict(_attributes(images, options)))
+
+
+def _machine(version: streams.Version) -> streams.Item:
+    """The item that stands for the generation: the root image or the whole disk."""
+    return version.items.get("root.img") or version.items["disk"]
+
+
+def _entries(catalogue: streams.Products) -> Iterator[tuple[str, _Entry]]:
+    """(recipe's name, generation) of everything in the catalogue."""
+    for key, product in catalogue.products.items():
+        for generation, version in product.versions.items():
+            yield product.name, _Entry(key, generation, version)
+
+
+def _generations(catalogue: streams.Products, name: str) -> list[str]:
+    return [entry.generation for owner, entry in _entries(catalogue) if owner == name]
