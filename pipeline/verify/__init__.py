@@ -8,7 +8,7 @@ from pipeline.verify.report import (
     VerifyReport,
     WholeDisk,
 )
-from pipeline.verify.stage import console, plan, verify, verify_disk
+from pipeline.verify.stage import plan, verify, verify_disk
 
 __all__ = [
     "NOVA_COMMAND_LINE",
@@ -17,7 +17,6 @@ __all__ = [
     "Triple",
     "VerifyReport",
     "WholeDisk",
-    "console",
     "plan",
     "verify",
     "verify_disk",

@@ -1,0 +1,139 @@
+"""A running guest: qemu with its monitor, its console and its forwarded SSH port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.errors import HostError
+from pipeline.run import Program, Runner
+from pipeline.verify.console import Console
+from pipeline.verify.machine import Wiring
+from pipeline.verify.qmp import Qmp
+
+_PRESS_AGAIN = 10.0  # seconds between presses of the power button, Nova's shutdown_retry_interval
+
+
+class Guest:
+    """Use `running` to make one."""
+
+    def __init__(self, program: Program, qmp: Qmp, console: Console, serial: socket.socket) -> None:
+        self.program, self.qmp, self.console, self.serial = program, qmp, console, serial
+        self.begun = time.monotonic()
+        self.port = qmp.forwarded_port()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.begun
+
+    def banner(self) -> bool:
+        """Whether an SSH server greets. slirp accepts for the guest, then closes if none does."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.settimeout(5)
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def ended(self) -> str | None:
+        """How the guest went down, or None while it runs.
+
+        "guest-shutdown" for an orderly power-off, "guest-reset" for a reboot (which ends qemu
+        too), "guest-panic", or what became of qemu.
+        """
+        status = self.program.poll()
+        if status is None:
+            return None
+        self.qmp.drain()
+        reason = self.qmp.events.get("SHUTDOWN", {}).get("reason")
+        return str(reason) if reason else f"qemu ended with status {status}"
+
+    def power_off(self, seconds: float, cancelled: Callable[[], bool]) -> str | None:
+        """Press the power button until the guest is down: how it went, None after `seconds`."""
+        begun = time.monotonic()
+        presses = 0
+        while time.monotonic() - begun < seconds and not cancelled():
+            how = self.ended()
+            if how is not None:
+                return how
+            if (time.monotonic() - begun) >= presses * _PRESS_AGAIN:
+                with contextlib.suppress(HostError):  # it may go down at this very moment
+                    self.qmp.command("system_powerdown")
+                presses += 1
+            time.sleep(0.1)
+        return self.ended()
+
+    def picture(self, path: Path) -> bool:
+        """Save the screen; False when qemu is gone."""
+        try:
+            self.qmp.picture(path)
+        except HostError:
+            return False
+        return path.exists()
+
+
+@contextlib.contextmanager
+def running(
+    runner: Runner, argv: Callable[[Wiring], list[str]], overlay: Path, exchange: str, log: Path
+) -> Iterator[Guest]:
+    """Start a guest; it is gone when the context ends.
+
+    argv: the command line for a given wiring. log: where its console goes.
+    """
+    with contextlib.ExitStack() as stack:
+        monitor, its_monitor = _pair(stack)
+        serial, its_serial = _pair(stack)
+        words = log.with_name(f".{log.name}.qemu")
+        stack.callback(words.unlink, missing_ok=True)
+        stderr = stack.enter_context(words.open("w+b"))
+        wiring = Wiring(
+            str(overlay), f"fd={its_monitor.fileno()}", f"fd={its_serial.fileno()}", exchange
+        )
+        console = Console(log)
+        stack.callback(console.close)
+        program = stack.enter_context(
+            runner.start(
+                argv(wiring),
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=(its_monitor.fileno(), its_serial.fileno()),
+            )
+        )
+        its_monitor.close()
+        its_serial.close()
+        try:
+            guest = Guest(program, Qmp(monitor), console, serial)
+        except (OSError, HostError) as error:
+            program.stop()
+            stderr.seek(0)
+            said = stderr.read(2000).decode(errors="replace").strip()
+            raise HostError(
+                "start a guest with qemu",
+                why=said or str(error),
+                next_step="Try the command in the log of programs by hand",
+            ) from error
+        reader = threading.Thread(target=_collect, args=(serial, console), daemon=True)
+        reader.start()
+        try:
+            yield guest
+        finally:
+            program.stop()
+            reader.join()
+
+
+def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    stack.enter_context(theirs)
+    return ours, theirs
+
+
+def _collect(serial: socket.socket, console: Console) -> None:
+    with contextlib.suppress(OSError):
+        while data := serial.recv(65536):
+            console.feed(data)
