@@ -8,13 +8,17 @@ EC2_ACCESS_KEY, EC2_SECRET_KEY) fill what those leave open. docs/clouds-ec2.md l
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import CloudError, InputError
+from pipeline import settings
+from pipeline.errors import BusyError, CloudError, InputError
+from pipeline.progress import Progress
+from pipeline.workspace import exclusive
 
 if TYPE_CHECKING:
     import boto3
@@ -30,6 +34,7 @@ READ_SECONDS = 60.0  # a part or block is answered within seconds; botocore's ow
 # account or a restarted endpoint is back within that, a dead one is reported in under a minute.
 ATTEMPTS = 7
 
+_CONNECTIONS = 64  # pooled a client: AWS sizes EBS direct for some 100 an account
 _FALLBACK_REGION = "us-east-1"  # the region of endpoints that have no notion of one
 
 _NEXT_STEPS: tuple[tuple[str, str], ...] = (  # error code (a pattern) -> what to do
@@ -65,39 +70,44 @@ class Site:
 
     word: the user's word for the cloud, "ec2:PROFILE", used in every error.
     endpoints: service name ("ec2", "s3", "ebs") -> URL where botocore is not to decide itself.
+    settings: the profile's `image_pipeline_*` keys, without that prefix.
     """
 
     word: str
     session: boto3.Session
     endpoints: Mapping[str, str]
+    settings: Mapping[str, str]
     addressing: Addressing = "auto"
     read_seconds: float = READ_SECONDS
-    connections: int = 64
 
-    def ec2(self, *, retry: bool = True) -> EC2Client:
+    def ec2(self, *, retry: bool = True, region: str = "") -> EC2Client:
         """The EC2 API; `retry` False for calls that must not be sent twice unnoticed."""
-        client: EC2Client = self._client("ec2", retry)
+        client: EC2Client = self._client("ec2", retry=retry, region=region)
         return client
 
     def s3(self) -> S3Client:
-        """The S3 API."""
-        client: S3Client = self._client("s3", True)
+        """The S3 API. Other clouds than AWS rarely have a DNS name a bucket: by path there."""
+        client: S3Client = self._client("s3", style=self.addressing)
+        if self.addressing == "auto" and not is_aws(client.meta.endpoint_url):
+            client = self._client("s3", style="path")
         return client
 
     def ebs(self) -> EBSClient:
         """The EBS direct API."""
-        client: EBSClient = self._client("ebs", True)
+        client: EBSClient = self._client("ebs")
         return client
 
-    def _client(self, service: str, retry: bool) -> Any:
+    def _client(
+        self, service: str, *, retry: bool = True, region: str = "", style: Addressing = "auto"
+    ) -> Any:
         from botocore.config import Config
 
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=self.read_seconds,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS if retry else 1},
-            max_pool_connections=self.connections,
-            s3={"addressing_style": self.addressing},
+            max_pool_connections=_CONNECTIONS,
+            s3={"addressing_style": style},
             # Other S3 services reject AWS's newer trailing checksums; Content-MD5 works anywhere.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -106,7 +116,7 @@ class Site:
             return self.session.client(
                 service,  # type: ignore[call-overload] # one of the three above
                 endpoint_url=self.endpoints.get(service),
-                region_name=self.session.region_name or _FALLBACK_REGION,
+                region_name=region or self.session.region_name or _FALLBACK_REGION,
                 config=config,
             )
 
@@ -122,41 +132,55 @@ def open_site(
 ) -> Site:
     """The cloud of an AWS profile; "" is botocore's default chain, then the EC2_* variables.
 
-    No request is sent. InputError when the profile does not exist, CloudError when there are no
-    credentials at all.
+    No request is sent. InputError when the profile does not exist.
     """
     import boto3
+    import botocore.session
     from botocore.exceptions import ProfileNotFound
 
-    keys: dict[str, str] = {}
-    if not profile and "AWS_ACCESS_KEY_ID" not in environ and environ.get("EC2_ACCESS_KEY"):
-        keys["aws_access_key_id"] = environ["EC2_ACCESS_KEY"]
-        keys["aws_secret_access_key"] = environ.get("EC2_SECRET_KEY", "")
+    core = botocore.session.Session(profile=profile or None)
     try:
-        session = boto3.Session(
-            profile_name=profile or None,
-            region_name=region or environ.get("AWS_REGION") or None,
-            **keys,  # type: ignore[arg-type] # two of the constructor's strings
-        )
-        with step(word, "read the credentials for", word):
-            known = session.get_credentials() is not None
+        scope = core.get_scoped_config()
     except ProfileNotFound as error:
         raise InputError(
             "use the cloud",
             word,
-            why=f"there is no AWS profile {profile}",
-            next_step=f"Create it with `aws configure --profile {profile}`, or choose one of: "
-            + (", ".join(boto3.Session().available_profiles) or "(none)"),
+            why=f"there is no AWS profile {profile or environ.get('AWS_PROFILE', '')}",
+            next_step="Create it with `aws configure --profile NAME`, or choose one of: "
+            + (", ".join(core.available_profiles) or "(none)"),
         ) from error
-    if not known:
-        raise CloudError(
-            "use the cloud",
-            word,
-            why="no credentials were found",
-            next_step="Set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
-            " EC2_ACCESS_KEY and EC2_SECRET_KEY",
-        )
-    return Site(word, session, endpoint_overrides(environ), addressing, read_seconds)
+    keys: dict[str, str] = {}
+    if not profile and "AWS_ACCESS_KEY_ID" not in environ and environ.get("EC2_ACCESS_KEY"):
+        keys["aws_access_key_id"] = environ["EC2_ACCESS_KEY"]
+        keys["aws_secret_access_key"] = environ.get("EC2_SECRET_KEY", "")
+    session = boto3.Session(
+        botocore_session=core,
+        region_name=region or environ.get("AWS_REGION") or None,
+        **keys,
+    )
+    prefix = "image_pipeline_"
+    return Site(
+        word,
+        session,
+        endpoint_overrides(environ),
+        {k.removeprefix(prefix): str(v) for k, v in scope.items() if k.startswith(prefix)},
+        addressing,
+        read_seconds,
+    )
+
+
+def check_credentials(site: Site) -> None:
+    """CloudError when there is nothing to sign requests with."""
+    with step(site.word, "read the credentials for", site.word):
+        if site.session.get_credentials() is not None:
+            return
+    raise CloudError(
+        "use the cloud",
+        site.word,
+        why="no credentials were found",
+        next_step="Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+        " EC2_ACCESS_KEY and EC2_SECRET_KEY",
+    )
 
 
 def endpoint_overrides(environ: Mapping[str, str]) -> dict[str, str]:
@@ -169,18 +193,27 @@ def endpoint_overrides(environ: Mapping[str, str]) -> dict[str, str]:
     return overrides
 
 
-def profile_settings(profile: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The `image_pipeline_*` keys of a profile in the AWS configuration file, without prefix."""
-    import botocore.session
+@contextlib.contextmanager
+def one_at_a_time(what: str, progress: Progress) -> Iterator[None]:
+    """Let uploads from this host that would make the same images take turns."""
+    name = hashlib.sha256(what.encode()).hexdigest()[:32]
+    path = settings.cache_dir() / "locks" / f"{name}.lock"
+    with contextlib.ExitStack() as turn:
+        try:
+            turn.enter_context(exclusive(path, what))
+        except BusyError as error:
+            with progress.task(f"Waiting: {error.why}", unit="steps") as meter:
+                while not _enter(turn, exclusive(path, what, wait=1.0)):
+                    meter.advance(0)
+        yield
 
-    name = profile or environ.get("AWS_PROFILE") or "default"
-    profiles = botocore.session.Session().full_config.get("profiles", {})
-    prefix = "image_pipeline_"
-    return {
-        key.removeprefix(prefix): str(value)
-        for key, value in profiles.get(name, {}).items()
-        if key.startswith(prefix)
-    }
+
+def _enter(turn: contextlib.ExitStack, lock: contextlib.AbstractContextManager[None]) -> bool:
+    try:
+        turn.enter_context(lock)
+    except BusyError:
+        return False
+    return True
 
 
 def is_aws(endpoint: str) -> bool:

@@ -33,15 +33,19 @@ _HEX_KEY = re.compile(rb"[0-9a-fA-F]{32}")
 
 @dataclass(frozen=True)
 class BundleKeys:
-    """An AES-128 key and the first block's initialisation vector, 16 bytes each."""
+    """An AES-128 key and the first block's initialisation vector, 16 bytes each.
+
+    label: tells bundles of different keys apart in the names of their parts; no secret.
+    """
 
     key: bytes = field(repr=False)
     iv: bytes = field(repr=False)
+    label: str = ""
 
     @classmethod
     def random(cls) -> BundleKeys:
         """Keys for a bundle that is never made again."""
-        return cls(secrets.token_bytes(16), secrets.token_bytes(16))
+        return cls(secrets.token_bytes(16), secrets.token_bytes(16), secrets.token_hex(4))
 
     @classmethod
     def derived(cls, secret: bytes, *identity: str) -> BundleKeys:
@@ -53,8 +57,8 @@ class BundleKeys:
         vector would show how long a beginning they share.
         """
         info = "\0".join(("image-pipeline bundle", *identity)).encode()
-        both = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
-        return cls(both[:16], both[16:])
+        made = HKDF(hashes.SHA256(), 36, salt=None, info=info).derive(secret)
+        return cls(made[:16], made[16:32], made[32:].hex())
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def unseal(sealed: Sealed, private: RSAPrivateKey) -> BundleKeys:
             continue
         # OpenSSL 3.2 answers a wrong key with random bytes instead of an error.
         if all(_HEX_KEY.fullmatch(text) for text in plain):
-            return BundleKeys(*(bytes.fromhex(text.decode()) for text in plain))
+            return BundleKeys(bytes.fromhex(plain[0].decode()), bytes.fromhex(plain[1].decode()))
     raise CloudError(
         "open the bundle",
         why="its keys are encrypted for somebody else's key",

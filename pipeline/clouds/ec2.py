@@ -1,50 +1,200 @@
-"""EC2-compatible clouds with S3-backed images: Eucalyptus, OpenStack's ec2-api and their kin."""
+"""EC2-compatible clouds with S3-backed images: Eucalyptus, OpenStack's ec2-api and their kin.
+
+Each file becomes a bundle in the bucket, each manifest is registered. Names are made of content:
+`kernel-NAME-DIGEST` and `ramdisk-NAME-DIGEST` of the file's sha256, `machine-NAME-DIGEST` of the
+triple's content key; an image is ours when its ImageLocation is such a manifest in our bucket.
+The marks lie in the metadata of the manifest object, since not every such cloud has tags.
+Requests carry the parameters that all of these clouds take and no others.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pipeline.clouds.aws import Addressing, Site
+from pipeline.clouds import identity
+from pipeline.clouds.aws import (
+    Addressing,
+    Site,
+    check_credentials,
+    is_aws,
+    one_at_a_time,
+    open_site,
+)
+from pipeline.clouds.bundle_archive import Compression
+from pipeline.clouds.bundle_manifest import ARCHITECTURES, Sealer
+from pipeline.clouds.ec2_images import Image, Images, check_options
+from pipeline.clouds.ec2_keys import certificate_path, load_public_key, signing_key
+from pipeline.clouds.ec2_names import MANIFEST, Names, from_metadata
+from pipeline.clouds.ec2_objects import Bucket
+from pipeline.clouds.ec2_publication import Publication
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.model import ImageSet, Registration
+from pipeline.errors import CloudError, InputError
+from pipeline.model import ImageSet, Registration, Role
 from pipeline.progress import Progress
 
-Dialect = Literal["auto", "full", "minimal"]
+_NOBODY = "0" * 12  # the account number in manifests when nothing says which
 
 
 @dataclass(frozen=True)
 class Ec2Cloud:
-    """protocol.Cloud over S3 bundles and RegisterImage; made by `open_ec2`."""
+    """protocol.Cloud over S3 bundles and RegisterImage; made by `open_ec2`.
+
+    prefix: of all object names, without slash: ec2-api looks for parts at the bucket's root.
+    user: the account number in manifests.
+    """
 
     name: str
     site: Site
     bucket: str
-    prefix: str
     certificate: Path
+    prefix: str = ""
+    user: str = _NOBODY
+    compression: Compression = "fast"
 
     def probe(self, images: ImageSet, options: PublishOptions) -> None:
-        """See protocol.Cloud."""
-        raise NotImplementedError
+        """See protocol.Cloud. Asks for the account's images and for the bucket."""
+        check_options(options, self.name)
+        for wrong, why in (
+            (options.whole_disk, "S3-backed images are triples, not whole disks"),
+            (bool(options.regions), "these clouds have no copies between regions"),
+            (options.protected, "these clouds have no protected images"),
+            (images.architecture not in ARCHITECTURES, f"bundles know no {images.architecture}"),
+        ):
+            if wrong:
+                raise InputError(
+                    "publish on",
+                    self.name,
+                    why=why,
+                    next_step="Use ebs:PROFILE where the cloud has EBS, or leave the option out",
+                )
+        check_credentials(self.site)
+        self._sealer()
+        account = Images(self.site)
+        if is_aws(account.endpoint):
+            raise InputError(
+                "register a kernel and a ramdisk on",
+                self.name,
+                why="Amazon's EC2 takes whole disks alone from its users",
+                next_step="Build with --disk-image and upload to ebs:PROFILE",
+            )
+        account.own()
+        self._bucket().check()
 
     def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
-        raise NotImplementedError
+        names = self._names()
+        found = names.whole(Images(self.site).own(), names.machine(images))
+        if found:
+            return [f"nothing: {found[0].id} holds this build"]
+        calls = []
+        for file in images.files():
+            stem = names.of(images, file)
+            calls.append(f"PutObject {self.bucket}/{stem}.*.part.* ({file.path.name}, encrypted)")
+            calls.append(f"PutObject {self.bucket}/{stem}{MANIFEST}")
+            calls.append(f"RegisterImage Name={stem} ImageLocation={names.location(stem)}")
+        if options.visibility != "private":
+            calls.append(f"ModifyImageAttribute LaunchPermission of all: {options.visibility}")
+        return calls
 
     def publish(
         self, images: ImageSet, options: PublishOptions, progress: Progress
     ) -> Registration:
-        """See protocol.Cloud."""
-        raise NotImplementedError
+        """See protocol.Cloud. What was uploaded by a run that failed is used by the next."""
+        account, names = Images(self.site), self._names()
+        with one_at_a_time(f"{images.name} on {self.name}, bucket {self.bucket}", progress):
+            own = account.own()
+            whole = names.whole(own, names.machine(images))
+            generations = [] if whole else self._generations(images.name, own)
+            publication = Publication(
+                cloud=self.name,
+                images=images,
+                options=options,
+                progress=progress,
+                account=account,
+                bucket=self._bucket(),
+                names=names,
+                sealer=self._sealer(),
+                user=self.user,
+                compression=self.compression,
+                generation=identity.next_generation(g.generation for g in generations),
+            )
+            if whole:
+                machine = whole[0]
+                publication.update(machine)
+            else:
+                machine = publication.make()
+        return self._registration(images.name, machine, created=not whole)
 
     def generations(self, name: str) -> list[Registration]:
         """See protocol.Cloud."""
-        raise NotImplementedError
+        return self._generations(name, Images(self.site).own())
 
     def withdraw(self, registration: Registration) -> None:
-        """See protocol.Cloud."""
-        raise NotImplementedError
+        """See protocol.Cloud. A kernel or ramdisk that another image uses stays."""
+        account, names = Images(self.site), self._names()
+        own = account.own()
+        stem = names.stem(registration.location)
+        machines = [image for image in own if image.id == registration.machine_id]
+        if not names.is_machine(stem, registration.name) or any(
+            image.location != registration.location for image in machines
+        ):
+            raise CloudError(
+                "withdraw",
+                f"{registration.machine_id} on {self.name}",
+                why=f"it is no image of this pipeline in the bucket {self.bucket}",
+                next_step="Choose the bucket it was published to",
+            )
+        bucket = self._bucket()
+        for image in machines:
+            account.deregister(image.id)
+        bucket.delete(f"{stem}.")
+        rest = [image for image in own if image not in machines]
+        for role in (Role.RAMDISK, Role.KERNEL):
+            image_id = registration.ramdisk_id if role is Role.RAMDISK else registration.kernel_id
+            if any(image_id in (image.kernel_id, image.ramdisk_id) for image in rest):
+                continue
+            for image in rest:
+                stem = names.stem(image.location)
+                if image.id == image_id and names.is_part(stem, role, registration.name):
+                    account.deregister(image.id)
+                    bucket.delete(f"{stem}.")
+
+    def _generations(self, name: str, own: list[Image]) -> list[Registration]:
+        names = self._names()
+        stems = {names.stem(image.location) for image in own}
+        found = [
+            self._registration(name, image)
+            for stem in stems
+            if names.is_machine(stem, name)
+            for image in names.whole(own, stem)
+        ]
+        return sorted(found, key=lambda registration: registration.generation, reverse=True)
+
+    def _names(self) -> Names:
+        return Names(self.bucket, self.prefix)
+
+    def _bucket(self) -> Bucket:
+        return Bucket(self.site.s3(), self.bucket, self.name)
+
+    def _sealer(self) -> Sealer:
+        return Sealer(load_public_key(self.certificate), signing_key())
+
+    def _registration(self, name: str, image: Image, *, created: bool = False) -> Registration:
+        key = image.location.removeprefix(f"{self.bucket}/")
+        marks = {**image.tags, **from_metadata(self._bucket().metadata(key) or {})}
+        return Registration(
+            cloud=self.name,
+            name=name,
+            kernel_id=image.kernel_id,
+            ramdisk_id=image.ramdisk_id,
+            machine_id=image.id,
+            created=created,
+            generation=marks.get(identity.MARK_GENERATION, ""),
+            key=marks.get(identity.MARK_KEY, ""),
+            location=image.location,
+        )
 
 
 def open_ec2(
@@ -55,7 +205,46 @@ def open_ec2(
     certificate: Path | None = None,
     region: str = "",
     addressing: Addressing = "auto",
-    dialect: Dialect = "auto",
+    compression: Compression = "fast",
 ) -> Ec2Cloud:
-    """The S3-backed cloud of an AWS profile. InputError names the setting that is missing."""
-    raise NotImplementedError
+    """The S3-backed cloud of an AWS profile; docs/clouds-ec2.md lists where settings come from.
+
+    No request is sent. InputError names the setting that is missing.
+    """
+    word = f"ec2:{profile}" if profile else "ec2"
+    site = open_site(word, profile, region=region, addressing=addressing)
+    bucket = bucket or site.settings.get("bucket") or os.environ.get("EC2_BUCKET", "")
+    if not bucket:
+        raise InputError(
+            "use the cloud",
+            word,
+            why="no bucket for the bundles is named",
+            next_step="Set image_pipeline_bucket in the AWS profile, or EC2_BUCKET",
+        )
+    prefix = prefix or site.settings.get("prefix", "")
+    if "/" in prefix:
+        raise InputError(
+            "use the object prefix",
+            prefix,
+            why="OpenStack's ec2-api looks for the parts of a bundle at the bucket's root",
+            next_step="Leave out the slash",
+        )
+    if certificate is None and (value := site.settings.get("certificate")):
+        certificate = Path(value)
+    certificate = certificate_path(certificate, os.environ)
+    if certificate is None:
+        raise InputError(
+            "use the cloud",
+            word,
+            why="the cloud's certificate, for which bundles are encrypted, is not named",
+            next_step="Set image_pipeline_certificate in the AWS profile, or EUCALYPTUS_CERT",
+        )
+    return Ec2Cloud(
+        name=word,
+        site=site,
+        bucket=bucket,
+        certificate=certificate,
+        prefix=prefix,
+        user=site.settings.get("user") or os.environ.get("EC2_USER_ID") or _NOBODY,
+        compression=compression,
+    )

@@ -1,0 +1,237 @@
+"""Images and tags in the EC2 API, for S3-backed and EBS-backed clouds alike.
+
+RegisterImage has no client token: it is sent without automatic retries, and after an answer that
+did not come the image is looked for before it is sent again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.clouds.aws import ATTEMPTS, Site, code_of, is_transient, step
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.errors import CloudError, InputError
+
+if TYPE_CHECKING:
+    from types_boto3_ec2.client import EC2Client
+    from types_boto3_ec2.type_defs import ImageTypeDef
+
+_POLL = 2.0  # seconds between looks at an image; clouds take seconds to minutes
+_APPEAR_SECONDS = 60.0  # how long a new image may be unknown to DescribeImages (AWS: seconds)
+_TIES = 8  # rounds after which two uploads that stumble over each other give up
+_GONE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What DescribeImages says of one of our images; "" where the cloud leaves it out."""
+
+    id: str
+    name: str
+    location: str
+    state: str
+    reason: str
+    kernel_id: str
+    ramdisk_id: str
+    snapshot_id: str
+    tags: Mapping[str, str]
+
+    @classmethod
+    def of(cls, entry: ImageTypeDef) -> Image:
+        """Read an entry of DescribeImages."""
+        devices = entry.get("BlockDeviceMappings") or []
+        snapshots = (device.get("Ebs", {}).get("SnapshotId", "") for device in devices)
+        return cls(
+            id=entry["ImageId"],
+            name=entry.get("Name", ""),
+            location=entry.get("ImageLocation", ""),
+            state=entry.get("State", ""),
+            reason=entry.get("StateReason", {}).get("Message", ""),
+            kernel_id=entry.get("KernelId", ""),
+            ramdisk_id=entry.get("RamdiskId", ""),
+            snapshot_id=next((s for s in snapshots if s), ""),
+            tags={tag["Key"]: tag["Value"] for tag in entry.get("Tags") or []},
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether the cloud gave up making it."""
+        return self.state in ("failed", "error", "invalid", "deregistered")
+
+
+class Images:
+    """The account's own images on one cloud."""
+
+    def __init__(self, site: Site, *, region: str = "") -> None:
+        self._word = site.word
+        self._client: EC2Client = site.ec2(region=region)
+        self._once: EC2Client = site.ec2(retry=False, region=region)
+
+    @property
+    def endpoint(self) -> str:
+        """The EC2 endpoint's URL."""
+        return self._client.meta.endpoint_url
+
+    @property
+    def region(self) -> str:
+        """The region requests are signed for."""
+        return self._client.meta.region_name
+
+    def own(self) -> list[Image]:
+        """All images of the account."""
+        with step(self._word, "list the images on", self._word):
+            pages = self._client.get_paginator("describe_images").paginate(Owners=["self"])
+            return [Image.of(entry) for page in pages for entry in page["Images"]]
+
+    def register(
+        self,
+        what: str,
+        request: Mapping[str, Any],
+        find: Callable[[], Sequence[Image]],
+        heartbeat: Callable[[], None],
+    ) -> tuple[str, bool]:
+        """Register an image that is to exist once: its id, and whether this call made it.
+
+        what: for errors. find: looks for it among the account's images. Where names are not
+        unique two uploads at once can both register: who then sees another's image withdraws its
+        own and looks again after a random wait, until one is left.
+        """
+        for _ in range(_TIES):
+            if there := find():
+                return there[0].id, False
+            made = self._register(what, request, find)
+            if made is None:
+                continue
+            others = [image for image in find() if image.id != made]
+            if not others:
+                return made, True
+            self.deregister(made)
+            pause(random.uniform(0, _POLL), heartbeat)  # noqa: S311 # no secret
+        raise CloudError(
+            "register",
+            f"{what} on {self._word}",
+            why="another upload of the same build registers it at the same time",
+            next_step="Let one of them finish, then try again",
+        )
+
+    def _register(
+        self, what: str, request: Mapping[str, Any], find: Callable[[], Sequence[Image]]
+    ) -> str | None:
+        """Send RegisterImage until it was answered; None when somebody registered it meanwhile."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with step(self._word, "register", what):
+            for attempt in range(ATTEMPTS):
+                try:
+                    return self._once.register_image(**request)["ImageId"]
+                except (BotoCoreError, ClientError) as error:
+                    if code_of(error) == "InvalidAMIName.Duplicate":
+                        if not find():
+                            raise
+                        return None
+                    if not is_transient(error) or attempt + 1 == ATTEMPTS:
+                        raise
+                time.sleep(random.uniform(0, min(2.0**attempt, 20.0)))  # noqa: S311 # no secret
+                if find():
+                    return None
+        raise AssertionError("the last attempt returns or raises")
+
+    def wait(self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]) -> None:
+        """Return once the image is available; CloudError when it failed or took too long."""
+        from botocore.exceptions import ClientError
+
+        begun = time.monotonic()
+        while True:
+            image = None
+            try:
+                entries = self._client.describe_images(ImageIds=[image_id])["Images"]
+                image = Image.of(entries[0]) if entries else None
+            except ClientError as error:
+                if code_of(error) not in _GONE:
+                    with step(self._word, "wait for", what):
+                        raise
+            passed = time.monotonic() - begun
+            if image is not None and image.state == "available":
+                return
+            if image is not None and image.failed:
+                raise CloudError(
+                    "register",
+                    f"{what} on {self._word}",
+                    why=f"the cloud made {image_id} and reports it {image.state}"
+                    + (f": {image.reason}" if image.reason else ""),
+                    next_step="Check that the certificate given is this cloud's, and ask its"
+                    " operator for the reason",
+                )
+            if passed > (seconds if image is not None else _APPEAR_SECONDS):
+                state = image.state if image is not None else "unknown to the cloud"
+                raise CloudError(
+                    "register",
+                    f"{what} on {self._word}",
+                    why=f"{image_id} is still {state} after {passed:.0f} s",
+                    next_step="Try again: what was uploaded is kept",
+                )
+            pause(_POLL, heartbeat)
+
+    def deregister(self, image_id: str) -> None:
+        """Deregister an image; one that is gone already is no error."""
+        from botocore.exceptions import ClientError
+
+        with step(self._word, "deregister", image_id):
+            try:
+                self._client.deregister_image(ImageId=image_id)
+            except ClientError as error:
+                if code_of(error) not in _GONE:
+                    raise
+
+    def tag(self, ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Add tags to images or snapshots."""
+        with step(self._word, "tag", ", ".join(ids)):
+            self._client.create_tags(
+                Resources=list(ids), Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
+            )
+
+    def share(self, image_id: str, options: PublishOptions) -> None:
+        """Give everybody, or the named accounts, the right to launch an image."""
+        if options.visibility == "public":
+            permissions: list[Any] = [{"Group": "all"}]
+        else:
+            permissions = [{"UserId": member} for member in options.members]
+        if permissions:
+            with step(self._word, "share", image_id):
+                self._client.modify_image_attribute(
+                    ImageId=image_id, LaunchPermission={"Add": permissions}
+                )
+
+
+def check_options(options: PublishOptions, cloud: str) -> None:
+    """InputError for options that EC2 has no notion of."""
+    for wrong, name in (
+        (options.hidden, "hidden images"),
+        (options.visibility == "community", "community images"),
+        (bool(options.members) != (options.visibility == "shared"), "members unless shared"),
+    ):
+        if wrong:
+            raise InputError(
+                "publish on",
+                cloud,
+                why=f"EC2 has no {name}",
+                next_step="Leave the option out for this cloud",
+            )
+
+
+def user_tags(tags: Iterable[str]) -> dict[str, str]:
+    """Tags given as "key=value" or "key"."""
+    return {key: value for key, _, value in (tag.partition("=") for tag in tags)}
+
+
+def pause(seconds: float, heartbeat: Callable[[], None]) -> None:
+    """Sleep, with a heartbeat each second; it may raise."""
+    end = time.monotonic() + seconds
+    heartbeat()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 1.0))
+        heartbeat()

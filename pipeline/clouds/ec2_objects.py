@@ -1,0 +1,249 @@
+"""Objects in an S3 bucket: whole or not at all, checked, concurrent, resumed.
+
+Every object is one PUT with Content-MD5, which all S3 services verify. A part of a bundle is
+found again by its name, size and ETag (the MD5 of an object sent by one PUT), so a repeated
+upload sends only what is missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pipeline.clouds.aws import code_of, is_aws, status_of, step
+from pipeline.errors import CloudError
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+READERS: Literal["aws-exec-read"] = (
+    "aws-exec-read"  # the canned ACL that lets EC2 fetch bundles (S3, "Canned ACL")
+)
+UPLOADS = 4  # parts under way; with one being made, at most 50 MiB are held
+_HEARTBEAT = 1.0  # seconds between two words to the user while waiting
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as the bucket lists it. etag: without quotes."""
+
+    size: int
+    etag: str
+
+    def holds(self, data: bytes) -> bool:
+        """Whether it is `data`, by size and MD5."""
+        return self.size == len(data) and self.etag == _md5(data).hex()
+
+
+class Bucket:
+    """One bucket on one cloud. Safe to use from several threads."""
+
+    def __init__(self, client: S3Client, name: str, cloud: str) -> None:
+        self.name = name
+        self._client = client
+        self._cloud = cloud
+        self._readers = True
+
+    def check(self) -> bool:
+        """Whether the bucket exists; CloudError when it is somebody else's or S3 is refused."""
+        from botocore.exceptions import ClientError
+
+        with step(self._cloud, "use the bucket", self.name):
+            try:
+                self._client.head_bucket(Bucket=self.name)
+            except ClientError as error:
+                if status_of(error) != 404:
+                    raise
+                return False
+        return True
+
+    def ensure(self) -> None:
+        """Create the bucket unless it exists."""
+        if self.check():
+            return
+        region = self._client.meta.region_name
+        place: dict[str, Any] = {}
+        if is_aws(self._client.meta.endpoint_url) and region != "us-east-1":
+            place["CreateBucketConfiguration"] = {"LocationConstraint": region}
+        with step(self._cloud, "create the bucket", self.name):
+            self._client.create_bucket(Bucket=self.name, **place)
+
+    def list(self, prefix: str) -> dict[str, Stored]:
+        """The objects whose key starts with `prefix`."""
+        found = {}
+        with step(self._cloud, "list the bucket", self.name):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=prefix
+            ):
+                for entry in page.get("Contents", []):
+                    found[entry["Key"]] = Stored(entry["Size"], entry["ETag"].strip('"'))
+        return found
+
+    def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
+        """Store an object, readable by EC2 where the service knows such a thing."""
+        from botocore.exceptions import ClientError
+
+        request: dict[str, Any] = {
+            "Bucket": self.name,
+            "Key": key,
+            "Body": data,
+            "ContentMD5": base64.b64encode(_md5(data)).decode(),
+            "Metadata": dict(metadata or {}),
+        }
+        with step(self._cloud, "upload", f"{self.name}/{key}"):
+            if self._readers:
+                try:
+                    self._client.put_object(**request, ACL=READERS)
+                except ClientError as error:
+                    # 400 InvalidArgument or AccessControlListNotSupported, 501 NotImplemented
+                    if status_of(error) not in (400, 501):
+                        raise
+                else:
+                    return
+            self._client.put_object(**request)
+            self._readers = False  # it works without: from now on the others are sent so at once
+
+    def get(self, key: str, largest: int) -> bytes:
+        """An object's bytes; CloudError when there are more than `largest`."""
+        with step(self._cloud, "fetch", f"{self.name}/{key}"):
+            answer = self._client.get_object(Bucket=self.name, Key=key)
+            data = answer["Body"].read(largest + 1)
+        if len(data) > largest:
+            raise CloudError(
+                "fetch", f"{self.name}/{key} on {self._cloud}", why=f"it is over {largest} bytes"
+            )
+        return data
+
+    def metadata(self, key: str) -> dict[str, str] | None:
+        """What `put` recorded with an object; None when there is no such object."""
+        from botocore.exceptions import ClientError
+
+        with step(self._cloud, "look at", f"{self.name}/{key}"):
+            try:
+                return dict(self._client.head_object(Bucket=self.name, Key=key)["Metadata"])
+            except ClientError as error:
+                if status_of(error) != 404:
+                    raise
+                return None
+
+    def delete(self, prefix: str) -> int:
+        """Delete the objects whose key starts with `prefix`; how many there were.
+
+        One by one: the call that deletes many needs checksums that S3 services disagree on.
+        """
+        from botocore.exceptions import ClientError
+
+        def drop(key: str) -> None:
+            with step(self._cloud, "delete", f"{self.name}/{key}"):
+                try:
+                    self._client.delete_object(Bucket=self.name, Key=key)
+                except ClientError as error:
+                    if code_of(error) != "NoSuchKey":
+                        raise
+
+        if not self.check():
+            return 0
+        keys = list(self.list(prefix))
+        with ThreadPoolExecutor(UPLOADS, thread_name_prefix="s3-delete") as pool:
+            for _ in pool.map(drop, keys):
+                pass
+        return len(keys)
+
+
+class PartUploads:
+    """Uploads parts as they are made; a sink for `bundle.bundle`.
+
+    Use as a context manager: leaving it waits for all uploads, or after an error cancels them.
+    present: what the bucket holds already. heartbeat: called every second while waiting; it may
+    raise.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        key_of: Callable[[int], str],
+        present: Mapping[str, Stored],
+        heartbeat: Callable[[], None],
+    ) -> None:
+        self._bucket, self._key_of, self._present = bucket, key_of, present
+        self._heartbeat = heartbeat
+        self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="s3-upload")
+        self._room = threading.BoundedSemaphore(UPLOADS)
+        self._running: list[Future[None]] = []
+        self.expected: dict[str, Stored] = {}
+        self.sent: list[str] = []
+
+    def __call__(self, index: int, data: bytes) -> None:
+        """Take a part; blocks while enough are under way. Raises what an upload raised."""
+        while not self._room.acquire(timeout=_HEARTBEAT):
+            self._heartbeat()
+        self._running = _unfinished(self._running)
+        self._running.append(self._pool.submit(self._send, self._key_of(index), data))
+
+    def finish(self, prefix: str) -> None:
+        """Wait for all uploads, then check that the bucket lists every part as it was sent.
+
+        prefix: of all the parts' keys.
+        """
+        while self._running:
+            wait(self._running, _HEARTBEAT, FIRST_EXCEPTION)
+            self._running = _unfinished(self._running)
+            self._heartbeat()
+        lost = missing(self.expected, self._bucket.list(prefix))
+        if lost:
+            raise CloudError(
+                "upload",
+                f"{self._bucket.name}/{lost[0]}",
+                why=f"the bucket took {len(self.expected)} parts and lists {len(lost)} of them"
+                " not, or not as they were sent",
+                next_step="Try again: only those are sent again",
+            )
+
+    def _send(self, key: str, data: bytes) -> None:
+        try:
+            self.expected[key] = Stored(len(data), _md5(data).hex())
+            there = self._present.get(key)
+            if there is None or not there.holds(data):
+                self._bucket.put(key, data)
+                self.sent.append(key)
+        finally:
+            self._room.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def missing(expected: Mapping[str, Stored], listed: Mapping[str, Stored]) -> Sequence[str]:
+    """Keys that are not listed as expected, in order; an ETag that is no MD5 is not compared."""
+    wrong = []
+    for key, want in expected.items():
+        got = listed.get(key)
+        comparable = got is not None and len(got.etag) == len(want.etag)
+        if got is None or got.size != want.size or (comparable and got.etag != want.etag):
+            wrong.append(key)
+    return sorted(wrong)
+
+
+def _unfinished(futures: Sequence[Future[None]]) -> list[Future[None]]:
+    for future in futures:
+        if future.done():
+            future.result()
+    return [future for future in futures if not future.done()]
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
