@@ -17,6 +17,14 @@ from pipeline.errors import InputError
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
+class FromEnvironment(BaseModel):
+    """A secret variable: its value comes from an environment variable and is never saved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    environment: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+
+
 class Recipe(BaseModel):
     """One distro. Sizes carry their unit in the name."""
 
@@ -30,14 +38,26 @@ class Recipe(BaseModel):
     release: str = ""
     """pykickstart's name of the release whose syntax the kickstart uses ("F15", "RHEL9")."""
     trees: tuple[str, ...] = ()
-    """Install trees, URLs or directories, tried in order."""
+    """Install trees, URLs or directories, tried in order. The stand-in's is made on the host."""
+    kernel: str = "images/pxeboot/vmlinuz"
+    """The installer's kernel in a tree, where no .treeinfo names it."""
+    initrd: str = "images/pxeboot/initrd.img"
+    """The installer's initrd in a tree, where no .treeinfo names it."""
+    checksums: str = ".treeinfo"
+    """The file of a tree that has its checksums: ".treeinfo", or one that sha256sum wrote."""
+    tree_argument: str = ""
+    """A boot argument to be given the tree's URL ("inst.repo"), for kickstarts without `url`."""
     architecture: Literal["x86_64"] = "x86_64"
     answers_argument: str = "inst.ks"
     """The installer's boot argument that names the kickstart: "ks" before Fedora 17."""
+    answers_by: Literal["initrd", "http"] = "initrd"
+    """How the installer gets its answer file: injected into the initrd, or served to it."""
     installer_arguments: str = ""
     """Added to the installer's kernel command line."""
-    variables: dict[str, str] = Field(default_factory=dict)
-    """Values for the kickstart's declared variables."""
+    osinfo: str = "detect=on,require=off"
+    """virt-install's --osinfo: which defaults the virtual machine gets."""
+    variables: dict[str, str | FromEnvironment] = Field(default_factory=dict)
+    """The kickstart's declared variables: a default value, or {environment = "NAME"}."""
     disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
     memory_mib: Annotated[int, Field(ge=128)] = 2048
     vcpus: Annotated[int, Field(ge=1, le=64)] = 1

@@ -32,7 +32,9 @@ class InstallFailure(InstallError):
         tail = [line.strip() for line in lines if line.strip()][-_SHOWN:]
         said = f"; the console said: {' | '.join(tail)}" if tail else ""
         where = f" (evidence: {', '.join(map(str, evidence))})" if evidence else ""
-        super().__init__("install", recipe, why=why + said, next_step=(advice or self.advice) + where)
+        super().__init__(
+            "install", recipe, why=why + said, next_step=(advice or self.advice) + where
+        )
 
 
 class AbortedError(InstallFailure):
@@ -117,11 +119,3 @@ class ConsoleFloodError(InstallFailure):
     """The guest wrote more to its console than any installer does."""
 
     advice = "Read the console log for the message that repeats"
-
-
-class TreeError(InstallError):
-    """No install tree of the recipe could be used; `why` lists each that was tried."""
-
-
-class ChecksumError(TreeError):
-    """A file of an install tree is not what the tree's .treeinfo says."""

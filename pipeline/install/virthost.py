@@ -1,0 +1,175 @@
+"""Runs virt-install beside a control connection: a script, started by guest.py, never imported.
+
+usage: virthost.py VIRT-INSTALL URI UUID ARGUMENT...
+
+It runs on the interpreter virt-install names, for that one has virtinst and libvirt. Standard
+output carries one JSON object a line: {"event": "lifecycle", "kind", "detail"}, {"event":
+"reboot"}, {"event": "io-error", "reason"}, {"event": "state", "state", "reason", "block"} every
+two seconds and {"event": "exit", "code", "state", "reason"} when virt-install is done (numbers
+are libvirt's enumerations). Standard input takes `screenshot PATH`, answered by {"event":
+"screenshot", "type"}; its end means that the pipeline is gone. However it ends, short of
+SIGKILL, the domain is destroyed and undefined.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+import libvirt
+
+PERIOD = 2.0
+CONNECT_SECONDS = 60
+_out = os.dup(1)
+_lock = threading.Lock()
+
+
+def emit(event, **facts):
+    """Write one event."""
+    line = json.dumps({"event": event, **facts}).encode() + b"\n"
+    with _lock:
+        try:
+            os.write(_out, line)
+        except OSError:
+            pass  # nobody listens any more; the end of standard input will tell
+
+
+def quietly(call, *arguments):
+    """The call's result; None when libvirt refuses."""
+    try:
+        return call(*arguments)
+    except libvirt.libvirtError:
+        return None
+
+
+class Control:
+    """Our own connection to the driver that virt-install uses."""
+
+    def __init__(self, uri, uuid):
+        self.uuid = uuid
+        self.connection = libvirt.open(uri)
+        self.connection.domainEventRegisterAny(
+            None,
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+            lambda _c, dom, kind, detail, _o: (
+                self.mine(dom) and emit("lifecycle", kind=kind, detail=detail)
+            ),
+            None,
+        )
+        self.connection.domainEventRegisterAny(
+            None,
+            libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
+            lambda _c, dom, _o: self.mine(dom) and emit("reboot"),
+            None,
+        )
+        self.connection.domainEventRegisterAny(
+            None,
+            libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON,
+            lambda _c, dom, _path, _alias, _action, reason, _o: (
+                self.mine(dom) and emit("io-error", reason=reason)
+            ),
+            None,
+        )
+
+    def mine(self, domain):
+        """Whether it is this build's domain."""
+        return domain.UUIDString() == self.uuid
+
+    def domain(self):
+        """The domain, or None before and after its life."""
+        return quietly(self.connection.lookupByUUIDString, self.uuid)
+
+    def state(self):
+        """Facts for a state event."""
+        domain = self.domain()
+        state = domain and quietly(domain.state)
+        if not state:
+            return {"state": None, "reason": None, "block": None}
+        stats = quietly(domain.blockStats, "vda") if state[0] == 1 else None
+        return {
+            "state": state[0],
+            "reason": state[1],
+            "block": stats[1] + stats[3] if stats else None,
+        }
+
+    def screenshot(self, path):
+        """Write the first screen to the file; the answer has its MIME type, "" for none."""
+        kind = ""
+        domain = self.domain()
+        if domain is not None:
+            try:
+                stream = self.connection.newStream()
+                kind = domain.screenshot(stream, 0)
+                with open(path, "wb") as file:
+                    stream.recvAll(lambda _s, data, f: f.write(data), file)
+                stream.finish()
+            except libvirt.libvirtError:
+                kind = ""
+        emit("screenshot", type=kind)
+
+    def end(self):
+        """Destroy and undefine; safe to call twice."""
+        domain = self.domain()
+        if domain is not None:
+            quietly(domain.destroy)
+            if quietly(domain.undefineFlags, libvirt.VIR_DOMAIN_UNDEFINE_NVRAM) is None:
+                quietly(domain.undefine)
+
+
+def loop():
+    """libvirt's event loop; events and keep-alives need one."""
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def report(control):
+    """Say how the domain is, again and again."""
+    while True:
+        emit("state", **control.state())
+        time.sleep(PERIOD)
+
+
+def obey(control):
+    """Take commands until standard input ends, then leave as if terminated."""
+    for line in sys.stdin:
+        command, _, path = line.strip().partition(" ")
+        if command == "screenshot":
+            control.screenshot(path)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main():
+    """Run virt-install to its end and tidy up."""
+    program, uri, uuid, *arguments = sys.argv[1:]
+    os.dup2(2, 1)  # virt-install's words go with its errors; events have their own channel
+
+    def leave(number, _frame):
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pipeline decides, virt-install would detach
+    libvirt.virEventRegisterDefaultImpl()
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    threading.Thread(target=loop, daemon=True).start()
+    control = Control(uri, uuid)
+    for duty in (report, obey):
+        threading.Thread(target=duty, args=(control,), daemon=True).start()
+    sys.argv = [program, *arguments]
+    code = 0
+    try:
+        runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        facts = control.state()
+        control.end()
+        emit("exit", code=code, state=facts["state"], reason=facts["reason"])
+    os._exit(0)  # daemon threads sit in libvirt; an orderly exit would wait or crash there
+
+
+if __name__ == "__main__":
+    main()
