@@ -1,8 +1,8 @@
 # Splits a kickstart into files of the directory `out`:
 #   commands               one command a line: line number, then its words
 #   packages               the lines of %packages
-#   scripts                one a line: N, and pre or post
-#   script.N               the body of the Nth %pre or %post
+#   scripts                one a line: the line number N of a script, and pre or post
+#   script.N               its body
 #   script.N.header        N, pre or post, and the other words of its header
 #   faults                 one a line, for people
 # Words are separated by the character US (octal 037). Quotes and # comments as in a shell,
@@ -36,7 +36,7 @@ function words(line,    i, c, quote, word, started, result) {
     return result
 }
 
-BEGIN { US = sprintf("%c", 31); section = ""; count = 0 }
+BEGIN { US = sprintf("%c", 31); section = "" }
 
 { sub(/\r$/, "") }
 
@@ -45,11 +45,10 @@ section == "" && /^%/ {
     split(substr(header, 2), part, US)
     section = part[1]; began = NR
     if (section == "%pre" || section == "%post") {
-        count++
-        body = out "/script." count
+        body = out "/script." NR
         printf "" > body
-        print count, substr(section, 2) > (out "/scripts")
-        print count US substr(header, 3) > (out "/script." count ".header")
+        print NR, substr(section, 2) > (out "/scripts")
+        print NR US substr(header, 3) > (body ".header")
     }
     else if (section == "%packages") {
         print NR substr(header, 2 + length(section)) > (out "/packages.options")

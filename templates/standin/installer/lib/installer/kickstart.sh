@@ -307,7 +307,8 @@ read_command() {
         part | partition)
             options "$line" "fstype= size= grow maxsize= asprimary ondisk= ondrive= label= fsoptions=" "$@"
             one_rest "$line" "$command"
-            want_disk "$line" "$o_ondisk$o_ondrive"
+            want_disk "$line" "$o_ondisk"
+            want_disk "$line" "$o_ondrive"
             read_volume "$line" "$only" parts "$only"
             ;;
         volgroup)
@@ -439,42 +440,42 @@ check_packages() {
 
 # check_scripts: the headers of all scripts, before anything is done.
 check_scripts() {
-    local number when
+    local line when
     [ -f "$STATE/scripts" ] || return 0
-    while read -r number when; do
-        with_words script_options "$(cat "$STATE/script.$number.header")"
+    while read -r line when; do
+        with_words script_options "$(cat "$STATE/script.$line.header")"
     done <"$STATE/scripts"
 }
 
-# script_options NUMBER pre|post WORD...
+# script_options LINE pre|post WORD...
 script_options() {
-    local number=$1 when=$2
+    local line=$1 when=$2
     shift 2
     case $when in
-        pre) options "script $number" "interpreter= erroronfail log=" "$@" ;;
-        post) options "script $number" "interpreter= erroronfail log= nochroot" "$@" ;;
+        pre) options "$line" "interpreter= erroronfail log=" "$@" ;;
+        post) options "$line" "interpreter= erroronfail log= nochroot" "$@" ;;
     esac
-    no_rest "script $number" "%$when"
-    [ -z "$o_log" ] || plain "script $number" "--log" "$o_log"
+    no_rest "$line" "%$when"
+    [ -z "$o_log" ] || plain "$line" "--log" "$o_log"
 }
 
 # run_scripts pre|post: in order; a failure ends the installation where --erroronfail asks.
 run_scripts() {
-    local number when status
+    local line when status
     [ -f "$STATE/scripts" ] || return 0
     # Descriptor 3: the scripts must not read the list.
-    while read -r number when <&3; do
+    while read -r line when <&3; do
         [ "$when" = "$1" ] || continue
-        with_words script_options "$(cat "$STATE/script.$number.header")"
-        note "script $number: %$when ${o_interpreter:-/bin/sh}"
-        run_script "$STATE/script.$number" "$when"
+        with_words script_options "$(cat "$STATE/script.$line.header")"
+        note "line $line: %$when with ${o_interpreter:-/bin/sh}"
+        run_script "$STATE/script.$line" "$when"
         status=$?
-        note "script $number: status $status"
+        note "line $line: %$when ended with status $status"
         [ "$status" -ne 0 ] || continue
-        echo "installer: %$when script $number ended with status $status"
+        echo "installer: %$when of line $line ended with status $status"
         if [ -n "$o_erroronfail" ]; then
             tail -n 20 "$STATE/script.log"
-            fatal "%$when script $number failed with status $status and has --erroronfail"
+            fatal "%$when of line $line failed with status $status and has --erroronfail"
         fi
     done 3<"$STATE/scripts"
 }
