@@ -12,13 +12,14 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.clouds import simplestreams as streams
 from pipeline.clouds.identity import content_key, disk_format, next_generation, require_disk
@@ -35,6 +36,8 @@ _CANNOT = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, 
 _COPY_PIECE = 64 << 20  # bytes between two looks at the user's interrupt
 # Copying the largest images takes minutes; somebody who holds the lock for an hour hangs.
 _LOCK_SECONDS = 3600.0
+_DIGEST_NAME = re.compile(r"[0-9a-f]{64}(\.partial)?")
+_Document = TypeVar("_Document", bound=BaseModel)
 _ITEMS = {Role.KERNEL: "vmlinuz", Role.RAMDISK: "initrd", Role.MACHINE: "root.img"}
 _PREFIXES = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
 
@@ -74,6 +77,11 @@ class LocalCloud:
     name: str
     directory: Path
 
+    @property
+    def files(self) -> Path:
+        """Where the images' bytes lie."""
+        return self.directory / streams.FILES_PATH
+
     def probe(self, images: ImageSet, options: PublishOptions) -> None:
         """See protocol.Cloud."""
         unknown = [
@@ -96,7 +104,7 @@ class LocalCloud:
         if options.whole_disk:
             require_disk(images, self.name)
         try:
-            (self.directory / "files").mkdir(parents=True, exist_ok=True)
+            (self.files).mkdir(parents=True, exist_ok=True)
             with (self.directory / ".lock").open("a"):
                 pass
         except OSError as error:
@@ -112,7 +120,7 @@ class LocalCloud:
                 return [f"keep generation {entry.generation} as it is"]
             return [f"update the attributes of generation {entry.generation}"]
         steps = [
-            f"copy {file.path} to files/{file.sha256}"
+            f"copy {file.path} to {streams.FILES_PATH}/{file.sha256}"
             for file in _files(images, options, key)
             if not self._whole(file)
         ]
@@ -182,7 +190,7 @@ class LocalCloud:
                     catalogue = streams.without_version(
                         catalogue, entry.product, entry.generation, streams.timestamp()
                     )
-                self._write(catalogue)
+                self._write(catalogue, removing=True)
                 self._collect_garbage(catalogue)
         except OSError as error:
             raise self._error(f"withdraw {registration.machine_id} from", error) from error
@@ -205,11 +213,15 @@ class LocalCloud:
             yield
 
     def _read(self) -> streams.Products:
-        path = self.directory / streams.PRODUCTS_PATH
+        found = self._load(streams.PRODUCTS_PATH, streams.Products)
+        return found or streams.empty(streams.timestamp())
+
+    def _load(self, name: str, model: type[_Document]) -> _Document | None:
+        path = self.directory / name
         try:
-            return streams.Products.model_validate_json(path.read_bytes())
+            return model.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return streams.empty(streams.timestamp())
+            return None
         except OSError as error:
             raise self._error("read", error) from error
         except ValidationError as error:
@@ -218,28 +230,37 @@ class LocalCloud:
             raise CloudError(
                 "read the local catalogue's",
                 path,
-                why=f"{place}: {fault['msg']}",
-                next_step="It is not a file of this pipeline's, or damaged: move it away",
+                why=f"{place}: {fault['msg']}" if place else fault["msg"],
+                next_step="It is damaged, or not one of this pipeline's: move it away",
             ) from error
 
-    def _write(self, catalogue: streams.Products) -> None:
-        """Products, then index; a file that says it already is left alone."""
-        if not catalogue.products and not (self.directory / streams.PRODUCTS_PATH).exists():
+    def _write(self, catalogue: streams.Products, *, removing: bool = False) -> None:
+        """Products file and index, so ordered that no product is ever listed and absent.
+
+        A file that says it already is left alone.
+        """
+        products, index = (
+            self.directory / streams.PRODUCTS_PATH,
+            self.directory / streams.INDEX_PATH,
+        )
+        if not catalogue.products and not products.exists():
             return
-        (self.directory / streams.INDEX_PATH).parent.mkdir(parents=True, exist_ok=True)
-        for name, document in (
-            (streams.PRODUCTS_PATH, catalogue),
-            (streams.INDEX_PATH, streams.index_of(catalogue)),
-        ):
-            path, text = self.directory / name, streams.dump(document)
+        index.parent.mkdir(parents=True, exist_ok=True)
+        old = self._load(streams.INDEX_PATH, streams.Index)
+        files = [
+            (products, streams.dump(catalogue)),
+            (index, streams.dump(streams.index_of(catalogue, old))),
+        ]
+        for path, text in reversed(files) if removing else files:
             if not path.exists() or path.read_text() != text:
                 write_whole(path, text)
 
     def _store(self, file: _File, images: ImageSet, progress: Progress) -> None:
         if self._whole(file):
             return
-        final = self.directory / "files" / file.sha256
+        final = self.files / file.sha256
         partial = final.with_name(f"{file.sha256}.partial")
+        self.files.mkdir(parents=True, exist_ok=True)
         label = f"{self.name}: {file.item} of {images.name}"
         with progress.task(label, total=2 * file.size) as meter:
             copy_sparse(file.path, partial, meter)
@@ -270,21 +291,20 @@ class LocalCloud:
             raise CloudError(
                 f"restore generation {entry.generation} of {images.name} in",
                 self.name,
-                why=f"files/{lost.pop()} is missing and this build made another one",
+                why=f"{streams.FILES_PATH}/{lost.pop()} is missing and this build made another one",
                 next_step=f"Withdraw {_machine(entry.version).id}, then upload again",
             )
 
     def _whole(self, file: _File | streams.Item) -> bool:
-        path = self.directory / "files" / file.sha256
+        path = self.files / file.sha256
         return path.is_file() and path.stat().st_size == file.size
 
     def _collect_garbage(self, catalogue: streams.Products, *, partial_only: bool = False) -> None:
         """Delete what a killed upload left, and files that no generation names any more."""
         named = streams.referenced(catalogue)
-        directory = self.directory / "files"
-        for path in directory.iterdir() if directory.is_dir() else ():
-            orphan = not partial_only and f"files/{path.name}" not in named
-            if path.name.endswith(".partial") or orphan:
+        for path in self.files.iterdir() if self.files.is_dir() else ():
+            orphan = not partial_only and f"{streams.FILES_PATH}/{path.name}" not in named
+            if _DIGEST_NAME.fullmatch(path.name) and (path.suffix == ".partial" or orphan):
                 path.unlink()
 
     def _find(self, catalogue: streams.Products, key: str) -> _Entry | None:
@@ -401,7 +421,7 @@ def _new_version(
     items = {
         file.item: streams.Item(
             ftype=file.ftype,
-            path=f"files/{file.sha256}",
+            path=f"{streams.FILES_PATH}/{file.sha256}",
             size=file.size,
             sha256=file.sha256,
             id=file.id,

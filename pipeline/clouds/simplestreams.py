@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 INDEX_PATH = "streams/v1/index.json"
-PRODUCTS_PATH = "streams/v1/products.json"
+PRODUCTS_PATH = "streams/v1/image-pipeline.json"
+FILES_PATH = "image-pipeline"
 CONTENT_ID = "image-pipeline:images"
 
 FTYPES: Mapping[str, str] = {
@@ -80,7 +81,7 @@ class Product(_Document):
 
 
 class Products(_Document):
-    """streams/v1/products.json."""
+    """The products file, PRODUCTS_PATH."""
 
     format: Literal["products:1.0"] = "products:1.0"
     datatype: Literal["image-downloads"] = "image-downloads"
@@ -99,12 +100,14 @@ class IndexEntry(_Document):
     products: list[str]
 
 
-class Index(_Document):
-    """streams/v1/index.json."""
+class Index(BaseModel):
+    """streams/v1/index.json; entries of other publishers are kept as they are."""
+
+    model_config = ConfigDict(frozen=True)
 
     format: Literal["index:1.0"] = "index:1.0"
     updated: str
-    index: dict[str, IndexEntry]
+    index: dict[str, Any]
 
 
 def product_name(kind: str, name: str, architecture: str) -> str:
@@ -138,12 +141,15 @@ def without_version(catalogue: Products, product: str, generation: str, updated:
     return _replace(catalogue, product, left, updated)
 
 
-def index_of(catalogue: Products) -> Index:
-    """The index that goes with a products file."""
+def index_of(catalogue: Products, old: Index | None) -> Index:
+    """The index that goes with a products file, with the other entries of the old one."""
     entry = IndexEntry(
         path=PRODUCTS_PATH, updated=catalogue.updated, products=sorted(catalogue.products)
     )
-    return Index(updated=catalogue.updated, index={CONTENT_ID: entry})
+    entries = {**(old.index if old else {}), CONTENT_ID: entry.model_dump()}
+    changed = old is None or old.index != entries
+    updated = catalogue.updated if changed or old is None else old.updated
+    return Index(updated=updated, index=entries)
 
 
 def referenced(catalogue: Products) -> set[str]:
