@@ -105,7 +105,7 @@ def build(
             fresh=fresh,
         )
         if dry_run:
-            steps = plan(request, view.progress)
+            steps = plan(request, view.progress, view.secrets)
             view.result({"plan": steps}, steps)
             return
         manifest = build(request, view.progress, view.secrets)

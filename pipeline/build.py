@@ -8,6 +8,7 @@ or the code behind it changed.
 from __future__ import annotations
 
 import secrets as random
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import accel, guest, install, kickstart, settings, verify, wholedisk
+from pipeline import accel, guest, history, install, kickstart, settings, verify, wholedisk
 from pipeline.collect import collect
 from pipeline.customize import customize
 from pipeline.errors import VerifyError
@@ -38,7 +39,7 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.model import ROOT_LABEL, Acceleration, DiskImage, Role
-from pipeline.progress import Progress
+from pipeline.progress import Progress, human_bytes
 from pipeline.recipe import Recipe
 from pipeline.run import Runner, Secrets
 from pipeline.shrink import shrink
@@ -100,6 +101,52 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
     return manifest
 
 
+def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[str]:
+    """What `build` would do, one line a step, with exact commands; writes nothing in build/."""
+    recipe = request.recipe
+    directory = settings.build_dir() / recipe.name
+    steps: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
+        tools = Tools(runner, progress, Path(scratch))
+        acceleration = accel.acceleration(tools, force=request.accelerator)
+        steps.append(f"run guests with {acceleration.accelerator}: {acceleration.reason}")
+        if request.disk is not None:
+            disk = open_format(request.disk)
+            size = disk.path.stat().st_blocks * 512
+            steps.append(f"read the {disk.format} disk {disk.path}, {human_bytes(size)} allocated")
+        else:
+            kickstart.render(recipe, nonce="0" * 32, overrides=request.variables)
+            steps.append(f"check and fill in {recipe.answers}")
+            if recipe.trees:
+                steps.append("use the first install tree that answers: " + ", ".join(recipe.trees))
+            else:
+                steps.append("make the stand-in install tree from this host's packages")
+            steps += install.plan(recipe, None, acceleration)
+            steps.append(f"keep the installed disk as {directory / 'disk.img'}")
+    chosen = request.root or recipe.root or "found by inspection"
+    steps.append(f"extract the root filesystem ({chosen}) and a separate /boot, holes preserved")
+    steps.append(f"edit it with {request.backend}: label, fstab, key script, hygiene")
+    files = {role: directory / (recipe.name + suffix) for role, suffix in _SUFFIXES.items()}
+    if request.verify:
+        steps += verify.plan(_triple(request, files), acceleration)
+    else:
+        steps.append("skip the boot check: `upload` will want --unverified")
+    made = [path for role, path in files.items() if role != "disk" or request.wants_disk]
+    steps.append("write " + ", ".join(map(str, made)))
+    steps.append(f"write {directory / FILE}")
+    return steps
+
+
+def _triple(request: BuildRequest, files: Mapping[str, Path]) -> verify.Triple:
+    return verify.Triple(
+        machine=files["machine"],
+        kernel=files["kernel"],
+        ramdisk=files["ramdisk"],
+        command_line=request.recipe.command_line,
+        user=request.recipe.user,
+    )
+
+
 @dataclass
 class _Job:
     """One build in its directory, and the clock that runs with it."""
@@ -108,6 +155,7 @@ class _Job:
     workspace: Workspace
     tools: Tools
     clock: dict[str, StageRecord] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
     _acceleration: Acceleration | None = None
 
     @property
@@ -125,12 +173,16 @@ class _Job:
         recipe, directory = self.request.recipe, self.workspace.directory
         if self.request.disk is not None:
             return open_format(self.request.disk)
+        tree = install.obtain(recipe, self.tools)
         answers = kickstart.render(
-            recipe, nonce=random.token_hex(16), overrides=self.request.variables
+            recipe,
+            nonce=random.token_hex(16),
+            overrides=self.request.variables,
+            builtins=tree.variables,
         )
         disk = DiskImage(directory / "disk.img", "raw")
         with self._timed("install") as stage:
-            stage.key = stage_key("install", install.identity(recipe, answers, self.tools))
+            stage.key = stage_key("install", install.identity(recipe, answers, tree))
             if self.workspace.reuse("install", stage.key) is not None:
                 stage.reused = True
                 return disk
@@ -139,6 +191,7 @@ class _Job:
             install.install(
                 recipe,
                 answers,
+                tree,
                 disk.path,
                 self.acceleration,
                 self.tools,
@@ -205,7 +258,9 @@ class _Job:
         if request.wants_disk:
             with self._timed("disk image"):
                 made = wholedisk.make_disk(
-                    *(place / name for name in names),
+                    place / "machine",
+                    place / "kernel",
+                    place / "ramdisk",
                     request.recipe.command_line,
                     place / "disk",
                     tools,
@@ -274,13 +329,7 @@ class _Job:
         """Boot exactly these files; None when the user asked to skip it."""
         if not self.request.verify:
             return None
-        triple = verify.Triple(
-            machine=self._file(image, "machine"),
-            kernel=self._file(image, "kernel"),
-            ramdisk=self._file(image, "ramdisk"),
-            command_line=self.request.recipe.command_line,
-            user=self.request.recipe.user,
-        )
+        triple = _triple(self.request, {role: self._file(image, role) for role in image["files"]})
         key = stage_key(
             "verify",
             {"image": image["key"], "command line": triple.command_line, "user": triple.user},
@@ -332,9 +381,11 @@ class _Job:
             verification=verification,
             properties=recipe.properties,
             stages=self.clock,
+            acceleration=self._acceleration.accelerator if self._acceleration else None,
         )
         named = {role: record.file for role, record in files.items()}
         if image["files"] != named:
+            history.keep(directory)
             # From here until the new manifest is written there is no finished build.
             (directory / FILE).unlink(missing_ok=True)
             for role, name in named.items():
@@ -352,7 +403,9 @@ class _Job:
         begun = time.monotonic()
         yield stage
         self.clock[name] = StageRecord(
-            seconds=round(time.monotonic() - begun, 3), reused=stage.reused
+            seconds=round(time.monotonic() - begun, 3),
+            reused=stage.reused,
+            begun=round(begun - self.begun, 3),
         )
 
 
