@@ -114,7 +114,15 @@ def _remote(recipe: Recipe, url: str, downloader: Downloader, tools: Tools) -> T
     directory = settings.cache_dir() / "trees" / hashlib.sha256(text.encode()).hexdigest()[:32]
     if not all(_matches(directory / item.path, item) for item in wanted):
         shutil.rmtree(directory, ignore_errors=True)
-        _download(url, directory, recipe.checksums, text, wanted, downloader, tools)
+        _download(
+            url,
+            directory,
+            checksums=recipe.checksums,
+            text=text,
+            wanted=wanted,
+            downloader=downloader,
+            tools=tools,
+        )
     proxy = downloader.proxy_for(url)
     guest_proxy = guest_url(proxy) if proxy else ""
     seen = guest_url(url)
@@ -140,6 +148,7 @@ def _tree(
 def _download(
     url: str,
     final: Path,
+    *,
     checksums: str,
     text: str,
     wanted: tuple[_Wanted, ...],

@@ -55,9 +55,8 @@ def _socket_inodes(pid: int) -> set[int]:
 
 def _connections(family: int) -> Iterator[tuple[int, int]]:
     """(inode, bytes moved) of every TCP socket of the family."""
-    request = struct.pack(
-        "=BBBBI48x", family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0, ~0 & 0xFFFFFFFF
-    )
+    extensions, every_state = 1 << (_INET_DIAG_INFO - 1), 0xFFFFFFFF
+    request = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, extensions, 0, every_state)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(1.0)
         size = _HEADER.size + len(request)

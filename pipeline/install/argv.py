@@ -42,13 +42,11 @@ class Machine:
 
 def kernel_arguments(recipe: Recipe, machine: Machine) -> str:
     """The installer's kernel command line."""
-    if isinstance(machine.answers, str):
-        where = machine.answers
-    else:
-        where = f"file:/{machine.answers.name}"
+    served = isinstance(machine.answers, str)
+    where = machine.answers if served else f"file:/{Path(machine.answers).name}"
     if recipe.installer == "debian-installer":
         # preseed.cfg in the initrd's root is read by itself (installation guide, B.2.2).
-        answers = f"url={where}" if isinstance(machine.answers, str) else ""
+        answers = f"url={where}" if served else ""
     else:
         answers = f"{recipe.answers_argument}={where}"
     words = [answers, _CONSOLES[recipe.installer]]

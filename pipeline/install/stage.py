@@ -45,7 +45,7 @@ _MIN_CONTENT = 1 << 20  # bytes; the smallest partition table with a boot sector
 _LOG_BYTES = 1 << 20  # of each log kept
 
 
-def install(
+def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a type of its own
     recipe: Recipe,
     answers: Answers,
     tree: Tree,
@@ -74,9 +74,12 @@ def install(
             file.truncate(recipe.disk_gib << 30)
         door = stack.enter_context(open_door(tools))
         served = stack.enter_context(_deliver(recipe, answers, door))
-        machine = _machine(recipe, tree, disk, served, acceleration, door)
+        machine = _machine(recipe, tree, disk, answers=served, acceleration=acceleration, door=door)
         meter = stack.enter_context(tools.progress.task(f"install {recipe.name}"))
-        judge = _Install(recipe, answers, machine, door, evidence, limits, tools, meter).run()
+        judge = Judge(PROFILES[recipe.installer], answers.nonce, limits, time.monotonic())
+        _Install(
+            recipe.name, machine, judge, evidence=evidence, tools=tools, meter=meter, door=door
+        ).run(virt_install_argv(recipe, machine))
         if not has_content(disk):
             raise EmptyDiskError(
                 recipe.name,
@@ -156,6 +159,7 @@ def _machine(
     recipe: Recipe,
     tree: Tree,
     disk: Path,
+    *,
     answers: Path | str,
     acceleration: Acceleration,
     door: Door,
@@ -182,28 +186,25 @@ class _Install:
 
     def __init__(
         self,
-        recipe: Recipe,
-        answers: Answers,
+        name: str,
         machine: Machine,
-        door: Door,
+        judge: Judge,
+        *,
         evidence: Path,
-        limits: Limits,
         tools: Tools,
         meter: Meter,
+        door: Door,
     ) -> None:
-        self._recipe, self._machine, self._door = recipe, machine, door
-        self._evidence, self._tools, self._meter = evidence, tools, meter
-        self._judge = Judge(PROFILES[recipe.installer], answers.nonce, limits, time.monotonic())
+        self._name, self._machine, self._judge = name, machine, judge
+        self._evidence, self._tools, self._meter, self._door = evidence, tools, meter, door
         self._said = door.directory / "said"
         self._block: object = None
         self._network: object = None
         self._felt = 0.0
-        self._exit: Event | None = None
 
-    def run(self) -> Judge:
-        """Start, watch, and return the judge of a success; raise the failure otherwise."""
-        argv = virt_install_argv(self._recipe, self._machine)
-        self._tools.run.record(argv, 0, 0.0)
+    def run(self, argv: list[str]) -> None:
+        """Start and watch; return after a success, raise the failure otherwise."""
+        verdict: Verdict | None = None
         try:
             with (
                 Console(
@@ -219,14 +220,13 @@ class _Install:
                 ) as guest,
             ):
                 verdict = self._watch(guest, console)
-                if verdict is not None and guest.status is None:
+                if verdict is not None:
                     guest.photograph(self._evidence / SCREEN)
-                self._judge.hear(console.finish(), time.monotonic())
+                console.finish()
         finally:
             self._keep_logs()
         if verdict is not None:
             raise self._failure(verdict)
-        return self._judge
 
     def _watch(self, guest: Guest, console: Console) -> Verdict | None:
         """The verdict on the install, None for success."""
@@ -239,7 +239,7 @@ class _Install:
                     break
                 self._take(event, now)
             judge.hear(console.poll(), now)
-            self._meter.describe(f"install {self._recipe.name}: {judge.phase or 'starting'}")
+            self._meter.describe(f"install {self._name}: {judge.phase or 'starting'}")
             if console.flooded:
                 return judge.flood(console.size)
             if now - self._felt >= _FEEL:
@@ -268,7 +268,7 @@ class _Install:
         if verdict.kind is VirtInstallError:
             lines = tuple(_tail(self._evidence / VIRT_INSTALL))
         return verdict.kind(
-            self._recipe.name,
+            self._name,
             secrets.mask(verdict.why),
             evidence=[file for file in files if file.exists() and file.stat().st_size],
             lines=[secrets.mask(line) for line in lines],

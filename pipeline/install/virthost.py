@@ -11,8 +11,10 @@ are libvirt's enumerations). Standard input takes `screenshot PATH`, answered by
 SIGKILL, the domain is destroyed and undefined.
 """
 
+import contextlib
 import json
 import os
+import pathlib
 import runpy
 import signal
 import sys
@@ -31,10 +33,9 @@ def emit(event, **facts):
     """Write one event."""
     line = json.dumps({"event": event, **facts}).encode() + b"\n"
     with _lock:
-        try:
+        # If nobody listens any more, the end of standard input will tell.
+        with contextlib.suppress(OSError):
             os.write(_out, line)
-        except OSError:
-            pass  # nobody listens any more; the end of standard input will tell
 
 
 def quietly(call, *arguments):
@@ -103,7 +104,7 @@ class Control:
             try:
                 stream = self.connection.newStream()
                 kind = domain.screenshot(stream, 0)
-                with open(path, "wb") as file:
+                with pathlib.Path(path).open("wb") as file:
                     stream.recvAll(lambda _s, data, f: f.write(data), file)
                 stream.finish()
             except libvirt.libvirtError:
