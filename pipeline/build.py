@@ -163,9 +163,6 @@ class _Job:
         """Measured when first needed: a build that reuses everything starts no guest."""
         if self._acceleration is None:
             self._acceleration = accel.acceleration(self.tools, force=self.request.accelerator)
-            self.tools.progress.say(
-                f"guests run with {self._acceleration.accelerator}: {self._acceleration.reason}"
-            )
         return self._acceleration
 
     def install(self) -> DiskImage:
