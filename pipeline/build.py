@@ -8,6 +8,7 @@ or the code behind it changed.
 from __future__ import annotations
 
 import secrets as random
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -121,7 +122,7 @@ def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[st
                 steps.append("use the first install tree that answers: " + ", ".join(recipe.trees))
             else:
                 steps.append("make the stand-in install tree from this host's packages")
-            steps += install.plan(recipe, None, acceleration)
+            steps.append(shlex.join(install.plan(recipe, None, acceleration)))
             steps.append(f"keep the installed disk as {directory / 'disk.img'}")
     chosen = request.root or recipe.root or "found by inspection"
     steps.append(f"extract the root filesystem ({chosen}) and a separate /boot, holes preserved")
