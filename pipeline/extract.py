@@ -1,16 +1,56 @@
-"""The extraction stage: an installed disk in, its root filesystem as one flat image out."""
+"""The extraction stage: an installed disk in, its root filesystem as one flat image out.
+
+The disk is opened read-only and read where its own tables say; no loop device, no device-mapper,
+no mount, no appliance. Whatever must be changed (a journal replayed, stale blocks discarded) is
+changed in the copy, by e2fsprogs.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.disk.source import RawFile
-from pipeline.errors import DiskError
+from pipeline.disk.choose import choose_boot, choose_root
+from pipeline.disk.copy import Copied, clone, copy, data_of, new_file
+from pipeline.disk.ext import Ext
+from pipeline.disk.ext_blocks import UsedRanges, check
+from pipeline.disk.qcow2 import MAGIC, Qcow2
+from pipeline.disk.source import RawFile, Source
+from pipeline.disk.superblock import recognise
+from pipeline.disk.survey import Candidate, Survey, look_into, looks_like_root, survey
+from pipeline.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.model import DiskImage, PartitionImage
 from pipeline.stage import Tools
 
-_QCOW2_MAGIC = b"QFI\xfb"
+_EXT = frozenset({"ext2", "ext3", "ext4"})
+_CHECK_SECONDS = 600.0
+"""s; e2fsck takes one for a few GB. The rest is for busy hosts and slow storage."""
+_CHECK_SECONDS_PER_GIB = 20.0
+_OTHER_FORMATS = {
+    b"KDMV": "VMDK",
+    b"COWD": "VMDK",
+    b"vhdxfile": "VHDX",
+    b"conectix": "VHD",
+    b"QED\0": "QED",
+    b"\x7fELF": "ELF",
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"# Disk Descriptor": "VMDK descriptor",
+}
+_VDI_SIGNATURE = (64, b"\x7f\x10\xda\xbe")
+_QEMU_WRITER_LOCK = 101
+"""The byte QEMU locks in an image it may write to (block/file-posix.c: RAW_LOCK_PERM_BASE 100
+plus BLK_PERM_WRITE, bit 1)."""
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), 64-bit Linux
 
 
 @dataclass(frozen=True)
@@ -30,14 +70,34 @@ class Extraction:
 
 
 def open_format(path: Path) -> DiskImage:
-    """Recognise a raw or qcow2 disk; InputError for anything else.
+    """Recognise a raw or qcow2 disk by its first bytes; InputError for anything else.
 
     Refuses a qcow2 disk that names other files (a hostile one could name any file of the host)
     or is encrypted.
     """
-    with RawFile(path) as disk:
-        head = disk.read(0, min(disk.size, 512))
-    return DiskImage(path, "qcow2" if head[:4] == _QCOW2_MAGIC else "raw")
+    with RawFile(path) as file:
+        head = file.read(0, min(file.size, 512))
+        if head.startswith(MAGIC):
+            Qcow2(file)
+            return DiskImage(path, "qcow2")
+    offset, signature = _VDI_SIGNATURE
+    if head[offset : offset + len(signature)] == signature:
+        raise _other_format(path, "VDI")
+    for magic, name in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise _other_format(path, name)
+    if len(head) < 512:
+        raise InputError("use the disk", path, why="it is smaller than one sector")
+    return DiskImage(path, "raw")
+
+
+def _other_format(path: Path, name: str) -> InputError:
+    return InputError(
+        "use the disk",
+        path,
+        why=f"it is a {name} file, neither raw nor qcow2",
+        next_step="Unpack it, or convert it with qemu-img convert -O qcow2",
+    )
 
 
 def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
@@ -45,7 +105,174 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
 
     choice: "VG/LV", a partition's number, "0" for a disk without partitions, or "" to find the
     root by inspection. Raises InputError when the choice names nothing or several volumes look
-    like a root, DiskError when the disk is damaged or of a kind that is not supported.
+    like a root, DiskError when the disk is damaged or of a kind that is not supported, HostError
+    when the copy cannot be written.
     """
-    tools.progress.say(f"extracting {choice or 'the root'} from {disk.path}")
-    raise DiskError("extract", disk.path, why="volumes are not read yet")
+    name = str(disk.path)
+    with _opened(disk) as source:
+        found = survey(source)
+        root, taken = _take_root(found, choice, name, tools)
+        with RawFile(taken.image.path) as copied:
+            tree = look_into(copied, root.filesystem)
+            boot = choose_boot(found, root, tree, name)
+        parts = [taken]
+        if boot.candidate:
+            parts.append(_take(boot.candidate, tools.scratch / "boot.img", tools))
+    notes = [*found.notes, *(str(error) for error in found.damage), *boot.notes]
+    return Extraction(
+        root=taken.image,
+        boot=parts[1].image if boot.candidate else None,
+        copied=sum(part.copied for part in parts),
+        method="; ".join(part.method for part in parts),
+        notes=tuple(notes + [note for part in parts for note in part.notes]),
+    )
+
+
+@contextlib.contextmanager
+def _opened(disk: DiskImage) -> Iterator[Source]:
+    """The disk's content; DiskError if somebody changed it meanwhile."""
+    with RawFile(disk.path) as file:
+        _refuse_running(file)
+        before = os.fstat(file.descriptor())
+        yield Qcow2(file) if disk.format == "qcow2" else file
+        after = os.fstat(file.descriptor())
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            raise DiskError(
+                "read",
+                disk.path,
+                why="somebody wrote to it while it was read",
+                next_step="Shut the machine that uses it down, and try again",
+            )
+
+
+def _refuse_running(file: RawFile) -> None:
+    """InputError if a running QEMU may write to the disk."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITER_LOCK, 1, 0)
+    try:
+        answer = fcntl.fcntl(file.descriptor(), fcntl.F_OFD_GETLK, question)
+    except OSError:
+        return  # a file system without locks cannot tell
+    if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+        raise InputError(
+            "read the disk",
+            file.name,
+            why="a running machine has it open for writing",
+            next_step="Shut the machine down, and try again",
+        )
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """One volume that was copied. copied: bytes."""
+
+    image: PartitionImage
+    copied: int
+    method: str
+    notes: tuple[str, ...]
+
+
+def _take_root(found: Survey, choice: str, disk: str, tools: Tools) -> tuple[Candidate, _Taken]:
+    """Choose and copy the root. One that exists in its journal alone shows only in the copy."""
+    target = tools.scratch / "root.img"
+    try:
+        root = choose_root(found, choice, disk)
+    except PipelineError:
+        dirty = [] if choice else [c for c in found.candidates if _shows_after_replay(c)]
+        for candidate in dirty:
+            taken = _take(candidate, target, tools)
+            with RawFile(target) as copied:
+                is_root = looks_like_root(look_into(copied, candidate.filesystem))
+            if is_root and len(dirty) == 1:
+                return candidate, taken
+            target.unlink()
+        raise
+    return root, _take(root, target, tools)
+
+
+def _shows_after_replay(candidate: Candidate) -> bool:
+    return (
+        candidate.superblock is not None
+        and candidate.superblock.dirty
+        and not candidate.refusal
+        and not any((candidate.is_root, candidate.is_boot))
+    )
+
+
+def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
+    """Copy one volume to `target` and make its file system whole."""
+    volume = candidate.volume
+    ranges: Iterable[tuple[int, int]] = [(0, volume.size)]
+    what, why = "all data", ""
+    if candidate.filesystem in _EXT:
+        filesystem = Ext(volume)
+        why = check(filesystem)
+        if not why:
+            ranges, what = UsedRanges(filesystem), "used blocks"
+    need = sum(run.length for run in data_of(volume, ranges))
+    with (
+        new_file(target, volume.size) as descriptor,
+        tools.progress.task(f"Copying {candidate.place}", need) as meter,
+    ):
+        if clone(volume, descriptor):
+            copied = Copied(0, "reflink")
+        else:
+            _need_space(need, target.parent)
+            copied = copy(volume, ranges, descriptor, target, meter.advance)
+    notes: tuple[str, ...] = ()
+    if candidate.filesystem in _EXT:
+        notes = _make_whole(candidate, target, tools)
+    return _Taken(
+        _image(candidate, target),
+        copied.copied,
+        f"{candidate.name}: {what} by {copied.method}" + (f" ({why})" if why else ""),
+        notes,
+    )
+
+
+def _need_space(need: int, directory: Path) -> None:
+    """HostError unless `need` bytes are free."""
+    free = shutil.disk_usage(directory).free
+    if need > free:
+        raise HostError(
+            "copy the file system to",
+            directory,
+            why=f"it needs {need >> 20} MiB and {free >> 20} MiB are free",
+            next_step="Free some space, or build on a larger file system",
+        )
+
+
+def _make_whole(candidate: Candidate, image: Path, tools: Tools) -> tuple[str, ...]:
+    """Replay the journal of a copy, check it and punch out its free blocks; notes on what changed.
+
+    Preening repairs what a power cut leaves and refuses real damage, which must not be repaired
+    by guess into an image that lacks files.
+    """
+    seconds = _CHECK_SECONDS + _CHECK_SECONDS_PER_GIB * (image.stat().st_size >> 30)
+    try:
+        done = tools.run.run(
+            ["e2fsck", "-f", "-p", "-E", "discard", image], timeout=seconds, ok=(0, 1)
+        )
+    except ProgramError as error:
+        raise DiskError(
+            "make whole the file system of",
+            candidate.place,
+            why=f"e2fsck found more damage than a power cut leaves: {error.why}",
+            next_step="Repair it on the disk itself (e2fsck -f), look at what was lost, try again",
+        ) from None
+    if done.returncode == 0:
+        return ()
+    if candidate.superblock and candidate.superblock.dirty:
+        return (f"The journal of {candidate.place} was replayed in the copy",)
+    return (f"e2fsck corrected the copy of {candidate.place}: {done.text.strip()[-500:]}",)
+
+
+def _image(candidate: Candidate, path: Path) -> PartitionImage:
+    """The copy's own figures; DiskError unless it is the file system that was chosen."""
+    with RawFile(path) as file:
+        found = recognise(file)
+        size = file.size
+    if found is None or candidate.superblock is None or found.uuid != candidate.superblock.uuid:
+        raise DiskError(
+            "copy", candidate.place, why="the copy does not carry the file system's UUID"
+        )
+    return PartitionImage(path, size, found.type, found.uuid, found.label, candidate.place)

@@ -178,16 +178,25 @@ def _bits(bitmap: bytes, length: int) -> str:
     return f"{int.from_bytes(bitmap, 'little'):0{len(bitmap) * 8}b}"[::-1][:length]
 
 
-def used_blocks(fs: Ext) -> Iterator[tuple[int, int]]:
-    """(first block, count) of every run of blocks in use, in rising order; after `check` only."""
-    begin, end = 0, 1  # block 0 holds the superblock, or the boot sector before it
-    for first, last in heapq.merge(_bitmaps(fs), *_metadata(fs)):
-        if first <= end:
-            end = max(end, last)
-        else:
-            yield begin, end - begin
-            begin, end = first, last
-    yield begin, end - begin
+class UsedRanges:
+    """(offset, length) in bytes of every run of blocks in use, in rising order; after `check` only.
+
+    Iterate as often as needed: each time reads the bitmaps anew, so that none are kept.
+    """
+
+    def __init__(self, fs: Ext) -> None:
+        self._fs = fs
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        size = self._fs.layout.block_size
+        begin, end = 0, 1  # block 0 holds the superblock, or the boot sector before it
+        for first, last in heapq.merge(_bitmaps(self._fs), *_metadata(self._fs)):
+            if first <= end:
+                end = max(end, last)
+            else:
+                yield begin * size, (end - begin) * size
+                begin, end = first, last
+        yield begin * size, (end - begin) * size
 
 
 def _bitmaps(fs: Ext) -> Iterator[tuple[int, int]]:
