@@ -93,19 +93,25 @@ class Site:
         return client
 
     def ebs(self) -> EBSClient:
-        """The EBS direct API."""
-        client: EBSClient = self._client("ebs")
+        """The EBS direct API. Adaptive: when blocks are throttled, all threads slow down."""
+        client: EBSClient = self._client("ebs", mode="adaptive")
         return client
 
     def _client(
-        self, service: str, *, retry: bool = True, region: str = "", style: Addressing = "auto"
+        self,
+        service: str,
+        *,
+        retry: bool = True,
+        region: str = "",
+        style: Addressing = "auto",
+        mode: Literal["standard", "adaptive"] = "standard",
     ) -> Any:
         from botocore.config import Config
 
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=self.read_seconds,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS if retry else 1},
+            retries={"mode": mode, "total_max_attempts": ATTEMPTS if retry else 1},
             max_pool_connections=_CONNECTIONS,
             s3={"addressing_style": style},
             # Other S3 services reject AWS's newer trailing checksums; Content-MD5 works anywhere.

@@ -195,16 +195,58 @@ class Images:
             )
 
     def share(self, image_id: str, options: PublishOptions) -> None:
-        """Give everybody, or the named accounts, the right to launch an image."""
+        """Make everybody, the named accounts or nobody else have the right to launch an image."""
+        wanted: set[tuple[str, str]] = {("UserId", member) for member in options.members}
         if options.visibility == "public":
-            permissions: list[Any] = [{"Group": "all"}]
-        else:
-            permissions = [{"UserId": member} for member in options.members]
-        if permissions:
-            with step(self._word, "share", image_id):
+            wanted = {("Group", "all")}
+        with step(self._word, "share", image_id):
+            answer = self._client.describe_image_attribute(
+                ImageId=image_id, Attribute="launchPermission"
+            )
+            now: set[tuple[str, str]] = set()
+            for entry in answer.get("LaunchPermissions") or []:
+                # Some clouds fill both fields and leave one empty.
+                now |= {(k, str(v)) for k, v in entry.items() if k in ("UserId", "Group") and v}
+            changes: dict[str, Any] = {}
+            if wanted - now:
+                changes["Add"] = [{k: v} for k, v in sorted(wanted - now)]
+            if now - wanted:
+                changes["Remove"] = [{k: v} for k, v in sorted(now - wanted)]
+            if changes:
                 self._client.modify_image_attribute(
-                    ImageId=image_id, LaunchPermission={"Add": permissions}
+                    ImageId=image_id,
+                    LaunchPermission=changes,  # type: ignore[arg-type] # built above
                 )
+
+    def try_register(self, request: Mapping[str, Any]) -> None:
+        """CloudError when the account may not register images; nothing is registered.
+
+        Clouds that answer a dry run in any other way are believed to allow it.
+        """
+        from botocore.exceptions import ClientError
+
+        with step(self._word, "register an image on", self._word):
+            try:
+                self._once.register_image(**request, DryRun=True)
+            except ClientError as error:
+                if code_of(error) in ("UnauthorizedOperation", "AuthFailure", "AccessDenied"):
+                    raise
+
+    def copy(self, image: Image, region: str) -> str:
+        """Copy an image of another region here, tags included; the copy's id."""
+        with step(self._word, "copy", image.id):
+            return self._client.copy_image(
+                Name=image.name,
+                SourceImageId=image.id,
+                SourceRegion=region,
+                CopyImageTags=True,
+                ClientToken=f"{image.id}-{self.region}",
+            )["ImageId"]
+
+    def protect(self, image_id: str) -> None:
+        """Let nobody deregister the image until an administrator lifts the protection."""
+        with step(self._word, "protect", image_id):
+            self._client.enable_image_deregistration_protection(ImageId=image_id)
 
 
 def check_options(options: PublishOptions, cloud: str) -> None:

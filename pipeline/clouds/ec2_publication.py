@@ -69,7 +69,7 @@ class Publication:
                 for image in self._find(self.names.machine(self.images))
                 if image.id == machine_id
             )
-            self._update(machine, {file.role: self._marks(file) for file in self.images.files()})
+            self._update(machine, {file.role: self._tags(file) for file in self.images.files()})
         except BaseException:
             self._roll_back()
             raise
@@ -190,6 +190,10 @@ class Publication:
             identity.MARK_GENERATION: self.generation,
             identity.MARK_VERIFIED: str(self.images.verified).lower(),
         }
+
+    def _tags(self, file: ImageFile) -> Mapping[str, str]:
+        # ec2-api takes a tag's value "true" for a boolean and fails.
+        return {k: v for k, v in self._marks(file).items() if k != identity.MARK_VERIFIED}
 
     def _roll_back(self) -> None:
         for image_id in reversed(self._made):
