@@ -5,7 +5,7 @@ Layout: squarified treemaps (Bruls, Huizing and van Wijk, 2000).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.inventory import Inventory
