@@ -17,7 +17,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.errors import InputError
+from pipeline.errors import CloudError, InputError
 from pipeline.frontdoor import View, front_door
 
 ROOT = Path(__file__).resolve().parent
@@ -208,7 +208,7 @@ def upload(
             [answer for answer, _ in answers], [line for _, lines in answers for line in lines]
         )
         if any("error" in outcome for answer, _ in answers for outcome in answer["clouds"]):
-            raise Exit(code=7)
+            sys.exit(CloudError.exit_code)
 
 
 def _upload(

@@ -71,6 +71,12 @@ def front_door(
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else int(signal.SIGINT)
         _explain(view, f"Ended by {signal.Signals(number).name}.", 128 + number, stop, debug)
+    except Exception as error:
+        text = (
+            f"Cannot go on: an error of the pipeline's own, {type(error).__name__}: {error}. "
+            "Run it again with --debug and report what it prints."
+        )
+        _explain(view, text, 1, error, debug)
 
 
 def _progress(quiet: bool) -> Progress:

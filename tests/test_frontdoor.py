@@ -71,6 +71,19 @@ def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "/nonexistent/file" in capsys.readouterr().err
 
 
+def test_a_fault_of_our_own_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, front_door():
+        raise ZeroDivisionError("oops")
+    assert stop.value.code == 1
+    assert "ZeroDivisionError: oops. Run it again with --debug" in capsys.readouterr().err
+
+
+def test_exit_statuses_pass_through() -> None:
+    with pytest.raises(SystemExit) as stop, front_door():
+        sys.exit(42)
+    assert stop.value.code == 42
+
+
 def test_every_kind_has_its_own_code() -> None:
     kinds = (InputError, InstallError, VerifyError, CloudError, BusyError)
     codes = [kind.exit_code for kind in (*kinds, HostError, DiskError, PipelineError)]
