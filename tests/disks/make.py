@@ -279,6 +279,7 @@ def _write_samples(folder: Path) -> None:
         for number in range(200):
             for out in (file, other):
                 out.write(number.to_bytes(4096, "little"))
+                out.flush()
                 os.fsync(out.fileno())
 
 
@@ -296,6 +297,7 @@ def _fill(root: Path, plan: Layout) -> None:
         with (root / "srv/stale").open("wb") as file:
             for _ in range(_STALE_BYTES // MIB):
                 file.write(pattern)
+            file.flush()
             os.fsync(file.fileno())
         (root / "srv/stale").unlink()
 
@@ -318,10 +320,12 @@ def _write_journal_only(root: Path) -> None:
     with (folder / "big").open("wb") as file:
         for _ in range(_JOURNAL_ONLY_BYTES // MIB):
             file.write(pattern)
+        file.flush()
         os.fsync(file.fileno())
     for number in range(50):
         with (folder / f"small-{number}").open("w") as small:
             small.write(str(number))
+            small.flush()
             os.fsync(small.fileno())
 
 
