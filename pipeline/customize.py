@@ -6,16 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.errors import GuestError
 from pipeline.guest import Guest
+from pipeline.guest.boothooks import fresh_host_keys, install_key_script
+from pipeline.guest.editor import Edit, Editor
+from pipeline.guest.fstab import Fstab, root_fstab
+from pipeline.guest.hygiene import remove_identity, remove_installer_traces, remove_volumes
+from pipeline.guest.network import dhcp_everywhere
+from pipeline.guest.pathregex import PatternError
+from pipeline.guest.paths import shown
+from pipeline.guest.selinux import load_policy
+from pipeline.model import ROOT_LABEL
 from pipeline.stage import Tools
 
+__all__ = ["Customization", "Edit", "Fstab", "customize", "root_fstab"]
 
-@dataclass(frozen=True)
-class Edit:
-    """One changed guest path: `change` is a unified diff, or a phrase for what is not text."""
+_KEY_FILES = ((".ssh", 0o700, "directory"), (".ssh/authorized_keys", 0o600, "file"))
 
-    path: str
-    change: str
+Relabel = Literal["none", "labelled", "first-boot"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Customization:
     kept_mounts: tuple[str, ...]
     dropped_mounts: tuple[str, ...]
     warnings: tuple[str, ...]
-    relabel: Literal["none", "labelled", "first-boot"]
+    relabel: Relabel
 
 
 def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Customization:
@@ -40,4 +48,83 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
 
     user: who gets the SSH key. templates: the directory of the guest-side files.
     """
-    raise AssertionError  # replaced by the next commit
+    editor = Editor(guest)
+    _read_policy(editor)
+    fstab = _rewrite_fstab(editor)
+    install_key_script(editor, templates, user)
+    _check_user(editor, user)
+    fresh_host_keys(editor, templates)
+    dhcp_everywhere(editor, templates / "network")
+    remove_identity(editor)
+    remove_installer_traces(editor)
+    remove_volumes(editor)
+    relabel = _finish_labels(editor)
+    guest.set_label(ROOT_LABEL)
+    for warning in editor.warnings:
+        tools.progress.warn(warning)
+    return Customization(
+        tuple(editor.edits),
+        tuple(editor.removed),
+        fstab.kept,
+        fstab.dropped,
+        tuple(editor.warnings),
+        relabel,
+    )
+
+
+def _rewrite_fstab(editor: Editor) -> Fstab:
+    fstab = root_fstab(editor.text("/etc/fstab"), editor.guest.facts.filesystem)
+    if fstab.essential:
+        raise GuestError(
+            "make a flat image of the guest",
+            why=f"{', '.join(map(shown, fstab.essential))} is on a volume of its own, and the "
+            "image has the root's content only",
+            next_step="Have the kickstart put it on the root volume",
+        )
+    editor.warnings += [
+        f"{shown(point)} is on a volume of its own: its content does not become part of the image"
+        for point in fstab.lost
+    ]
+    editor.write("/etc/fstab", fstab.text)
+    return fstab
+
+
+def _check_user(editor: Editor, user: str) -> None:
+    """Warn of a user that is not there; right modes where an installer left a .ssh directory."""
+    for line in editor.text("/etc/passwd").splitlines():
+        fields = line.split(":")
+        if fields[0] != user or len(fields) != 7:
+            continue
+        if not (fields[2].isdecimal() and fields[3].isdecimal() and fields[5].startswith("/")):
+            break
+        uid, gid = int(fields[2]), int(fields[3])
+        for name, mode, kind in (
+            (".ssh", 0o700, "directory"),
+            (".ssh/authorized_keys", 0o600, "file"),
+        ):
+            path = f"{fields[5]}/{name}"
+            status = editor.guest.stat(path)
+            if status is not None and status.kind == kind:
+                editor.own(path, mode, uid, gid)
+        return
+    editor.warnings.append(
+        f"the guest has no user {user}: nobody will get the SSH key; create it in the kickstart"
+    )
+
+
+def _read_policy(editor: Editor) -> None:
+    try:
+        editor.policy = load_policy(editor.guest)
+    except (PatternError, GuestError) as error:
+        editor.label_failure = str(error)
+
+
+def _finish_labels(editor: Editor) -> Relabel:
+    if editor.label_failure:
+        editor.write("/.autorelabel", "")
+        editor.warnings.append(
+            "the guest relabels its files at first boot, which takes minutes: its SELinux policy "
+            f"could not be read ({shown(editor.label_failure)[:300]})"
+        )
+        return "first-boot"
+    return "none" if editor.policy is None else "labelled"
