@@ -58,6 +58,9 @@ class Recipe(BaseModel):
     """virt-install's --osinfo: which defaults the virtual machine gets."""
     variables: dict[str, str | FromEnvironment] = Field(default_factory=dict)
     """The kickstart's declared variables: a default value, or {environment = "NAME"}."""
+    cpu: Literal["baseline", "maximum"] = "baseline"
+    """The processor without acceleration: x86-64 as of 2003, or all that qemu can emulate, which
+    is slower, for distributions that need x86-64-v2 or later."""
     disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
     memory_mib: Annotated[int, Field(ge=128)] = 2048
     vcpus: Annotated[int, Field(ge=1, le=64)] = 1

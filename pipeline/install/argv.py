@@ -20,6 +20,8 @@ _CONSOLES = {
     "stand-in": "console=tty0 console=ttyS0,115200n8",
 }
 
+_EMULATED = {"baseline": "qemu64", "maximum": "mode=maximum"}
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -77,7 +79,7 @@ def virt_install_argv(recipe: Recipe, machine: Machine) -> list[str]:
         *("--uuid", machine.uuid),
         *("--virt-type", "kvm" if machine.accelerator == "kvm" else "qemu"),
         *("--arch", recipe.architecture),
-        *("--cpu", "host-passthrough" if machine.accelerator == "kvm" else "mode=maximum"),
+        *("--cpu", "host-passthrough" if machine.accelerator == "kvm" else _EMULATED[recipe.cpu]),
         *("--vcpus", str(recipe.vcpus)),
         *("--memory", str(recipe.memory_mib)),
         *("--osinfo", recipe.osinfo),
