@@ -57,23 +57,27 @@ def bundle(
     keys: BundleKeys | None = None,
     part_prefix: str = "",
     compression: Compression = "fast",
+    sha256: str = "",
     advance: Callable[[int], None] | None = None,
 ) -> Manifest:
     """Bundle a raw image without a temporary copy; parts go to `sink` in order as they are made.
 
     name: of the tar member and in the manifest. user: the account's number. keys: random unless
-    given. part_prefix: of the parts' names, `name` by default. advance: told the image's bytes
+    given. part_prefix: of the parts' names, `name` by default. sha256: of the image, checked in the
+    same pass unless empty; CloudError when it is another. advance: told the image's bytes
     as they are done. The manifest of a machine image still lacks its kernel's and ramdisk's ids:
     `dataclasses.replace` them in. Errors of `sink` end the work and come through.
     """
     keys = keys or BundleKeys.random()
+    witness = hashlib.sha256()
     digests: list[Future[str]] = []
     bundled_size = 0
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bundle")
     try:
         with RawFile(image) as raw:
             size = raw.size
-            pieces = _Result(archive(raw, name, compression, pool, advance))
+            update = witness.update if sha256 else None
+            pieces = _Result(archive(raw, name, compression, pool, advance=advance, witness=update))
             for index, part in enumerate(_split(_encrypt(pieces, keys))):
                 digests.append(pool.submit(_sha1, part))
                 bundled_size += len(part)
@@ -84,6 +88,13 @@ def bundle(
         )
     finally:
         pool.shutdown(cancel_futures=True)
+    if sha256 and witness.hexdigest() != sha256:
+        raise CloudError(
+            "bundle",
+            image,
+            why=f"its sha256 is {witness.hexdigest()} and the build recorded {sha256}",
+            next_step="Build again: the file was changed since",
+        )
     return Manifest(
         name=name,
         user=user,

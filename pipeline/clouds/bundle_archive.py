@@ -50,12 +50,15 @@ def archive(
     name: str,
     compression: Compression,
     pool: ThreadPoolExecutor,
+    *,
     advance: Callable[[int], None] | None,
+    witness: Callable[[bytes], None] | None = None,
 ) -> Generator[bytes, None, str]:
     """Yield the gzipped tar in pieces; returns the SHA-1 of the tar stream in hex.
 
     Holes are neither read nor compressed again. At most a few MiB are under way in `pool`.
-    advance: told the image's bytes as they are done.
+    advance: told the image's bytes as they are done. witness: given them, in order, such as
+    another digest's update; it runs in a thread of its own.
     """
     sha1 = hashlib.sha1(usedforsecurity=False)
     header, trailer = _tar_ends(name, image.size)
@@ -63,18 +66,19 @@ def archive(
     sha1.update(header)
     yield _GZIP_HEADER + _deflate(header, compression).data
     hole = _deflate(_ZEROS, compression)
-    # One thread hashes in order; the pool compresses out of order; the caller encrypts.
-    waiting: deque[tuple[Future[None], Future[_Deflated] | _Deflated, int]] = deque()
-    limit = 2 * _workers() + 2
-    with ThreadPoolExecutor(1, thread_name_prefix="tar-sha1") as hasher:
+    # One thread each reads in order; the pool compresses out of order; the caller encrypts.
+    waiting: deque[_Waiting] = deque()
+    limit = 2 * len(os.sched_getaffinity(0)) + 2
+    with ThreadPoolExecutor(1, "tar-sha1") as hasher, ThreadPoolExecutor(1, "witness") as other:
         for offset, length, is_data in spans(image):
-            data = image.read(offset, length) if is_data else _ZEROS
-            if length == PIECE and data == _ZEROS:
-                waiting.append((hasher.submit(sha1.update, _ZEROS), hole, length))
+            data = image.read(offset, length) if is_data else _ZEROS[:length]
+            readers = [hasher.submit(sha1.update, data)]
+            if witness is not None:
+                readers.append(other.submit(witness, data))
+            if data == _ZEROS:
+                waiting.append((readers, hole, length))
             else:
-                data = data[:length]
-                deflated = pool.submit(_deflate, data, compression)
-                waiting.append((hasher.submit(sha1.update, data), deflated, length))
+                waiting.append((readers, pool.submit(_deflate, data, compression), length))
             while len(waiting) >= limit:
                 crc, piece = _next(waiting, crc, advance)
                 yield piece
@@ -110,13 +114,16 @@ def spans(image: RawFile) -> Iterator[tuple[int, int, bool]]:
         at += length
 
 
+_Waiting = tuple[list[Future[None]], Future[_Deflated] | _Deflated, int]
+"""A piece under way: who still reads it, its compressed form, its bytes."""
+
+
 def _next(
-    waiting: deque[tuple[Future[None], Future[_Deflated] | _Deflated, int]],
-    crc: int,
-    advance: Callable[[int], None] | None,
+    waiting: deque[_Waiting], crc: int, advance: Callable[[int], None] | None
 ) -> tuple[int, bytes]:
-    hashed, deflated, length = waiting.popleft()
-    hashed.result()
+    readers, deflated, length = waiting.popleft()
+    for reader in readers:
+        reader.result()
     piece = deflated if isinstance(deflated, _Deflated) else deflated.result()
     if advance is not None:
         advance(length)
@@ -145,7 +152,3 @@ def _tar_ends(name: str, size: int) -> tuple[bytes, bytes]:
     whole = -(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE
     whole = -(-whole // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
     return header, bytes(whole - end)
-
-
-def _workers() -> int:
-    return len(os.sched_getaffinity(0))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LEAST_PART = 16 << 20  # bytes; S3 wants 5 MiB at least, and each part is one round trip
 _MOST_PARTS = 10_000  # S3's limit
-_POLL = 5.0
+_FIRST_POLL, _LONGEST_POLL = 0.2, 10.0  # seconds between looks at an import
 _IMPORT_SECONDS = 4 * 3600.0  # AWS imports some 10 GiB an hour at worst; the largest take longer
 
 
@@ -148,7 +148,7 @@ class ImportUpload:
         return client.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"], {}
 
     def _wait(self, ec2: EC2Client, task: str, heartbeat: Callable[[], None]) -> str:
-        end = time.monotonic() + _IMPORT_SECONDS
+        end, interval = time.monotonic() + _IMPORT_SECONDS, _FIRST_POLL
         detail: Mapping[str, Any] = {}
         with step(self.site.word, "wait for the import", task):
             while time.monotonic() < end:
@@ -159,7 +159,8 @@ class ImportUpload:
                     return str(detail["SnapshotId"])
                 if detail.get("Status") in ("deleting", "deleted"):
                     break
-                pause(_POLL, heartbeat)
+                pause(interval, heartbeat)
+                interval = min(1.5 * interval, _LONGEST_POLL)
         raise CloudError(
             "import the snapshot",
             f"{task} on {self.site.word}",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
     from types_boto3_ec2.type_defs import SnapshotTypeDef
 
-_POLL = 3.0  # seconds; a snapshot of a few GiB is complete within seconds to minutes
+# Seconds between looks: a snapshot of a few GiB is complete within seconds to minutes.
+_FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
 _COMPLETE_SECONDS = 3600.0  # for any size: AWS copies what was put to its store first
 _GONE = "InvalidSnapshot.NotFound"
 
@@ -73,7 +74,7 @@ class Snapshots:
 
     def wait(self, snapshot_id: str, heartbeat: Callable[[], None]) -> None:
         """Return once the snapshot is completed; CloudError when it failed or took too long."""
-        end = time.monotonic() + _COMPLETE_SECONDS
+        end, interval = time.monotonic() + _COMPLETE_SECONDS, _FIRST_POLL
         while True:
             snapshot = self.find(snapshot_id)
             if snapshot is not None and snapshot.state == "completed":
@@ -87,7 +88,8 @@ class Snapshots:
                     why=why.strip(),
                     next_step="Try again: a new snapshot is made of a failed one",
                 )
-            pause(_POLL, heartbeat)
+            pause(interval, heartbeat)
+            interval = min(1.5 * interval, _LONGEST_POLL)
 
     def delete(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is gone already is no error."""

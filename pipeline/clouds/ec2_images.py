@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
     from types_boto3_ec2.type_defs import ImageTypeDef
 
-_POLL = 2.0  # seconds between looks at an image; clouds take seconds to minutes
+# Seconds between looks at an image: small ones take a second, large ones minutes.
+_FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
 _APPEAR_SECONDS = 60.0  # how long a new image may be unknown to DescribeImages (AWS: seconds)
 _TIES = 8  # rounds after which two uploads that stumble over each other give up
 _GONE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
@@ -110,7 +111,7 @@ class Images:
             if not others:
                 return made, True
             self.deregister(made)
-            pause(random.uniform(0, _POLL), heartbeat)  # noqa: S311 # no secret
+            pause(random.uniform(0, 2.0), heartbeat)  # noqa: S311 # no secret
         raise CloudError(
             "register",
             f"{what} on {self._word}",
@@ -144,7 +145,7 @@ class Images:
         """Return once the image is available; CloudError when it failed or took too long."""
         from botocore.exceptions import ClientError
 
-        begun = time.monotonic()
+        begun, interval = time.monotonic(), _FIRST_POLL
         while True:
             image = None
             try:
@@ -174,7 +175,8 @@ class Images:
                     why=f"{image_id} is still {state} after {passed:.0f} s",
                     next_step="Try again: what was uploaded is kept",
                 )
-            pause(_POLL, heartbeat)
+            pause(interval, heartbeat)
+            interval = min(1.5 * interval, _LONGEST_POLL)
 
     def deregister(self, image_id: str) -> None:
         """Deregister an image; one that is gone already is no error."""

@@ -127,6 +127,7 @@ class Publication:
                 keys=keys,
                 part_prefix=prefix,
                 compression=self.compression,
+                sha256=file.sha256,
                 advance=meter.advance,
             )
             uploads.finish(prefix)
