@@ -13,11 +13,12 @@ WORKDIR /opt/image-pipeline
 # What changes least comes first: a change of the code rebuilds the last, small layer only.
 # INITRD=No: guestfs and the demo use the kernel and its modules; nobody boots this image.
 COPY setup/debian-packages.txt setup/debian-packages-container.txt setup/
-RUN apt-get update \
+RUN apt-get update -qq \
     && sed -e 's/#.*//' setup/debian-packages*.txt \
         | DEBIAN_FRONTEND=noninteractive INITRD=No \
-            xargs apt-get install -y --no-install-recommends \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/* \
+            xargs apt-get install -qq -y --no-install-recommends \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* \
+    && find /var/log -type f -delete \
     && chmod a+r /boot/vmlinuz-* \
     && sed -i -E 's/^(passwd|group|shadow):.*/& extrausers/' /etc/nsswitch.conf \
     && install -d -m 1777 /cache /var/lib/extrausers
