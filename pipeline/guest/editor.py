@@ -77,7 +77,10 @@ class Editor:
             mode = before.mode if before is not None else 0o644
         guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
         self._label(real, "file", label)
-        self.edits.append(Edit(real, _diff(real, old, text, new_file=before is None, mode=mode)))
+        change = _diff(real, old, text, new=before is None)
+        if before is None or before.mode != mode:
+            change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
+        self.edits.append(Edit(real, change))
 
     def update(self, path: str, change: Callable[[str], str]) -> None:
         """Rewrite the file if it is there."""
@@ -148,14 +151,9 @@ class Editor:
             self.guest.set_xattr(real, ATTRIBUTE, label)
 
 
-def _diff(path: str, old: str, new: str, *, new_file: bool, mode: int) -> str:
+def _diff(path: str, old: str, text: str, *, new: bool) -> str:
+    before, after = "/dev/null" if new else f"a{path}", f"b{path}"
     lines = difflib.unified_diff(
-        old.splitlines(),
-        new.splitlines(),
-        "/dev/null" if new_file else f"a{path}",
-        f"b{path}",
-        lineterm="",
-        n=1,
+        old.splitlines(), text.splitlines(), before, after, lineterm="", n=1
     )
-    text = "\n".join(lines)
-    return text if not new_file else f"new file, mode {mode:04o}\n{text}"
+    return "\n".join(lines)
