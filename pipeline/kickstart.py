@@ -292,9 +292,9 @@ def add_markers(text: str, nonce: str, error_sections: Sequence[str]) -> str:
     A script that reports an error sends the tails of the installer's logs after it.
     """
     logs = f'for log in {_LOGS}; do test -f "$log" && tail -n 20 "$log" >{_SERIAL}; done'
-    scripts = [("%pre", f"echo '{STARTED} {nonce}' >{_SERIAL}")]
-    scripts += [(s, f"echo '{FAILED} {nonce}' >{_SERIAL}\n{logs}") for s in error_sections]
-    scripts += [("%post", f"sync\necho '{DONE} {nonce}' >{_SERIAL}")]
+    scripts = [("%pre", preseed.say(STARTED, nonce))]
+    scripts += [(s, f"{preseed.say(FAILED, nonce)}\n{logs}") for s in error_sections]
+    scripts += [("%post", f"sync\n{preseed.say(DONE, nonce)}")]
     return text.rstrip() + "\n" + "".join(f"\n{s}\n{body}\n%end\n" for s, body in scripts)
 
 

@@ -91,6 +91,11 @@ def faults(text: str, secrets: Collection[str]) -> list[str]:
     return found
 
 
+def say(marker: str, nonce: str) -> str:
+    """A shell command that prints the marker on a line of its own on the serial port."""
+    return f"{{ echo; echo '{marker} {nonce}'; }} >/dev/ttyS0"
+
+
 def add_markers(text: str, nonce: str) -> str:
     """The preseed with commands that report on the serial port, around those it has itself.
 
@@ -101,13 +106,12 @@ def add_markers(text: str, nonce: str) -> str:
         number for q in questions(text) if q.name in own for number in range(q.first, q.last + 1)
     }
     lines = [line for number, line in enumerate(text.splitlines(), 1) if number not in dropped]
-    early = f"echo '{STARTED} {nonce}' >/dev/ttyS0"
+    early = say(STARTED, nonce)
     if _EARLY in own:
         early += f"; {own[_EARLY].value}"
     theirs = f"( {own[_LATE].value} ) && " if _LATE in own else ""
     late = (
-        f"{theirs}sync && echo '{DONE} {nonce}' >/dev/ttyS0 || "
-        f"{{ echo '{FAILED} {nonce}' >/dev/ttyS0; "
+        f"{theirs}sync && {say(DONE, nonce)} || {{ {say(FAILED, nonce)}; "
         "tail -n 20 /var/log/syslog >/dev/ttyS0; false; }"
     )
     return "\n".join([*lines, f"d-i {_EARLY} string {early}", f"d-i {_LATE} string {late}"]) + "\n"

@@ -26,10 +26,14 @@ def plain(text: str) -> str:
     return _CONTROLS.sub("", text)
 
 
+def _decoded(line: str) -> str:
+    return line.encode("latin-1").decode(errors="replace")
+
+
 class Console:
     """Reads what qemu appends to `raw` and writes it, plain and masked, to `log`.
 
-    mask: replaces secrets in a line. Lines longer than 4 KiB are split at a place where no
+    mask: replaces secrets in a line. Lines longer than 4 KiB are masked, then split where no
     secret of up to `overlap` characters is cut.
     """
 
@@ -74,9 +78,12 @@ class Console:
             whole.append(self._pending)
             self._pending = ""
         while len(self._pending) > _MAX_LINE:
-            whole.append(self._pending[: _MAX_LINE - self._overlap])
-            self._pending = self._pending[_MAX_LINE - self._overlap :]
-        lines = [plain(line.encode("latin-1").decode(errors="replace")) for line in whole]
+            # Masked first, only its end can still hold the beginning of a secret.
+            masked = self._mask(_decoded(self._pending)).encode().decode("latin-1")
+            cut = max(len(masked) - self._overlap, 1)
+            whole.append(masked[:cut])
+            self._pending = masked[cut:]
+        lines = [plain(_decoded(line)) for line in whole]
         for line in lines:
             self._writer.write(self._mask(line) + "\n")
         if lines:

@@ -95,7 +95,14 @@ def contents(name: str, release: str, unpacked: dict[str, Path]) -> dict[str, Pa
     files: dict[str, Path] = {}
     modules = {
         "ext4-modules": ("ext4", "jbd2", "mbcache", "crc16", "crc32c_generic", "libcrc32c"),
-        "md-modules": ("dm-mod", "dm-snapshot", "dm-bufio", "dm-mirror", "dm-log", "dm-region-hash"),
+        "md-modules": (
+            "dm-mod",
+            "dm-snapshot",
+            "dm-bufio",
+            "dm-mirror",
+            "dm-log",
+            "dm-region-hash",
+        ),
         "scsi-modules": ("virtio_blk", "virtio_scsi"),
         "loop-modules": ("loop",),
     }
