@@ -28,6 +28,10 @@ from typing import IO, Self
 from pipeline.errors import HostError, ProgramError
 from pipeline.warden import start_time
 
+# For callers of `Runner.start`, who have no other business with subprocess.
+PIPE = subprocess.PIPE
+TimeoutExpired = subprocess.TimeoutExpired
+
 _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "blkid": "util-linux",
     "busybox": "busybox-static",
@@ -41,6 +45,7 @@ _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "guestfish": "libguestfs-tools",
     "libvirtd": "libvirt-daemon",
     "lvm": "lvm2",
+    "lz4": "lz4",
     "mcopy": "mtools",
     "mformat": "mtools",
     "mke2fs": "e2fsprogs",
@@ -52,11 +57,13 @@ _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "sfdisk": "fdisk",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
+    "supermin": "supermin",
     "tune2fs": "e2fsprogs",
     "virsh": "libvirt-clients",
     "virt-install": "virtinst",
     "xfs_admin": "xfsprogs",
     "xfs_repair": "xfsprogs",
+    "zstd": "zstd",
 }
 _KEPT_ENVIRONMENT = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER")
 _TAIL = 2000  # characters of a failing program's words that fit a terminal screen

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import select
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from pipeline.errors import DiskError, GuestError, HostError
 from pipeline.guest import Facts, Kind, Status
 from pipeline.guest.paths import PathGuest, base, join, parent, shown
 from pipeline.model import Acceleration, PartitionImage
-from pipeline.run import Program
+from pipeline.run import PIPE, Program, TimeoutExpired
 from pipeline.stage import Tools
 
 ROOTS = ("ext2", "ext3", "ext4", "xfs")
@@ -76,7 +75,7 @@ class _Appliance:
         stdin = self._program.process.stdin
         assert stdin is not None
         stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(TimeoutExpired):
             self._program.wait(_CLOSE_SECONDS)
 
     def _line(self, method: str, deadline: float) -> bytes:
@@ -147,8 +146,8 @@ def _started(acceleration: Acceleration, tools: Tools) -> Iterator[_Appliance]:
             tools.run.start(
                 [sys.executable, "-I", Path(__file__).with_name("appliance.py")],
                 env=environment | {"XDG_RUNTIME_DIR": sockets},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=PIPE,
+                stdout=PIPE,
                 stderr=stack.enter_context(errors.open("wb")),
             )
         )

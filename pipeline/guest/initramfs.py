@@ -12,7 +12,6 @@ import lzma
 import os
 import re
 import struct
-import subprocess
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import BinaryIO
 
 from pipeline.errors import GuestError
 from pipeline.guest.paths import decoded, shown
+from pipeline.run import PIPE
 from pipeline.stage import Tools
 
 _CPIO = (b"070701", b"070702")
@@ -140,7 +140,7 @@ def _scan_through(program: str, file: BinaryIO, found: Ramdisk, tools: Tools) ->
     The exit status says nothing: padding behind the stream, which the kernel accepts, is an
     error to these programs; a stream that is cut short shows in the archive.
     """
-    with tools.run.start([program, "-dcqq"], stdin=file, stdout=subprocess.PIPE) as running:
+    with tools.run.start([program, "-dcqq"], stdin=file, stdout=PIPE) as running:
         output = running.process.stdout
         assert output is not None
         descriptor = output.fileno()
