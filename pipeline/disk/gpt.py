@@ -38,9 +38,9 @@ def read_gpt(disk: Source) -> tuple[tuple[Partition, ...], tuple[str, ...]]:
     for sector in _SECTORS:
         header = _header(disk, sector, disk.size // sector - 1, damage)
         if header:
-            note = f"The primary GPT is damaged ({damage[0]}); the backup at the end was used"
+            why = damage[0] if damage else "no header is there"
             return tuple(_partitions(disk, header)), (
-                note if damage else "The backup GPT was used",
+                f"The primary GPT is damaged ({why}); the backup at the end was used",
             )
     raise table_error(
         disk, f"both copies of its GPT are damaged: {'; '.join(damage) or 'no header is there'}"
