@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.contract.glance_site import keystone_site, lone_site
 from tests.contract.local_site import local_site
 from tests.contract.site import Site
 
@@ -15,9 +15,10 @@ Factory = Callable[[pytest.FixtureRequest, Path], Site]
 
 SITES: dict[str, Factory] = {
     "local": lambda _request, directory: local_site(directory),
+    "glance": lone_site,
+    "glance-keystone": keystone_site,
 }
 _QUICK = ("local",)  # those that start no server
-_numbers = itertools.count()
 
 
 @pytest.fixture(

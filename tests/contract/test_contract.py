@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipeline.model import ImageSet, Registration
 from pipeline.progress import QuietProgress
 from pipeline.publish import publish
 from tests.contract.observers import Observed
-from tests.contract.site import Seen, Site, child_environment, make_images, rebuilt
+from tests.contract.site import Site, child_environment, make_images, rebuilt
 
 OPTIONS = PublishOptions()
 _CHILD_SECONDS = 240.0  # a child takes seconds; the machine may be ten times slower under load
@@ -47,13 +47,19 @@ def assert_triple(site: Site, images: ImageSet, registration: Registration) -> N
         assert data is None or data == file.path.read_bytes()
 
 
-def assert_no_partial(seen: Sequence[Seen]) -> None:
-    """Every machine image has its kernel and ramdisk, and no kernel or ramdisk is without one."""
-    ids = {image.id for image in seen}
-    machines = [image for image in seen if image.role == "machine"]
+def assert_no_partial(site: Site) -> None:
+    """What is visible is whole: every machine image has its kernel and ramdisk, and they it."""
+    visible = site.visible()
+    machines = [image for image in visible if image.role == "machine"]
     linked = {image.kernel_id for image in machines} | {image.ramdisk_id for image in machines}
-    assert linked <= ids
-    assert {image.id for image in seen if image.role in ("kernel", "ramdisk")} <= linked
+    assert linked - {""} <= {image.id for image in site.everything()}
+    assert {image.id for image in visible if image.role in ("kernel", "ramdisk")} <= linked
+
+
+def assert_tidy(site: Site) -> None:
+    """Nothing is hidden or left over, and all of it is whole."""
+    assert set(site.everything()) == set(site.visible())
+    assert_no_partial(site)
 
 
 def test_publishes_a_linked_triple(site: Site, images: ImageSet) -> None:
@@ -126,7 +132,7 @@ def test_keep_prunes_own_older_generations(site: Site, images: ImageSet) -> None
         registered[2].machine_id,
         registered[1].machine_id,
     ]
-    assert_no_partial(site.everything())
+    assert_tidy(site)
 
 
 def publish_once(site: Site, images: ImageSet, options: PublishOptions) -> Registration:
@@ -182,10 +188,10 @@ def test_an_interrupt_at_any_step_leaves_nothing_half_done(site: Site, tmp_path:
             site.open().publish(images, OPTIONS, Observed(raise_at(number)))
         except Stop:
             interrupted += 1
-            assert_no_partial(site.visible())
+            assert_no_partial(site)
         registration = register(site, images)
         assert_triple(site, images, registration)
-        assert_no_partial(site.everything())
+        assert_tidy(site)
         assert len(site.open().generations("demo")) == before + 1
     assert interrupted >= min(3, calls)
 
@@ -228,25 +234,22 @@ def test_a_killed_upload_leaves_nothing_half_done(site: Site, tmp_path: Path) ->
         child = start_child(site, tmp_path / str(number), seed, number)
         _, words = child.communicate(timeout=_CHILD_SECONDS)
         assert child.returncode == -9, words
-        assert_no_partial(site.visible())
+        assert_no_partial(site)
         images = make_images(tmp_path / str(number), seed=seed)
         registration = register(site, images)
         assert_triple(site, images, registration)
-        assert_no_partial(site.everything())
+        assert_tidy(site)
 
 
 def test_two_uploads_at_once_make_one_triple(site: Site, tmp_path: Path) -> None:
     children = [start_child(site, tmp_path / str(number), 7) for number in range(2)]
-    answers = []
-    for child in children:
-        out, words = child.communicate(timeout=_CHILD_SECONDS)
-        assert child.returncode == 0, words
-        answers.append(json.loads(out))
-    first, second = answers
+    ended = [(*child.communicate(timeout=_CHILD_SECONDS), child.returncode) for child in children]
+    assert [status for _, _, status in ended] == [0, 0], ended
+    first, second = (json.loads(words) for words, _, _ in ended)
     assert first["machine_id"] == second["machine_id"]
     assert first["kernel_id"] == second["kernel_id"]
     assert len(site.everything()) == 3
-    assert_no_partial(site.everything())
+    assert_tidy(site)
     images = make_images(tmp_path / "0", seed=7)
     assert_triple(site, images, register(site, images))
 

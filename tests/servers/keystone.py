@@ -12,14 +12,15 @@ import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
-import openstack
 import requests
 
 from tests.servers.environments import interpreter
-from tests.servers.processes import Processes, free_port, run
+from tests.servers.processes import START_SECONDS, Processes, free_port, run
 from tests.servers.seeds import copy_seed
 
 PASSWORD = "correct-horse-battery"
@@ -81,6 +82,58 @@ def service_login(url: str, section: str) -> str:
         user_domain_id = default
         project_domain_id = default
         """)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The Identity API v3, spoken without an OpenStack library."""
+
+    url: str
+    token: str
+    user: str
+    project: str
+
+    @classmethod
+    def log_in(cls, settings: Mapping[str, Any]) -> Identity:
+        """settings: of `cloud_settings`."""
+        auth = settings["auth"]
+        domain = {"domain": {"id": "default"}}
+        user = {"name": auth["username"], "password": auth["password"], **domain}
+        body: Any = {
+            "auth": {
+                "identity": {"methods": ["password"], "password": {"user": user}},
+                "scope": {"project": {"name": auth["project_name"], **domain}},
+            }
+        }
+        url = auth["auth_url"]
+        answer = requests.post(f"{url}/auth/tokens", json=body, timeout=START_SECONDS)
+        answer.raise_for_status()
+        token = answer.json()["token"]
+        subject = answer.headers["X-Subject-Token"]
+        return cls(url, subject, token["user"]["id"], token["project"]["id"])
+
+    def call(self, method: str, path: str, **body: Any) -> Any:
+        """The answer's only entry, if it has a body."""
+        headers = {"X-Auth-Token": self.token}
+        answer = requests.request(
+            method,
+            f"{self.url}/{path}",
+            json=body or None,
+            headers=headers,
+            timeout=START_SECONDS,
+        )
+        answer.raise_for_status()
+        return next(iter(answer.json().values())) if answer.content else {}
+
+    def add_account(self, name: str, *roles: str) -> None:
+        """A project, and a user of the same name with these roles in it."""
+        project = self.call("POST", "projects", project={"name": name, "domain_id": "default"})
+        user = {"name": name, "password": PASSWORD, "default_project_id": project["id"]}
+        made = self.call("POST", "users", user={**user, "domain_id": "default"})
+        known = {role["name"]: role["id"] for role in self.call("GET", "roles")}
+        for role in roles:
+            place = f"projects/{project['id']}/users/{made['id']}/roles"
+            self.call("PUT", f"{place}/{known[role]}")
 
 
 def _serve(processes: Processes, directory: Path, port: int) -> None:
@@ -159,27 +212,18 @@ def _seed(directory: Path) -> None:
 
 
 def _populate(directory: Path, url: str) -> None:
-    with openstack.connect(load_yaml_config=False, **cloud_settings(url, "admin")) as admin:
-        identity = admin.identity
-        roles = {role.name: role for role in identity.roles()}
-        for name in (*PROJECTS, "service"):
-            project = identity.create_project(name=name, domain_id="default")
-            user = identity.create_user(name=name, password=PASSWORD, default_project_id=project.id)
-            for role in ("admin", "service") if name == "service" else ("member", "reader"):
-                identity.assign_project_role_to_user(project, user, roles[role])
-        for kind in _SERVICES:
-            service = identity.create_service(name=kind, type=kind)
-            identity.create_endpoint(
-                service_id=service.id, interface="public", url=_NOWHERE, region_id=REGION
-            )
+    admin = Identity.log_in(cloud_settings(url, "admin"))
+    for name in PROJECTS:
+        admin.add_account(name, "member", "reader")
+    admin.add_account("service", "admin", "service")
+    for kind in _SERVICES:
+        service = admin.call("POST", "services", service={"name": kind, "type": kind})
+        endpoint = {"service_id": service["id"], "interface": "public", "url": _NOWHERE}
+        admin.call("POST", "endpoints", endpoint={**endpoint, "region_id": REGION})
     keys = {}
     for name in PROJECTS:
-        with openstack.connect(load_yaml_config=False, **cloud_settings(url, name)) as user:
-            answer = user.identity.post(
-                f"/users/{user.current_user_id}/credentials/OS-EC2",
-                json={"tenant_id": user.current_project_id},
-            )
-            requests.Response.raise_for_status(answer)
-            credential = answer.json()["credential"]
-            keys[name] = {word: credential[word] for word in ("access", "secret")}
+        user = Identity.log_in(cloud_settings(url, name))
+        path = f"users/{user.user}/credentials/OS-EC2"
+        credential = user.call("POST", path, tenant_id=user.project)
+        keys[name] = {word: credential[word] for word in ("access", "secret")}
     (directory / "ec2-keys.json").write_text(json.dumps(keys))

@@ -1,0 +1,397 @@
+"""OpenStack Glance: three linked images, registered as a whole or not at all.
+
+Every upload of one build works on the same three records, whoever made them: they are hidden,
+found by the build's key, and the oldest of each role counts. Glance itself lets one upload at a
+time write an image, so uploads that run at once share the work, and a run that was killed is
+taken up where it stopped. The machine image is marked as whole and shown last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.clouds import identity
+from pipeline.clouds.glance_api import (
+    GlanceApi,
+    Image,
+    Patience,
+    StatusError,
+    TransientError,
+    cloud_region,
+    connect,
+    missing_formats,
+)
+from pipeline.clouds.glance_body import ImageBody
+from pipeline.clouds.glance_images import (
+    Part,
+    attributes,
+    claims,
+    differences,
+    formats,
+    is_whole,
+    links,
+    losers,
+    parts,
+    registration,
+    server_digest,
+    unfinished,
+)
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.errors import CloudError, InputError
+from pipeline.model import ImageSet, Registration
+from pipeline.progress import Progress
+from pipeline.sparse import digests
+
+_HASHES = ("sha512",)  # Glance's default hashing_algorithm; others are computed when met
+_SPOILT_TRIES = 3  # a cloud that stores wrong bytes three times has a broken disk or proxy
+_BUSY = ("saving", "uploading", "importing")
+
+
+class _SpoiltError(Exception):
+    """The image is gone, dead or holds other bytes: a new one must take its place."""
+
+
+def open_glance(argument: str) -> GlanceCloud:
+    """The cloud of that name in clouds.yaml; without one, that of the environment (OS_CLOUD)."""
+    name = f"glance:{argument}" if argument else "glance"
+    cloud_region(name, argument)  # a misspelt name is told at once
+    return GlanceCloud(name, argument)
+
+
+@dataclass(frozen=True)
+class GlanceCloud:
+    """protocol.Cloud over the Image API v2; made by `open_glance`."""
+
+    name: str
+    cloud: str
+    patience: Patience = field(default_factory=Patience)
+
+    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+        """See protocol.Cloud. Reads only; the right to create shows with the first call."""
+        attempted = f"register {images.name} on"
+        if options.regions:
+            raise InputError(
+                attempted,
+                self.name,
+                why="Glance does not copy images between regions",
+                next_step="Name each region as a cloud of its own: --cloud glance:NAME",
+            )
+        if options.members and options.visibility != "shared":
+            raise InputError(
+                attempted,
+                self.name,
+                why=f"images of visibility {options.visibility} have no members",
+                next_step="Add --visibility shared",
+            )
+        if options.whole_disk:
+            identity.require_disk(images, self.name)
+        with connect(self.name, self.cloud, self.patience) as api:
+            missing = missing_formats(api.schema(attempted), formats(options))
+            if missing:
+                raise CloudError(
+                    attempted,
+                    self.name,
+                    why=f"it does not take {', '.join(dict.fromkeys(missing))}",
+                    next_step="Ask its operator for them (container_formats and disk_formats in"
+                    " glance-api.conf)"
+                    + ("" if options.whole_disk else ", or upload the whole disk instead"),
+                )
+            self._own(api, images, options)
+
+    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+        """See protocol.Cloud."""
+        wanted = parts(images, options, self.name)
+        with connect(self.name, self.cloud, self.patience) as api:
+            claimed = claims(self._own(api, images, options), _roles(wanted))
+        calls = []
+        whole = is_whole(claimed, _roles(wanted))
+        for part in wanted:
+            image = claimed.get(part.role)
+            if image is None:
+                calls.append(
+                    f"POST /v2/images: {part.role} {part.name}, {part.container_format}, hidden"
+                )
+            place = image["id"] if image else f"({part.role})"
+            if image is None or image["status"] != "active":
+                calls.append(f"PUT /v2/images/{place}/file: {part.size} bytes of {part.path}")
+        for part in wanted:
+            image = claimed.get(part.role)
+            changes = differences(image or {}, attributes(part, images, options))
+            if changes or not whole:
+                words = ", ".join(changes) or "show it"
+                calls.append(f"PATCH /v2/images/{image['id'] if image else part.role}: {words}")
+        return calls
+
+    def publish(
+        self, images: ImageSet, options: PublishOptions, progress: Progress
+    ) -> Registration:
+        """See protocol.Cloud."""
+        wanted = parts(images, options, self.name)
+        with connect(self.name, self.cloud, self.patience, progress) as api:
+            run = _Run(self, api, images, options, wanted)
+            claimed = claims(self._own(api, images, options), _roles(wanted))
+            created = not is_whole(claimed, _roles(wanted))
+            if created:
+                try:
+                    claimed = run.complete()
+                except BaseException:
+                    run.roll_back()
+                    raise
+            return registration(self.name, run.bring_up_to_date(claimed), created=created)
+
+    def generations(self, name: str) -> list[Registration]:
+        """See protocol.Cloud."""
+        marks = {identity.MARK_NAME: name, identity.MARK_STATE: identity.WHOLE}
+        with connect(self.name, self.cloud, self.patience) as api:
+            found = api.images(f"list the generations of {name} on", **marks)
+        registered = [registration(self.name, image, created=False) for image in found]
+        return sorted(registered, key=lambda each: each.generation, reverse=True)
+
+    def withdraw(self, registration: Registration) -> None:
+        """See protocol.Cloud."""
+        attempted = f"withdraw {registration.machine_id} from"
+        with connect(self.name, self.cloud, self.patience) as api:
+            ids = [registration.machine_id, registration.ramdisk_id, registration.kernel_id]
+            found = [api.image(image_id, attempted) for image_id in ids if image_id]
+            mine = [image for image in found if image is not None]
+            for image in mine:
+                if image.get(identity.MARK_KEY, "") != registration.key:
+                    raise CloudError(
+                        attempted,
+                        self.name,
+                        why=f"{image['id']} is not an image of this upload",
+                        next_step="Delete it by other means if it has to go",
+                    )
+                if image["protected"]:
+                    raise CloudError(
+                        attempted,
+                        self.name,
+                        why=f"{image['id']} is protected",
+                        next_step=f"Run `openstack image set --unprotected {image['id']}` first",
+                    )
+            for image in mine:
+                api.delete(image["id"], attempted)
+
+    def _own(self, api: GlanceApi, images: ImageSet, options: PublishOptions) -> list[Image]:
+        key = identity.content_key(images, whole_disk=options.whole_disk)
+        return api.images(f"look for {images.name} on", **{identity.MARK_KEY: key})
+
+
+@dataclass
+class _Run:
+    """One publish of one build."""
+
+    cloud: GlanceCloud
+    api: GlanceApi
+    images: ImageSet
+    options: PublishOptions
+    parts: Sequence[Part]
+    made: list[str] = field(default_factory=list)
+    direct: bool = True  # until the cloud turns out to forbid uploads but through its import
+
+    def complete(self) -> dict[str, Image]:
+        """Make or adopt the images, fill them, show them; the machine image last."""
+        claimed = self._claim()
+        for part in self.parts:
+            claimed = self._fill(part, claimed)
+        self._finish(claimed)
+        # A clock of another Glance that is wrong by seconds may have hidden a twin until now.
+        return self._settle(self._own())
+
+    def bring_up_to_date(self, claimed: Mapping[str, Image]) -> Image:
+        """Set what differs from the options on a whole triple; the last image as it is then."""
+        for part in reversed(self.parts):
+            image = claimed[part.role]
+            wanted = attributes(part, self.images, self.options)
+            wanted["protected"] = self.options.protected
+            changes = differences(image, wanted)
+            if changes:
+                self.api.patch(image["id"], changes, self._attempted("update", part))
+            for member in self.options.members:
+                self.api.add_member(image["id"], member, self._attempted("share", part))
+        last = self.parts[-1]
+        found = self.api.image(claimed[last.role]["id"], self._attempted("look at", last))
+        if found is None:
+            raise self._error(last, "it was deleted meanwhile", "Run it again")
+        return found
+
+    def roll_back(self) -> None:
+        """Delete what this run made, unless somebody has finished it; in seconds, or not at all.
+
+        What cannot be deleted now is hidden, and the next upload of this build takes it up.
+        """
+        quick = Patience(tries=1, connect=5.0, read=10.0)
+        api = GlanceApi(self.api.name, self.api.url, self.api.session, quick)
+        api.project = self.api.project
+        try:
+            found = self._own(api)
+            if any(image.get(identity.MARK_STATE) == identity.WHOLE for image in found):
+                return
+            for image in reversed(found):
+                if image["id"] in self.made:
+                    api.delete(image["id"], "roll back on")
+        except CloudError:
+            return
+
+    # -- who uses which record
+
+    def _claim(self) -> dict[str, Image]:
+        """The record of each role, made where there is none."""
+        claimed = claims(self._own(), _roles(self.parts))
+        missing = [part for part in self.parts if part.role not in claimed]
+        for part in missing:
+            record = unfinished(part, self.images, self.options, self._key())
+            if part is self.parts[-1]:
+                record |= links(claimed)
+            image = self.api.create(record, self._attempted("register", part))
+            self.made.append(image["id"])
+            claimed[part.role] = image
+        if missing:
+            self.api.pause(self.api.patience.settle, "looking for other uploads of this build")
+        return self._settle(self._own())
+
+    def _settle(self, found: Sequence[Image]) -> dict[str, Image]:
+        """Those that count; the others are deleted, by whoever comes first."""
+        claimed = claims(found, _roles(self.parts))
+        for image in losers(found, claimed):
+            self.api.delete(image["id"], f"delete the surplus {image['name']} on")
+        for part in self.parts:
+            if part.role not in claimed:
+                raise self._error(part, "its record vanished", "Run it again")
+        return claimed
+
+    # -- data
+
+    def _fill(self, part: Part, claimed: dict[str, Image]) -> dict[str, Image]:
+        """Get the part's bytes into its record, replacing the record when that is spoilt."""
+        for _ in range(_SPOILT_TRIES):
+            image = claimed[part.role]
+            try:
+                self._fill_record(part, image["id"])
+            except _SpoiltError as error:
+                why = str(error)
+                self.api.progress.warn(f"{self.cloud.name}: {part.role} {image['id']}: {why}")
+                self.api.delete(image["id"], self._attempted("replace", part))
+                claimed = self._claim()
+            else:
+                return claimed
+        raise self._error(part, why, "Show it to the cloud's operator: it loses or changes data")
+
+    def _fill_record(self, part: Part, image_id: str) -> None:
+        """Until the record is active with exactly the part's bytes. Raises _SpoiltError."""
+        body: ImageBody | None = None
+        failures = 0
+        busy_until = time.monotonic() + self.api.patience.busy + part.size / (1 << 20)
+        attempted = self._attempted("send", part)
+        while True:
+            image = self.api.image(image_id, attempted)
+            if image is None:
+                raise _SpoiltError("somebody deleted it")
+            status = image["status"]
+            if status == "active":
+                self._compare(part, image, body)
+                return
+            if status in _BUSY:
+                if time.monotonic() > busy_until:
+                    raise self._error(
+                        part,
+                        f"image {image_id} stays in the state {status}",
+                        "Wait for the upload that runs elsewhere; if none does, run"
+                        f" `openstack image delete {image_id}`",
+                    )
+                self.api.pause(self.api.patience.poll, f"the {part.role} is {status} elsewhere")
+                continue
+            if status != "queued":
+                raise _SpoiltError(f"it is {status}")
+            try:
+                body = self._send(part, image_id, attempted)
+            except TransientError as failure:
+                failures += 1
+                if failures >= self.api.patience.tries:
+                    raise failure.final from None
+                delay = self.api.patience.delay(failures, failure.asked)
+                self.api.pause(delay, f"{failure.final.why}; sending again in {delay:.1f} s")
+            except StatusError as error:
+                if error.status == 409:  # another upload was faster
+                    self.api.pause(self.api.patience.poll, f"another upload sends the {part.role}")
+                elif error.status not in (404, 410):
+                    raise
+
+    def _send(self, part: Part, image_id: str, attempted: str) -> ImageBody:
+        label = f"{self.cloud.name}: {part.role} of {self.images.name}"
+        with self.api.progress.task(label, total=part.size) as meter:
+            body = ImageBody(part.path, part.size, part.sha256, meter, _HASHES)
+            if self.direct:
+                try:
+                    self.api.send(image_id, body, part.size, attempted)
+                except StatusError as error:
+                    if error.status not in (403, 405):
+                        raise
+                    if "glance-direct" not in self.api.import_methods(attempted):
+                        raise
+                    self.direct = False
+                else:
+                    return body
+            self.api.stage(image_id, body, attempted)
+            self.api.import_staged(image_id, attempted)
+            return body
+
+    def _compare(self, part: Part, image: Image, body: ImageBody | None) -> None:
+        """Our bytes against what the cloud says it holds."""
+        found = server_digest(image)
+        if found is None:
+            raise self._error(part, "the cloud tells no hash of it", "Ask its operator why")
+        algorithm, value = found
+        ours = body.hexdigest(algorithm) if body else None
+        if ours is None:
+            ours = digests(part.path, [algorithm])[algorithm]
+        if (image["size"], value) != (part.size, ours):
+            raise _SpoiltError(
+                f"the cloud holds {image['size']} bytes with {algorithm} {value}, we sent"
+                f" {part.size} with {ours}"
+            )
+
+    def _finish(self, claimed: Mapping[str, Image]) -> None:
+        """Attributes of kernel and ramdisk, then the machine image, whole; then show the others.
+
+        A triple is seen from the moment its machine image is, and everything it needs works then.
+        """
+        *others, last = self.parts
+        for part in others:
+            image = claimed[part.role]
+            wanted = attributes(part, self.images, self.options) | {"os_hidden": True}
+            if changes := differences(image, wanted):
+                self.api.patch(image["id"], changes, self._attempted("finish", part))
+        attempted = self._attempted("finish", last)
+        image_id = claimed[last.role]["id"]
+        image = self.api.image(image_id, attempted) or {}
+        wanted = attributes(last, self.images, self.options) | links(claimed)
+        wanted[identity.MARK_STATE] = identity.WHOLE
+        if image.get(identity.MARK_STATE) != identity.WHOLE:
+            marks = {identity.MARK_NAME: self.images.name, identity.MARK_STATE: identity.WHOLE}
+            older = self.api.images(attempted, **marks)
+            stamps = [each.get(identity.MARK_GENERATION, "") for each in older]
+            wanted[identity.MARK_GENERATION] = identity.next_generation(stamps)
+        if changes := differences(image, wanted):
+            self.api.patch(image_id, changes, attempted)
+
+    # -- small words
+
+    def _key(self) -> str:
+        return identity.content_key(self.images, whole_disk=self.options.whole_disk)
+
+    def _own(self, api: GlanceApi | None = None) -> list[Image]:
+        return self.cloud._own(api or self.api, self.images, self.options)
+
+    def _attempted(self, verb: str, part: Part) -> str:
+        return f"{verb} the {part.role} of {self.images.name} on"
+
+    def _error(self, part: Part, why: str, next_step: str) -> CloudError:
+        attempted = self._attempted("register", part)
+        return CloudError(attempted, self.cloud.name, why=why, next_step=next_step)
+
+
+def _roles(wanted: Sequence[Part]) -> list[str]:
+    return [part.role for part in wanted]

@@ -1,0 +1,171 @@
+"""What a triple looks like in Glance: properties, marks, and who wins. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.clouds import identity
+from pipeline.clouds.glance_api import Image
+from pipeline.clouds.identity import disk_format, require_disk
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.model import ImageSet, Registration, Role
+from pipeline.sparse import digests
+
+KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
+
+# Nova and the v1 API took an Amazon image only with both formats alike; v2 checks that no more.
+_FORMATS = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One image to register. size in bytes."""
+
+    role: str
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    container_format: str
+    disk_format: str
+
+
+def parts(images: ImageSet, options: PublishOptions, cloud: str) -> tuple[Part, ...]:
+    """What to register, in order; the last stands for all. Hashes a whole disk."""
+    if options.whole_disk:
+        path = require_disk(images, cloud)
+        digest = digests(path, ["sha256"])["sha256"]
+        size = path.stat().st_size
+        return (Part(DISK, images.name, path, size, digest, "bare", disk_format(path)),)
+    return tuple(
+        Part(
+            str(file.role),
+            images.name if file.role is Role.MACHINE else f"{images.name}-{file.role}",
+            file.path,
+            file.size,
+            file.sha256,
+            _FORMATS[file.role],
+            _FORMATS[file.role],
+        )
+        for file in images.files()
+    )
+
+
+def formats(options: PublishOptions) -> list[tuple[str, str]]:
+    """(container, disk) formats that the cloud must take; of a whole disk the container only."""
+    if options.whole_disk:
+        return [("bare", "raw")]
+    return [(each, each) for each in _FORMATS.values()]
+
+
+def attributes(part: Part, images: ImageSet, options: PublishOptions) -> dict[str, Any]:
+    """What the image shall say once it is whole, but for its links and its protection."""
+    wanted: dict[str, Any] = {
+        "name": part.name,
+        "visibility": options.visibility,
+        "os_hidden": options.hidden,
+        "tags": sorted(set(options.tags)),
+        "architecture": images.architecture,
+        identity.MARK_VERIFIED: "true" if images.verified else "false",
+    }
+    if part.role in (MACHINE, DISK):
+        wanted |= {"min_disk": options.min_disk_gib, "min_ram": options.min_ram_mib}
+        wanted |= images.properties
+        if part.role == MACHINE:
+            wanted["os_command_line"] = images.command_line
+        wanted |= options.properties
+    return wanted
+
+
+def unfinished(part: Part, images: ImageSet, options: PublishOptions, key: str) -> dict[str, Any]:
+    """The record to create: hidden and marked as ours, with all else it shall have."""
+    state = {identity.MARK_STATE: identity.PARTIAL} if part.role in (MACHINE, DISK) else {}
+    return attributes(part, images, options) | {
+        "os_hidden": True,
+        **state,
+        "container_format": part.container_format,
+        "disk_format": part.disk_format,
+        identity.MARK_NAME: images.name,
+        identity.MARK_KEY: key,
+        identity.MARK_ROLE: part.role,
+        identity.MARK_SHA256: part.sha256,
+    }
+
+
+def links(claimed: Mapping[str, Image]) -> dict[str, str]:
+    """kernel_id and ramdisk_id for the machine image; none for a whole disk."""
+    if MACHINE not in claimed:
+        return {}
+    return {"kernel_id": claimed[KERNEL]["id"], "ramdisk_id": claimed[RAMDISK]["id"]}
+
+
+def differences(image: Image, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What to set on an image so that it says `wanted`.
+
+    Nothing is taken away: tags and properties that somebody added stay.
+    """
+    changes = {key: value for key, value in wanted.items() if image.get(key) != value}
+    if "tags" in changes:
+        tags = set(image.get("tags", ())) | set(wanted["tags"])
+        if tags == set(image.get("tags", ())):
+            del changes["tags"]
+        else:
+            changes["tags"] = sorted(tags)
+    return changes
+
+
+def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
+    """The image of each role that counts; the same answer for all who see the same list.
+
+    found: oldest first, all of one key. A finished machine image wins, then the oldest.
+    """
+    ranked = sorted(found, key=lambda image: image.get(identity.MARK_STATE) != identity.WHOLE)
+    claimed: dict[str, Image] = {}
+    for image in ranked:
+        role = image.get(identity.MARK_ROLE, "")
+        if role in roles:
+            claimed.setdefault(role, image)
+    return claimed
+
+
+def losers(found: Sequence[Image], claimed: Mapping[str, Image]) -> list[Image]:
+    """Images of the same key that lost to another of their role."""
+    kept = {image["id"] for image in claimed.values()}
+    return [
+        image
+        for image in found
+        if image.get(identity.MARK_ROLE) in claimed and image["id"] not in kept
+    ]
+
+
+def is_whole(claimed: Mapping[str, Image], roles: Sequence[str]) -> bool:
+    """Whether every image is there, active, and the last one marked as finished and linked."""
+    if set(claimed) != set(roles) or any(i["status"] != "active" for i in claimed.values()):
+        return False
+    last = claimed[roles[-1]]
+    linked = all(last.get(word) == value for word, value in links(claimed).items())
+    return last.get(identity.MARK_STATE) == identity.WHOLE and linked
+
+
+def server_digest(image: Image) -> tuple[str, str] | None:
+    """(algorithm, hex digest) that the cloud computed: the multihash, or MD5 on an old Glance."""
+    if image.get("os_hash_algo") and image.get("os_hash_value"):
+        return image["os_hash_algo"], image["os_hash_value"]
+    return ("md5", image["checksum"]) if image.get("checksum") else None
+
+
+def registration(cloud: str, image: Image, *, created: bool) -> Registration:
+    """A finished machine image or whole disk as the pipeline's record."""
+    return Registration(
+        cloud=cloud,
+        name=image[identity.MARK_NAME],
+        kernel_id=image.get("kernel_id") or "",
+        ramdisk_id=image.get("ramdisk_id") or "",
+        machine_id=image["id"],
+        created=created,
+        generation=image.get(identity.MARK_GENERATION, ""),
+        key=image.get(identity.MARK_KEY, ""),
+    )
