@@ -43,6 +43,6 @@ RUN /opt/venv/bin/python -m compileall -q tasks.py pipeline
 ENV IMAGE_PIPELINE_CATALOGUE=/work/catalogue
 VOLUME /cache
 WORKDIR /work
-# tini ends orphans, which an emulator or daemon leaves to process 1.
-ENTRYPOINT ["tini", "--", "/opt/image-pipeline/setup/container-entry"]
+# tini collects orphans, which emulators and daemons leave to process 1; -s: also when it is not 1.
+ENTRYPOINT ["tini", "-s", "--", "/opt/image-pipeline/setup/container-entry"]
 CMD ["--list"]
