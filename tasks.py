@@ -280,6 +280,30 @@ def recipes(c: Context, json: bool = False) -> None:
 
 
 @task(
+    help=_help(
+        "json",
+        "debug",
+        full="also launch the editing appliance: up to minutes without acceleration",
+    )
+)
+def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = False) -> None:
+    """Show what this host has and lacks for each task; exit code 3 when it lacks what is needed."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        import tempfile
+
+        from pipeline import doctor
+        from pipeline.run import Runner
+        from pipeline.stage import Tools
+
+        with tempfile.TemporaryDirectory() as scratch, Runner(secrets=view.secrets) as runner:
+            tools = Tools(runner, view.progress, Path(scratch))
+            checks = list(doctor.examine(tools, full=full))
+        view.result([asdict(check) for check in checks], doctor.lines(checks))
+        if doctor.failed(checks):
+            raise Exit(code=3)
+
+
+@task(
     help={
         "unit": "the unit layer only: seconds",
         "long": "also the tests that take tens of minutes",
@@ -337,4 +361,4 @@ def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
         raise Exit(code=status)
 
 
-namespace = Collection(build, upload, recipes, test, format_, check)
+namespace = Collection(build, upload, recipes, doctor, test, format_, check)
