@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.ec2_site import ec2api_site, standin_site
 from tests.contract.glance_site import keystone_site, lone_site
 from tests.contract.local_site import local_site
 from tests.contract.site import Site
@@ -17,6 +18,8 @@ SITES: dict[str, Factory] = {
     "local": lambda _request, directory: local_site(directory),
     "glance": lone_site,
     "glance-keystone": keystone_site,
+    "ec2-stand-in": standin_site,
+    "ec2-api": ec2api_site,
 }
 _QUICK = ("local",)  # those that start no server
 
