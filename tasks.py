@@ -17,7 +17,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.errors import CloudError, InputError
+from pipeline.errors import CloudError, HostError, InputError
 from pipeline.frontdoor import View, front_door
 
 ROOT = Path(__file__).resolve().parent
@@ -300,7 +300,7 @@ def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = Fal
             checks = list(doctor.examine(tools, full=full))
         view.result([asdict(check) for check in checks], doctor.lines(checks))
         if doctor.failed(checks):
-            raise Exit(code=3)
+            sys.exit(HostError.exit_code)
 
 
 @task(

@@ -19,10 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import accel, guest, history, install, kickstart, settings, verify, wholedisk
+from pipeline import (
+    accel,
+    guest,
+    history,
+    install,
+    inventory,
+    kickstart,
+    settings,
+    verify,
+    wholedisk,
+)
 from pipeline.collect import collect
 from pipeline.customize import customize
-from pipeline.errors import VerifyError
+from pipeline.errors import DiskError, VerifyError
 from pipeline.extract import extract, open_format
 from pipeline.manifest import (
     FILE,
@@ -42,6 +52,7 @@ from pipeline.manifest import (
 from pipeline.model import ROOT_LABEL, Acceleration, DiskImage, Role
 from pipeline.progress import Progress, human_bytes
 from pipeline.recipe import Recipe
+from pipeline.report import write_report
 from pipeline.run import Runner, Secrets
 from pipeline.shrink import shrink
 from pipeline.sparse import image_file
@@ -95,8 +106,10 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
         with ThreadPoolExecutor(thread_name_prefix="digest") as pool:
             # Hashing keeps one core busy for as long as the boot check waits for its guest.
             files = pool.submit(job.digests, image)
+            contents = pool.submit(job.look_through, image)
             verification = job.check(image)
-            manifest = job.write_down(disk, image, files.result(), verification)
+            manifest = job.write_down(image, files.result(), contents.result(), verification)
+        write_report(workspace.directory)
     if manifest.verification is not None and not manifest.verification.passed:
         raise _refused(manifest, workspace.directory)
     return manifest
@@ -352,11 +365,26 @@ class _Job:
                 self.workspace.stamp("verify", key, [], record.model_dump())
         return record
 
+    def look_through(self, image: Mapping[str, Any]) -> inventory.Inventory | None:
+        """What the root is made of; None when the last run wrote it down or nobody can tell."""
+        if self._written_down(image):
+            return None
+        with self._timed("inventory"):
+            try:
+                return inventory.take(self._file(image, "machine"), image["root"]["filesystem"])
+            except DiskError as error:
+                self.tools.progress.say(f"no inventory: {error.why}")
+                return None
+
+    def _written_down(self, image: Mapping[str, Any]) -> bool:
+        """Whether the files have their final names already."""
+        return not str(image["files"]["machine"]).startswith(".")
+
     def write_down(
         self,
-        disk: DiskImage,
         image: dict[str, Any],
         files: Mapping[str, FileRecord],
+        contents: inventory.Inventory | None,
         verification: VerificationRecord | None,
     ) -> Manifest:
         """Give the files their names and write the manifest, which makes the build whole."""
@@ -382,7 +410,7 @@ class _Job:
             acceleration=self._acceleration.accelerator if self._acceleration else None,
         )
         named = {role: record.file for role, record in files.items()}
-        if image["files"] != named:
+        if not self._written_down(image):
             history.keep(directory)
             # From here until the new manifest is written there is no finished build.
             (directory / FILE).unlink(missing_ok=True)
@@ -390,6 +418,9 @@ class _Job:
                 self._file(image, role).replace(directory / name)
             if "disk" not in named:
                 (directory / (recipe.name + _SUFFIXES["disk"])).unlink(missing_ok=True)
+            (directory / inventory.FILE).unlink(missing_ok=True)
+            if contents is not None:
+                inventory.write(contents, directory / inventory.FILE)
             image["files"] = named
             self._remember(image)
         write_manifest(manifest, directory)
