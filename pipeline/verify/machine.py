@@ -78,8 +78,8 @@ def qemu_argv(
         QEMU,
         "-nodefaults",
         "-no-user-config",
-        # The guest's network programs are started by qemu itself, so spawn stays allowed.
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny"),
+        # slirp starts the metadata exchange with setsid(2), so spawn and privileges stay as they are.
+        *("-sandbox", "on,obsolete=deny,resourcecontrol=deny"),
         *("-machine", "pc"),
         *("-accel", accelerator),
         *("-cpu", "host" if accelerator == "kvm" else "max"),

@@ -192,6 +192,8 @@ class Metadata:
             return _error(503, "Service Unavailable", self.faults.slow)
         if path.rstrip("/") == "/latest/api/token" and self.mode != "absent":
             return self._token(method, headers)
+        if path.rstrip("/") == "/latest/api/token":
+            return _error(404, "Not Found", self.faults.slow)
         if method not in ("GET", "HEAD"):
             return _error(405, "Method Not Allowed", self.faults.slow)
         refused = self._refuse(headers)
