@@ -14,7 +14,7 @@ from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.errors import CloudError, InputError, PipelineError
 from pipeline.model import ImageSet, Registration
 from pipeline.progress import Meter, Progress, Unit
-from pipeline.registrations import add_to_record, remove_from_record
+from pipeline.registrations import add_to_record, remove_from_record, superseded
 
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
@@ -133,18 +133,6 @@ def _prune(
     except CloudError as error:
         progress.warn(str(error))
     return tuple(withdrawn)
-
-
-def superseded(
-    generations: Sequence[Registration], newest: Registration, keep: int
-) -> list[Registration]:
-    """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them.
-
-    Triples and whole disks of one name are counted apart.
-    """
-    alike = [g for g in generations if bool(g.kernel_id) == bool(newest.kernel_id)]
-    others = [g for g in alike if g.machine_id != newest.machine_id]
-    return others[max(keep, 1) - 1 :]
 
 
 def _results(futures: Mapping[str, Future[_Result]]) -> dict[str, _Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -58,6 +58,18 @@ def registrations(path: Path) -> list[Registration]:
         raise InputError(
             "read", path, why=f"an entry is incomplete: {error}", next_step="Move it away"
         ) from error
+
+
+def superseded(
+    generations: Sequence[Registration], newest: Registration, keep: int
+) -> list[Registration]:
+    """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them.
+
+    Triples and whole disks of one name are counted apart.
+    """
+    alike = [g for g in generations if bool(g.kernel_id) == bool(newest.kernel_id)]
+    others = [g for g in alike if g.machine_id != newest.machine_id]
+    return others[max(keep, 1) - 1 :]
 
 
 def _same_image(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

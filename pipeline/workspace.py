@@ -19,6 +19,9 @@ from typing import Any
 
 from pipeline.errors import BusyError, HostError
 
+LOCK = ".lock"
+"""Name of a build's lock file in its directory."""
+
 
 def finish(partial: Path, final: Path) -> None:
     """Give a whole file its final name: sync, rename, sync the directory."""
@@ -75,6 +78,18 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock file `path` now; it is not made or changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +128,7 @@ class Workspace:
     def open(self) -> Iterator[None]:
         """Hold the build's lock with an empty scratch directory; both gone at the end."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.directory / ".lock", f"the build {self.name}"):
+        with exclusive(self.directory / LOCK, f"the build {self.name}"):
             shutil.rmtree(self.scratch, ignore_errors=True)
             self.scratch.mkdir(mode=0o755)
             self._stamps.mkdir(exist_ok=True)
