@@ -150,6 +150,10 @@ class _Device:
         start = self._start + first * extent
         if first + count > self._count:
             raise MetadataError(f"a segment ends outside of {self.name}")
+        if start + count * extent > self.placed.stretch.length:
+            raise _RefusedError(
+                f"a part of it lies beyond the end of partition {self.placed.partition}"
+            )
         return Stretch(self.placed.stretch.start + start, count * extent)
 
 

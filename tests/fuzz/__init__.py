@@ -1,0 +1,1 @@
+"""Harnesses that run for long: each is a module with a command line."""

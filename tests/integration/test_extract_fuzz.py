@@ -1,0 +1,48 @@
+"""A short seeded run of tests/fuzz/fuzz_disk.py, the cases that were faults once, and proof that
+the harness notices a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pipeline.extract
+from pipeline.disk.ext import Ext
+from tests.fuzz.fuzz_disk import CORPUS, Case, Faulty, Harness, campaign
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    made = Harness(tmp_path_factory.mktemp("seeds"))
+    yield made
+    made.close()
+
+
+def test_mutated_disks_are_refused_or_extracted_right(harness: Harness) -> None:
+    ends, faults = campaign(harness, 120, seed=7)
+    assert faults == []
+    assert any("extracted" in end for end in ends) and any("Error" in end for end in ends)
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("*.json")), ids=lambda path: path.stem)
+def test_what_was_a_fault_once_is_none_now(harness: Harness, path: Path) -> None:
+    harness.run(Case.from_json(path.read_text()))
+
+
+def test_the_harness_sees_blocks_that_were_left_behind(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert harness.run(Case("dirty", ())) == "extracted"
+    assert "/late" in harness.plain["dirty"]
+
+    def careless(filesystem: Ext) -> str:
+        return ""
+
+    monkeypatch.setattr(pipeline.extract, "check", careless)
+    with pytest.raises(Faulty, match="differs"):
+        harness.run(Case("dirty", ()))
