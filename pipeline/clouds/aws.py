@@ -8,6 +8,7 @@ EC2_ACCESS_KEY, EC2_SECRET_KEY) fill what those leave open. docs/clouds-ec2.md l
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from pipeline.workspace import exclusive
 
 if TYPE_CHECKING:
     import boto3
+    from botocore.loaders import Loader
     from types_boto3_ebs.client import EBSClient
     from types_boto3_ec2.client import EC2Client
     from types_boto3_s3.client import S3Client
@@ -145,6 +147,7 @@ def open_site(
     from botocore.exceptions import ProfileNotFound
 
     core = botocore.session.Session(profile=profile or None)
+    core.register_component("data_loader", _models())
     try:
         scope = core.get_scoped_config()
     except ProfileNotFound as error:
@@ -173,6 +176,14 @@ def open_site(
         addressing,
         read_seconds,
     )
+
+
+@functools.cache
+def _models() -> Loader:
+    """The services' descriptions, shared by all sessions: reading EC2's takes a second."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def check_credentials(site: Site) -> None:

@@ -102,18 +102,18 @@ class Ec2Cloud:
         self, images: ImageSet, options: PublishOptions, progress: Progress
     ) -> Registration:
         """See protocol.Cloud. What was uploaded by a run that failed is used by the next."""
-        account, names = Images(self.site), self._names()
+        account, names, bucket = Images(self.site), self._names(), self._bucket()
         with one_at_a_time(f"{images.name} on {self.name}, bucket {self.bucket}", progress):
             own = account.own()
             whole = names.whole(own, names.machine(images))
-            generations = [] if whole else self._generations(images.name, own)
+            generations = [] if whole else self._generations(images.name, own, bucket)
             publication = Publication(
                 cloud=self.name,
                 images=images,
                 options=options,
                 progress=progress,
                 account=account,
-                bucket=self._bucket(),
+                bucket=bucket,
                 names=names,
                 sealer=self._sealer(),
                 user=self.user,
@@ -125,11 +125,11 @@ class Ec2Cloud:
                 publication.update(machine)
             else:
                 machine = publication.make()
-        return self._registration(images.name, machine, created=not whole)
+        return self._registration(images.name, machine, bucket, created=not whole)
 
     def generations(self, name: str) -> list[Registration]:
         """See protocol.Cloud."""
-        return self._generations(name, Images(self.site).own())
+        return self._generations(name, Images(self.site).own(), self._bucket())
 
     def withdraw(self, registration: Registration) -> None:
         """See protocol.Cloud. A kernel or ramdisk that another image uses stays."""
@@ -161,11 +161,11 @@ class Ec2Cloud:
                     account.deregister(image.id)
                     bucket.delete(f"{stem}.")
 
-    def _generations(self, name: str, own: list[Image]) -> list[Registration]:
+    def _generations(self, name: str, own: list[Image], bucket: Bucket) -> list[Registration]:
         names = self._names()
         stems = {names.stem(image.location) for image in own}
         found = [
-            self._registration(name, image)
+            self._registration(name, image, bucket)
             for stem in stems
             if names.is_machine(stem, name)
             for image in names.whole(own, stem)
@@ -181,9 +181,11 @@ class Ec2Cloud:
     def _sealer(self) -> Sealer:
         return Sealer(load_public_key(self.certificate), signing_key())
 
-    def _registration(self, name: str, image: Image, *, created: bool = False) -> Registration:
+    def _registration(
+        self, name: str, image: Image, bucket: Bucket, *, created: bool = False
+    ) -> Registration:
         key = image.location.removeprefix(f"{self.bucket}/")
-        marks = {**image.tags, **from_metadata(self._bucket().metadata(key) or {})}
+        marks = {**image.tags, **from_metadata(bucket.metadata(key) or {})}
         return Registration(
             cloud=self.name,
             name=name,

@@ -101,6 +101,8 @@ def error_answer(service: str, refusal: Refused) -> Answer:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
+    wbufsize = -1  # one write an answer
+    disable_nagle_algorithm = True
     cloud: Cloud
 
     def handle_request(self) -> None:
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         if headers.get("expect", "").lower() == "100-continue":
             self.send_response_only(100)
             self.end_headers()
+            self.wfile.flush()
         body = self.rfile.read(int(headers.get("content-length", "0")))
         try:
             request = read_request(self.command, self.path, headers, body, self.cloud.secrets)
