@@ -109,16 +109,14 @@ def _publish_one(
     try:
         registration = cloud.publish(images, options, progress)
         add_to_record(record, registration)
-        withdrawn = _prune(cloud, registration, options.keep, progress)
-        for old in withdrawn:
-            remove_from_record(record, old)
+        withdrawn = _prune(cloud, registration, options.keep, record, progress)
     except PipelineError as error:
         return Outcome(cloud.name, error=error)
     return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
 
 
 def _prune(
-    cloud: Cloud, newest: Registration, keep: int | None, progress: Progress
+    cloud: Cloud, newest: Registration, keep: int | None, record: Path, progress: Progress
 ) -> tuple[Registration, ...]:
     """Withdraw generations beyond `keep`; the one just published stays whatever its age."""
     if keep is None:
@@ -128,6 +126,7 @@ def _prune(
     try:
         for old in superseded(cloud.generations(newest.name), newest, keep):
             cloud.withdraw(old)
+            remove_from_record(record, old)
             withdrawn.append(old)
             progress.say(f"{cloud.name}: withdrew generation {old.generation}, {old.machine_id}")
     except CloudError as error:

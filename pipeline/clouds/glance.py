@@ -45,6 +45,8 @@ from pipeline.progress import Progress
 from pipeline.sparse import digests
 
 _HASHES = ("sha512",)  # Glance's default hashing_algorithm; others are computed when met
+# Each time, another upload deleted what this one made: by then it has ended or goes on for ever.
+_CLAIM_TRIES = 3
 _SPOILT_TRIES = 3  # a cloud that stores wrong bytes three times has a broken disk or proxy
 _BUSY = ("saving", "uploading", "importing")
 
@@ -198,12 +200,14 @@ class _Run:
             claimed = self._fill(part, claimed)
         self._finish(claimed)
         # A clock of another Glance that is wrong by seconds may have hidden a twin until now.
-        return self._settle(self._own())
+        return self._settle()
 
     def bring_up_to_date(self, claimed: Mapping[str, Image]) -> Image:
         """Set what differs from the options on a whole triple; the last image as it is then."""
         for part in reversed(self.parts):
-            image = claimed[part.role]
+            image = claimed.get(part.role)
+            if image is None:
+                raise self._error(part, "it was deleted meanwhile", "Run it again")
             wanted = attributes(part, self.images, self.options)
             wanted["protected"] = self.options.protected
             changes = differences(image, wanted)
@@ -239,27 +243,34 @@ class _Run:
 
     def _claim(self) -> dict[str, Image]:
         """The record of each role, made where there is none."""
-        claimed = claims(self._own(), _roles(self.parts))
-        missing = [part for part in self.parts if part.role not in claimed]
-        for part in missing:
-            record = unfinished(part, self.images, self.options, self._key())
-            if part is self.parts[-1]:
-                record |= links(claimed)
-            image = self.api.create(record, self._attempted("register", part))
-            self.made.append(image["id"])
-            claimed[part.role] = image
-        if missing:
-            self.api.pause(self.api.patience.settle, "looking for other uploads of this build")
-        return self._settle(self._own())
+        for _ in range(_CLAIM_TRIES):
+            claimed = claims(self._own(), _roles(self.parts))
+            missing = [part for part in self.parts if part.role not in claimed]
+            for part in missing:
+                record = unfinished(part, self.images, self.options, self._key())
+                if part is self.parts[-1]:
+                    record |= links(claimed)
+                image = self.api.create(record, self._attempted("register", part))
+                self.made.append(image["id"])
+                claimed[part.role] = image
+            if missing:
+                why = "looking for other uploads of this build"
+                self.api.pause(self.api.patience.settle, why)
+            claimed = self._settle()
+            if len(claimed) == len(self.parts):
+                return claimed
+        raise self._error(
+            self.parts[-1],
+            "somebody deletes its records as they are made",
+            "See whether another upload of this build is rolling back, and run it again",
+        )
 
-    def _settle(self, found: Sequence[Image]) -> dict[str, Image]:
-        """Those that count; the others are deleted, by whoever comes first."""
+    def _settle(self) -> dict[str, Image]:
+        """Those that count, as far as there are; surplus ones are deleted by who sees them."""
+        found = self._own()
         claimed = claims(found, _roles(self.parts))
         for image in losers(found, claimed):
             self.api.delete(image["id"], f"delete the surplus {image['name']} on")
-        for part in self.parts:
-            if part.role not in claimed:
-                raise self._error(part, "its record vanished", "Run it again")
         return claimed
 
     # -- data

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,17 +258,13 @@ def test_two_uploads_at_once_make_one_triple(site: Site, tmp_path: Path) -> None
 def test_two_uploads_in_one_process_make_one_triple(site: Site, images: ImageSet) -> None:
     """Both start within microseconds of each other."""
     barrier = threading.Barrier(2)
-    found: list[Registration] = []
 
-    def upload() -> None:
+    def upload() -> Registration:
         barrier.wait()
-        found.append(register(site, images))
+        return register(site, images)
 
-    threads = [threading.Thread(target=upload) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 2
-    assert found[0].machine_id == found[1].machine_id
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [future.result() for future in [pool.submit(upload) for _ in range(2)]]
+    assert first.machine_id == second.machine_id
     assert len(site.everything()) == 3
+    assert_tidy(site)

@@ -1,0 +1,266 @@
+"""A real Glance behind a proxy that lies, stalls and breaks: survived, or told and undone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.clouds import glance_body
+from pipeline.clouds.glance import GlanceCloud
+from pipeline.clouds.glance_api import Patience
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.errors import CloudError
+from pipeline.model import ImageSet, Registration
+from pipeline.progress import QuietProgress
+from tests.contract.glance_site import RawGlance
+from tests.contract.site import make_images
+from tests.servers.faults import Choose, Fault, FaultProxy, Kind, Request
+from tests.servers.fixtures import LoneGlance, token_settings
+
+pytestmark = pytest.mark.integration
+
+HASTY = Patience(
+    tries=4, first=0.05, most=0.2, connect=5.0, read=5.0, settle=1.1, poll=0.2, busy=20.0
+)
+_CHILD_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A project on the real Glance, the product talking to it through the proxy."""
+
+    proxy: FaultProxy
+    raw: RawGlance
+    images: ImageSet
+    environment: dict[str, str]
+
+    def publish(self, patience: Patience = HASTY) -> Registration:
+        cloud = GlanceCloud("glance:mine", "mine", patience)
+        return cloud.publish(self.images, PublishOptions(), QuietProgress())
+
+    def assert_whole(self, registration: Registration) -> None:
+        machine = self.raw.image(registration.machine_id)
+        assert machine["kernel_id"] == registration.kernel_id
+        assert machine["ramdisk_id"] == registration.ramdisk_id
+        ids = (registration.kernel_id, registration.ramdisk_id, registration.machine_id)
+        for image_id, file in zip(ids, self.images.files(), strict=True):
+            assert self.raw.data(image_id) == file.path.read_bytes()
+        assert len(self.raw.seen(hidden=True)) == 3
+        assert len(self.raw.seen(hidden=False)) == 3
+
+
+@pytest.fixture
+def bench(
+    lone_glance: LoneGlance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    token = f"user:{uuid.uuid4().hex}:member,reader"
+    with FaultProxy(lone_glance.url).running() as proxy:
+        config = tmp_path / "clouds.yaml"
+        clouds = {"mine": token_settings(proxy.url, token)}
+        config.write_text(json.dumps({"clouds": clouds}))
+        monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(config))
+        environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(config)}
+        images = make_images(tmp_path / "build")
+        yield Bench(proxy, RawGlance(lone_glance.url, token), images, environment)
+
+
+def is_upload(request: Request, size: int | None = None) -> bool:
+    sized = size is None or request.length == size
+    return request.method == "PUT" and request.path.endswith("/file") and sized
+
+
+def once(fault: Fault, matches: Callable[[Request], bool]) -> Choose:
+    return times(1, fault, matches)
+
+
+def times(count: int, fault: Fault, matches: Callable[[Request], bool]) -> Choose:
+    """The fault for the first `count` requests that match."""
+    left = [count]
+
+    def choose(request: Request) -> Fault | None:
+        if not matches(request) or left[0] == 0:
+            return None
+        left[0] -= 1
+        return fault
+
+    return choose
+
+
+def always(fault: Fault, matches: Callable[[Request], bool]) -> Choose:
+    return lambda request: fault if matches(request) else None
+
+
+# One for each kind of request that a publish makes.
+STEPS: dict[str, Callable[[Request], bool]] = {
+    "list": lambda r: r.method == "GET" and r.path.startswith("/v2/images?"),
+    "look": lambda r: r.method == "GET" and r.path.startswith("/v2/images/"),
+    "create": lambda r: r.method == "POST",
+    "upload": lambda r: r.method == "PUT",
+    "patch": lambda r: r.method == "PATCH",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("refuse"),
+        Fault("lose"),
+        Fault("status", status=503),
+        Fault("status", status=500),
+        Fault("status", status=429, headers={"Retry-After": "1"}),
+        Fault("truncate"),
+    ],
+    ids=["refused", "lost-answer", "503", "500", "429", "truncated"],
+)
+def test_a_passing_fault_is_survived(bench: Bench, step: str, fault: Fault) -> None:
+    bench.proxy.choose = once(fault, STEPS[step])
+    bench.assert_whole(bench.publish())
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 500])
+def test_a_lasting_refusal_is_told_and_undone(bench: Bench, step: str, status: int) -> None:
+    bench.proxy.choose = always(Fault("status", status=status), STEPS[step])
+    with pytest.raises(CloudError) as caught:
+        bench.publish(Patience(tries=2, first=0.05, most=0.1, settle=1.1, poll=0.1, busy=1.0))
+    error = caught.value
+    assert error.subject == "glance:mine"
+    assert "of demo" in str(error) or "for demo" in str(error)
+    assert error.next_step
+    assert bench.raw.seen(hidden=False) == []
+    bench.proxy.choose = lambda _request: None
+    bench.assert_whole(bench.publish())
+
+
+def test_retry_after_is_waited_for(bench: Bench) -> None:
+    fault = Fault("status", status=429, headers={"Retry-After": "2"})
+    bench.proxy.choose = once(fault, STEPS["create"])
+    begun = time.monotonic()
+    bench.publish()
+    assert time.monotonic() - begun >= 2.0
+
+
+@pytest.mark.parametrize("kind", ["reset", "stall"])
+@pytest.mark.parametrize("after", [0, 1, 1_000_000])
+def test_an_upload_cut_off_is_sent_again(bench: Bench, kind: Kind, after: int) -> None:
+    size = bench.images.machine.size
+    bench.proxy.choose = once(Fault(kind, after=after), lambda r: is_upload(r, size))
+    hasty = Patience(tries=3, first=0.05, most=0.2, connect=2.0, read=2.0, poll=0.2, busy=20.0)
+    bench.assert_whole(bench.publish(hasty))
+    assert len([r for r in bench.proxy.requests if is_upload(r, size)]) == 2
+
+
+def test_an_upload_that_never_succeeds_leaves_nothing(bench: Bench) -> None:
+    size = bench.images.machine.size
+    bench.proxy.choose = always(Fault("reset", after=4096), lambda r: is_upload(r, size))
+    with pytest.raises(CloudError, match="send the machine of demo"):
+        bench.publish()
+    assert bench.raw.seen(hidden=True) == []
+
+
+def test_a_trickle_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window is cut to 2 s and the floor raised, as the proxy passes 10 kB a second."""
+    monkeypatch.setattr(glance_body, "FLOOR_SECONDS", 2.0)
+    monkeypatch.setattr(glance_body, "FLOOR_BYTES_PER_SECOND", 10_000_000)
+    size = bench.images.machine.size
+    bench.proxy.choose = once(Fault("trickle", after=10_000), lambda r: is_upload(r, size))
+    patience = Patience(tries=3, first=0.05, most=0.2, connect=60.0, read=5.0, poll=0.2, busy=30.0)
+    begun = time.monotonic()
+    bench.assert_whole(bench.publish(patience))
+    assert time.monotonic() - begun < size / 10_000
+
+
+def test_a_byte_changed_on_the_way_is_found_and_sent_again(bench: Bench) -> None:
+    size = bench.images.kernel.size
+    bench.proxy.choose = once(Fault("flip"), lambda r: is_upload(r, size))
+    bench.assert_whole(bench.publish())
+
+
+def test_a_cloud_that_reports_another_hash_is_not_trusted(bench: Bench) -> None:
+    fault = Fault("replace", old=b"sha512", new=b"sha384")
+    bench.proxy.choose = always(fault, STEPS["look"])
+    with pytest.raises(CloudError, match="sha384"):
+        bench.publish()
+    assert bench.raw.seen(hidden=True) == []
+
+
+def test_an_image_lost_after_its_upload_is_made_again(bench: Bench) -> None:
+    lost: list[str] = []
+
+    def lose_the_kernel(request: Request) -> Fault | None:
+        active = [i for i in bench.raw.images(os_hidden="true") if i["status"] == "active"]
+        if active and not lost and request.method == "GET":
+            lost.append(active[0]["id"])
+            bench.raw.call("DELETE", f"images/{lost[0]}")
+        return None
+
+    bench.proxy.choose = lose_the_kernel
+    registration = bench.publish()
+    assert lost
+    bench.assert_whole(registration)
+    assert registration.kernel_id not in lost
+
+
+def test_a_rerun_sends_nothing(bench: Bench) -> None:
+    first = bench.publish()
+    bench.proxy.requests.clear()
+    again = bench.publish()
+    assert again.machine_id == first.machine_id
+    assert {request.method for request in bench.proxy.requests} == {"GET"}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_at_any_request_is_taken_up(bench: Bench, tmp_path: Path, moment: str) -> None:
+    """SIGKILL the uploading process at seeded requests, unsent or answered, and run it again."""
+    bench.publish()
+    calls = len(bench.proxy.requests)
+    for image in bench.raw.images():
+        bench.raw.call("DELETE", f"images/{image['id']}")
+    # The rerun is given the whole machine image, so the points are chosen among all requests.
+    for number in sorted(random.Random(f"kill {moment}").sample(range(calls), 5)):
+        killed = kill_at(bench, tmp_path / f"{moment}-{number}", number, moment)
+        visible = {image.id for image in bench.raw.seen(hidden=False)}
+        machines = [i for i in bench.raw.images() if i["container_format"] == "ami"]
+        for machine in machines:
+            for word in ("kernel_id", "ramdisk_id"):
+                assert bench.raw.image(machine[word])["status"] == "active"
+        linked = {machine[word] for machine in machines for word in ("kernel_id", "ramdisk_id")}
+        assert visible - linked <= {machine["id"] for machine in machines}
+        bench.proxy.choose = lambda _request: None
+        bench.assert_whole(bench.publish())
+        for image in bench.raw.images():
+            bench.raw.call("DELETE", f"images/{image['id']}")
+        assert killed
+
+
+def kill_at(bench: Bench, directory: Path, number: int, moment: str) -> bool:
+    """Upload in a child that dies at that request; whether it was killed."""
+    bench.proxy.requests.clear()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.contract.child", "glance:mine", directory, "1"],
+        env=bench.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+    def choose(request: Request) -> Fault | None:
+        if request.number < number or (moment == "after" and request.number == number):
+            return None
+        os.kill(child.pid, signal.SIGKILL)
+        return Fault("refuse")
+
+    bench.proxy.choose = choose
+    child.communicate(timeout=_CHILD_SECONDS)
+    return child.returncode == -signal.SIGKILL
