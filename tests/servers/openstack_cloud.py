@@ -70,8 +70,12 @@ def _start(processes: Processes, directory: Path, *, s3: bool, ec2: bool) -> End
     interpreter("openstack")
     glance_port, s3_port = free_port(), free_port()
     glance_url, s3_url = f"http://127.0.0.1:{glance_port}", f"http://127.0.0.1:{s3_port}"
-    # ec2-api looks block storage up in the catalogue before it registers any image.
-    services = {"image": glance_url, "object-store": f"{s3_url}/v1/AUTH_%(project_id)s"}
+    services = {
+        "image": glance_url,
+        "object-store": f"{s3_url}/v1/AUTH_%(project_id)s",
+        # ec2-api looks block storage up before it registers any image, and reads its version.
+        "volumev3": "http://127.0.0.1:9/v3",
+    }
     identity = directory / "keystone"
     keystone_url = keystone.start(processes, identity, free_port(), services)
     glance.start(processes, directory / "glance", glance_port, keystone_url)
