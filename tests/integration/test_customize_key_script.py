@@ -19,20 +19,8 @@ pytestmark = pytest.mark.integration
 TEMPLATE = (PROJECT / "templates" / "rc.local").read_text()
 SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"], "bash": ["bash", "--posix"]}
 PAIRS = [("dash", "curl"), ("ash", "curl"), ("bash", "curl"), ("dash", "wget"), ("ash", "busybox")]
-TOOLS = [
-    "sed",
-    "grep",
-    "head",
-    "tr",
-    "tail",
-    "cat",
-    "mkdir",
-    "chmod",
-    "id",
-    "uname",
-    "sleep",
-    "timeout",
-]
+TOOLS = ["sed", "grep", "head", "tr", "tail", "cat", "mkdir", "chmod", "id", "uname", "sleep"]
+TOOLS += ["timeout"]
 RSA = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7 me@rsa"
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1s me@ed25519 with words"
 ECDSA = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAA="
