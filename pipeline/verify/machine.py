@@ -78,7 +78,7 @@ def qemu_argv(
         QEMU,
         "-nodefaults",
         "-no-user-config",
-        # slirp starts the metadata exchange with setsid(2), so spawn and privileges stay as they are.
+        # slirp starts the metadata exchange with fork and setsid(2): those stay allowed.
         *("-sandbox", "on,obsolete=deny,resourcecontrol=deny"),
         *("-machine", "pc"),
         *("-accel", accelerator),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run import Program, Runner
+from pipeline.run import PIPE, Program, Runner
 from pipeline.verify.metadata import Key
 
 _ALIAS = "guest"  # host keys are noted under one name, whatever the port
@@ -129,7 +128,7 @@ def _bounded(
 ) -> Said:
     deadline = time.monotonic() + seconds
     with runner.start(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        argv, stdin=PIPE, stdout=PIPE, stderr=PIPE
     ) as program:
         with contextlib.suppress(BrokenPipeError):
             assert program.process.stdin is not None
