@@ -24,6 +24,7 @@ _PLACES = ("/var/lib/rpm", "/usr/lib/sysimage/rpm")
 _MAX_DATABASE = 1 << 30  # bytes; 2,000 packages take 150 MB
 _MAX_HEADER = 64 << 20  # bytes; rpm's own bound is 256 MiB, the kernel's header takes 1 MB
 _MAX_PACKAGES = 100_000
+_MAX_PATH = 4096 * len(r"\xNN")  # PATH_MAX, each byte perhaps written out
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH = 1000, 1001, 1002, 1003, 1022
 _OLD_FILENAMES, _DIRECTORY_INDEXES, _BASENAMES, _DIRECTORIES = 1027, 1116, 1117, 1118
@@ -179,7 +180,7 @@ def parse_header(blob: bytes) -> RpmPackage:
         directories = _texts(blob, tags.get(_DIRECTORIES))
         names = _texts(blob, tags.get(_BASENAMES))
         where = _numbers(blob, tags.get(_DIRECTORY_INDEXES))
-        files = [directories[i] + name for i, name in zip(where, names, strict=True)]
+        files = [_path(directories[i], name) for i, name in zip(where, names, strict=True)]
     except (struct.error, ValueError, IndexError) as error:
         raise _damaged(f"a package's header is cut short: {error}") from error
     files += _texts(blob, tags.get(_OLD_FILENAMES))
@@ -190,6 +191,13 @@ def parse_header(blob: bytes) -> RpmPackage:
         architecture=first[_ARCH],
         files=tuple(files),
     )
+
+
+def _path(directory: str, name: str) -> str:
+    # Without a bound one long directory and many names would fill the memory.
+    if len(directory) + len(name) > _MAX_PATH:
+        raise ValueError(f"a path has more than {_MAX_PATH} characters")
+    return directory + name
 
 
 @dataclass(frozen=True)

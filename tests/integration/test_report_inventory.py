@@ -1,0 +1,136 @@
+"""The inventory of real file systems, judged by the kernel's own view and by rpm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+
+from pipeline import inventory
+from pipeline.inventory import rpmdb
+from pipeline.inventory.ext import open_tree
+
+pytestmark = pytest.mark.integration
+
+SPEC = """Name: hello
+Epoch: 3
+Version: 1.2
+Release: 4%{?dist}
+Summary: a test
+License: MIT
+BuildArch: noarch
+%description
+a test
+%install
+mkdir -p %{buildroot}/usr/bin %{buildroot}/usr/share/hello
+echo one > %{buildroot}/usr/bin/hello
+echo two > %{buildroot}/usr/share/hello/data
+%files
+/usr/bin/hello
+/usr/share/hello/data
+"""
+
+
+def run(*argv: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run(argv, cwd=cwd, check=True, capture_output=True, text=True, timeout=300)
+    return done.stdout
+
+
+def make_image(root: Path, image: Path) -> None:
+    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", root, image, "64M")
+
+
+def test_every_entry_is_what_the_kernel_shows(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "bin").symlink_to("usr/bin")
+    (root / "usr/bin/tool").write_bytes(b"x" * 70_000)
+    (root / "usr/bin/tool").chmod(0o4755)
+    os.link(root / "usr/bin/tool", root / "usr/bin/twin")
+    (root / "empty").touch(mode=0o600)
+    (root / os.fsdecode(b"odd\xff\nname")).write_bytes(b"1")
+    with (root / "sparse").open("wb") as file:
+        file.seek(5 << 20)
+        file.write(b"end")
+    os.mkfifo(root / "pipe")
+    make_image(root, tmp_path / "image")
+
+    listing = inventory.take(tmp_path / "image", "ext4")
+    found = listing.by_path()
+    assert set(found) - {"/lost+found"} == {
+        "/usr", "/usr/bin", "/usr/bin/tool", "/usr/bin/twin", "/bin", "/empty",
+        "/odd\\xff\nname", "/sparse", "/pipe",
+    }  # fmt: skip
+    tool, twin = found["/usr/bin/tool"], found["/usr/bin/twin"]
+    assert (tool.kind, tool.mode, tool.size) == ("f", 0o4755, 70_000)
+    assert tool.check == twin.check == zlib.crc32(b"x" * 70_000)
+    assert sorted((tool.allocated, twin.allocated)) == [0, 72 << 10]
+    assert (found["/bin"].kind, found["/bin"].check) == ("l", zlib.crc32(b"usr/bin"))
+    assert found["/pipe"].kind == "o"
+    assert found["/sparse"].size == (5 << 20) + 3
+    assert found["/sparse"].allocated < 64 << 10
+    assert listing.unknown == "neither a dpkg nor an rpm database was found"
+    assert 0 < listing.used < listing.size == 64 << 20
+
+
+def test_debian_packages_own_their_files_through_merged_directories(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "bin").symlink_to("usr/bin")
+    (root / "usr/bin/bash").write_bytes(b"b" * 5000)
+    (root / "usr/bin/stray").write_bytes(b"s" * 5000)
+    info = root / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (info / "bash:amd64.list").write_text("/.\n/bin\n/bin/bash\n/etc/gone\n")
+    (root / "var/lib/dpkg/status").write_text(
+        "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2\n"
+    )
+    make_image(root, tmp_path / "image")
+    listing = inventory.take(tmp_path / "image", "ext4")
+    owners = {entry.path: entry.owner for entry in listing.entries}
+    assert listing.manager == "dpkg"
+    assert listing.packages == (("bash", "5.2", "amd64"),)
+    assert owners["/usr/bin/bash"] == 0
+    assert owners["/usr/bin/stray"] == owners["/usr/bin"] == -1
+
+
+def test_links_lead_nowhere_but_into_the_guest(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "var/lib").mkdir(parents=True)
+    (root / "var/lib/dpkg").symlink_to("/../../../../../../etc")
+    (root / "loop").symlink_to("loop/loop")
+    (root / "etc").mkdir()
+    make_image(root, tmp_path / "image")
+    with open_tree(tmp_path / "image") as tree:
+        assert tree.real("/var/lib/dpkg/passwd") == "/etc/passwd"
+        assert tree.read("/var/lib/dpkg/passwd", 1 << 20) is None
+        assert tree.read("/loop/x", 1 << 20) is None
+
+
+def test_rpm_agrees_on_its_own_database(tmp_path: Path) -> None:
+    (tmp_path / "hello.spec").write_text(SPEC)
+    top = tmp_path / "top"
+    run("rpmbuild", "-bb", "--define", f"_topdir {top}", tmp_path / "hello.spec")
+    (package,) = top.rglob("hello*.rpm")
+    root = tmp_path / "root"
+    database = root / "usr/lib/sysimage/rpm"
+    database.mkdir(parents=True)
+    rpm = ("rpm", "--define", f"_dbpath {database}", "--define", "_db_backend sqlite")
+    run(*rpm, "--initdb")
+    run(*rpm, "-i", "--justdb", "--nodeps", "--ignorearch", package)
+    # What the package owns; one of the files was since deleted in the guest.
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/hello").write_text("one\n")
+    make_image(root, tmp_path / "image")
+
+    listing = inventory.take(tmp_path / "image", "ext4")
+    said = run(*rpm, "-qa", "--qf", "%{NAME} %{EPOCH}:%{VERSION}-%{RELEASE} %{ARCH}\n")
+    assert [" ".join(p) for p in listing.packages] == said.splitlines()
+    assert listing.manager == "rpm"
+    assert listing.by_path()["/usr/bin/hello"].owner == 0
+    with open_tree(tmp_path / "image") as tree:
+        (found,) = rpmdb.read(tree, tmp_path) or []
+    assert sorted(found.files) == sorted(run(*rpm, "-qal").splitlines())
