@@ -175,7 +175,7 @@ class _Parser:
             self.at += 1
             return node
         if symbol == ".":
-            return _One(lambda c: c != "\n")
+            return _One(lambda _: True)  # libselinux compiles with PCRE2_DOTALL
         if symbol == "[":
             return _One(self._class())
         if symbol == "\\":
