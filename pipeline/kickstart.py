@@ -40,6 +40,7 @@ HIDDEN = "(hidden)"
 _MARK = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 _INCLUDE = re.compile(r"^\s*%(include|ksappend)\s+(\S+)\s*(?:#.*)?$")
 _GUEST_INCLUDES = ("/tmp/", "/run/")  # noqa: S108 # the guest's, written by %pre, never read here
+_SECTION = re.compile(r"^%(?!include\b|end\b)[a-z]", re.MULTILINE)
 _MAX_BYTES = 1 << 20  # an answer file is read whole into an initrd; real ones are a few KiB
 _MAX_DEPTH = 16
 
@@ -287,15 +288,18 @@ _FIRST_ONERROR = {"F": 27, "RHEL": 8}  # older anacondas refuse a kickstart with
 
 
 def add_markers(text: str, nonce: str, error_sections: Sequence[str]) -> str:
-    """The kickstart with scripts that report on the serial port; the nonce's is the last %post.
+    """The kickstart with scripts that report on the serial port, the nonce's as the last %post.
 
     A script that reports an error sends the tails of the installer's logs after it.
     """
     logs = f'for log in {_LOGS}; do test -f "$log" && tail -n 20 "$log" >{_SERIAL}; done'
-    scripts = [("%pre", preseed.say(STARTED, nonce))]
-    scripts += [(s, f"{preseed.say(FAILED, nonce)}\n{logs}") for s in error_sections]
+    scripts = [(s, f"{preseed.say(FAILED, nonce)}\n{logs}") for s in error_sections]
     scripts += [("%post", f"sync\n{preseed.say(DONE, nonce)}")]
-    return text.rstrip() + "\n" + "".join(f"\n{s}\n{body}\n%end\n" for s, body in scripts)
+    first = _SECTION.search(text)
+    at = first.start() if first else len(text)  # scripts run in order, and any %pre can fail
+    started = f"%pre\n{preseed.say(STARTED, nonce)}\n%end\n\n"
+    last = "".join(f"\n{section}\n{body}\n%end\n" for section, body in scripts)
+    return f"{text[:at].rstrip()}\n\n{started}{text[at:].rstrip()}\n{last}"
 
 
 def error_sections(installer: str, release: str) -> tuple[str, ...]:

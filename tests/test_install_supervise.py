@@ -101,6 +101,17 @@ def test_silence_is_a_hang() -> None:
     assert verdict.kind is errors.HangError
 
 
+def test_a_clock_is_no_sign_of_life() -> None:
+    made = Judge(DEBIAN, NONCE, LIMITS, 0.0)
+    made.hear(["Partition disks"], 10.0)
+    for minute in range(1, 3):
+        line = f"[            (1*installer)  2 shell  3 shell  4- log           ][ Nov 21  6:3{minute} ]"
+        made.hear([line, ""], 10.0 + 40 * minute)
+    verdict = made.verdict(110.0)
+    assert verdict is not None
+    assert verdict.kind is errors.HangError
+
+
 @pytest.mark.parametrize("sign", [(1, None), (None, 5), (0, 0)])
 def test_disk_or_network_activity_is_no_hang(sign: tuple[object, object]) -> None:
     made = judge("hello", now=10.0)
@@ -188,6 +199,7 @@ def test_anaconda_gives_up(line: str) -> None:
         "An installation step failed. You can try to run the failing item again from the menu,",
         'Execution of preseeded command "false" failed with exit code 1.',
         "Bad archive mirror",
+        "!! ERROR: Software RAID not available",
         "No kernel modules were found. This probably is due to a mismatch",
     ],
 )

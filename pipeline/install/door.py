@@ -26,10 +26,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import settings
 from pipeline.errors import HostError, InputError
 from pipeline.run import Program
 from pipeline.stage import Tools
-from pipeline.workspace import exclusive
+from pipeline.workspace import exclusive, write_whole
 
 VARIABLE = "IMAGE_PIPELINE_LIBVIRT"
 _START_SECONDS = 60.0  # a libvirtd that probes qemu on a busy host takes half of it
@@ -95,7 +96,8 @@ def open_door(tools: Tools) -> Iterator[Door]:
                 for name in ("CACHE", "CONFIG", "DATA")
             }
             if wish == "embed":
-                yield _embedded(directory, environment)
+                with _embedded(directory, environment) as door:
+                    yield door
             elif wish == "session":
                 with _session(directory, environment, tools) as door:
                     yield door
@@ -114,12 +116,32 @@ def _short_directory() -> str:
     return runtime if runtime and usable else "/tmp"  # noqa: S108 # mkdtemp makes it private
 
 
-def _embedded(directory: Path, environment: Mapping[str, str]) -> Door:
+@contextlib.contextmanager
+def _embedded(directory: Path, environment: Mapping[str, str]) -> Iterator[Door]:
     root = directory / "libvirt"
     (root / "etc").mkdir(parents=True)
     config = _CONFIG + (_ROOT_CONFIG if os.geteuid() == 0 else "")
     (root / "etc" / "qemu.conf").write_text(config)
-    return Door(f"qemu:///embed?root={root}", directory, environment)
+    with _remembered_capabilities(root / "cache" / "qemu" / "capabilities"):
+        yield Door(f"qemu:///embed?root={root}", directory, environment)
+
+
+@contextlib.contextmanager
+def _remembered_capabilities(place: Path) -> Iterator[None]:
+    """Keep what libvirt found out about qemu for the next build: 8 s where KVM crawls.
+
+    libvirt itself drops what an upgrade of qemu, libvirt, the kernel or KVM made stale.
+    """
+    store = settings.cache_dir() / "libvirt-capabilities"
+    place.mkdir(parents=True)
+    with contextlib.suppress(OSError):
+        for file in store.glob("*.xml"):
+            shutil.copy2(file, place)
+    yield
+    with contextlib.suppress(OSError):
+        store.mkdir(parents=True, exist_ok=True)
+        for file in place.glob("*.xml"):
+            write_whole(store / file.name, file.read_text())
 
 
 @contextlib.contextmanager

@@ -18,10 +18,14 @@ BOOT = re.compile(r"^\[\s*0\.000000\] Linux version |^Linux version ")
 
 @dataclass(frozen=True)
 class Profile:
-    """phases: patterns and the phase they start, in no order. fatal: patterns nothing survives."""
+    """phases: patterns and the phase they start, in no order. fatal: patterns nothing survives.
+
+    clock: lines that come by time alone and are no sign of life, None if there are none.
+    """
 
     phases: tuple[tuple[re.Pattern[str], str], ...]
     fatal: tuple[re.Pattern[str], ...]
+    clock: re.Pattern[str] | None = None
 
     def phase(self, line: str) -> str:
         """The phase the line starts; a pattern's group, if it has one, is its name. "" if none."""
@@ -29,6 +33,10 @@ class Profile:
             if match := pattern.search(line):
                 return match[1].strip() if pattern.groups else name
         return ""
+
+    def is_clock(self, line: str) -> bool:
+        """Whether the line says nothing but that time goes by."""
+        return not line.strip() or bool(self.clock and self.clock.search(line.strip()))
 
     def is_fatal(self, line: str) -> bool:
         """Whether the installer cannot go on after this line."""
@@ -107,7 +115,10 @@ DEBIAN = Profile(
         r"Loading libc6-udeb failed|Failed to load installer component",
         r"Network autoconfiguration failed",
         r"Failed to (?:process|retrieve) the preconfiguration file",
+        r"^!! ERROR: ",  # the text frontend waits at every error for a key
     ),
+    # The status line of screen(1), redrawn every minute whether the installer lives or not.
+    clock=re.compile(r"^\[ *\(\d\*installer\).*\]\[ \w+ +\d+ +\d+:\d+ \]$"),
 )
 
 STAND_IN = Profile(

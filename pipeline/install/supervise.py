@@ -94,6 +94,8 @@ class Judge:
         """Take lines of the console."""
         for line in lines:
             self._heard = True
+            if self._profile.is_clock(line):
+                continue
             self._active = now
             self._tail.append(line)
             if self._trouble is not None:

@@ -32,10 +32,9 @@ _lock = threading.Lock()
 def emit(event, **facts):
     """Write one event."""
     line = json.dumps({"event": event, **facts}).encode() + b"\n"
-    with _lock:
-        # If nobody listens any more, the end of standard input will tell.
-        with contextlib.suppress(OSError):
-            os.write(_out, line)
+    # If nobody listens any more, the end of standard input will tell.
+    with _lock, contextlib.suppress(OSError):
+        os.write(_out, line)
 
 
 def quietly(call, *arguments):

@@ -95,13 +95,12 @@ def contents(name: str, release: str, unpacked: dict[str, Path]) -> dict[str, Pa
     files: dict[str, Path] = {}
     modules = {
         "ext4-modules": ("ext4", "jbd2", "mbcache", "crc16", "crc32c_generic", "libcrc32c"),
+        # partman stops at a dialog unless software RAID could be loaded
         "md-modules": (
-            "dm-mod",
-            "dm-snapshot",
-            "dm-bufio",
-            "dm-mirror",
-            "dm-log",
-            "dm-region-hash",
+            *("dm-mod", "dm-snapshot", "dm-bufio", "dm-mirror", "dm-log", "dm-region-hash"),
+            *("md-mod", "linear", "raid0", "raid1", "raid10", "raid456"),
+            *("async_memcpy", "async_pq", "async_raid6_recov", "async_tx", "async_xor"),
+            *("raid6_pq", "xor"),
         ),
         "scsi-modules": ("virtio_blk", "virtio_scsi"),
         "loop-modules": ("loop",),

@@ -1,0 +1,429 @@
+"""Installs with the stand-in installer that succeed, and that fail in every way we know.
+
+Each failure must end in bounded time with its own error, evidence on disk, and nothing running.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline import accel, kickstart, settings, standin
+from pipeline.install import Limits, errors, install
+from pipeline.model import Acceleration, DiskImage
+from pipeline.progress import QuietProgress
+from pipeline.recipe import Recipe, load_recipes
+from pipeline.run import Runner
+from pipeline.stage import Tools
+from pipeline.trees import Tree
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 240.0
+"""Seconds a guest may take to reach %pre under TCG when the host is shared with other work."""
+LIMITS = Limits(wall=PATIENCE, quiet=PATIENCE)
+DEMO = load_recipes(settings.PROJECT / "kickstart" / "recipes.toml")["demo"]
+SCRIPT = Path(__file__).with_name("install_once.py")
+
+
+@dataclasses.dataclass
+class Bench:
+    """One build's place. The recipe's name is unique, so that its processes can be found."""
+
+    directory: Path
+    tools: Tools
+    tree: Tree
+    acceleration: Acceleration
+    recipe: Recipe
+
+    @property
+    def evidence(self) -> Path:
+        return self.directory / "evidence"
+
+    @property
+    def out(self) -> Path:
+        return self.directory / "disk.img"
+
+    def kickstart(self, *, pre: str = "", replace: tuple[str, str] = ("", "")) -> None:
+        """Give the recipe a kickstart of its own: the demo's with a %pre, or with other words."""
+        text = DEMO.answers.read_text().replace(*replace)
+        path = self.directory / "answers.ks"
+        path.write_text(text + (f"\n%pre\n{pre}\n%end\n" if pre else ""))
+        self.recipe = self.recipe.model_copy(update={"answers": path})
+
+    def install(self, limits: Limits = LIMITS) -> DiskImage:
+        answers = kickstart.render(
+            self.recipe,
+            nonce=secrets.token_hex(16),
+            overrides={},
+            builtins=self.tree.variables,
+        )
+        return install(
+            self.recipe,
+            answers,
+            self.tree,
+            self.out,
+            self.acceleration,
+            self.tools,
+            evidence=self.evidence,
+            limits=limits,
+        )
+
+    def processes(self, word: str = "") -> list[int]:
+        """Processes of this build: its name is an argument of virt-install and of qemu."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                if f"{self.recipe.name}-" in line and word in line:
+                    found.append(int(entry.name))
+        return found
+
+    def console(self) -> str:
+        return (self.evidence / "console.log").read_text()
+
+    def assert_nothing_left(self) -> None:
+        assert self.processes() == []
+        assert not self.out.exists()
+        assert list(self.tools.scratch.iterdir()) == []
+
+    def assert_evidence(self, failure: errors.InstallFailure) -> None:
+        assert self.evidence / "console.log" in failure.evidence
+        assert all(path.stat().st_size for path in failure.evidence)
+        assert str(self.evidence / "console.log") in str(failure)
+
+    @property
+    def has_picture(self) -> bool:
+        path = self.evidence / "screen.png"
+        return path.exists() and path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.fixture(scope="module")
+def acceleration(tmp_path_factory: pytest.TempPathFactory) -> Acceleration:
+    with Runner() as runner:
+        return accel.acceleration(Tools(runner, QuietProgress(), tmp_path_factory.mktemp("probe")))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    with Runner() as runner:
+        scratch = tmp_path_factory.mktemp("scratch")
+        made = standin.make_tree(
+            tmp_path_factory.mktemp("tree"), Tools(runner, QuietProgress(), scratch)
+        )
+    return Tree(made.path, DEMO.kernel, DEMO.initrd, made.identity)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tree: Tree, acceleration: Acceleration) -> Iterator[Bench]:
+    yield from make_bench(tmp_path, tree, acceleration)
+
+
+def make_bench(tmp_path: Path, tree: Tree, acceleration: Acceleration) -> Iterator[Bench]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with Runner(tmp_path / "commands.log") as runner:
+        name = f"t{secrets.token_hex(4)}"
+        yield Bench(
+            tmp_path,
+            Tools(runner, QuietProgress(), scratch),
+            tree,
+            acceleration,
+            DEMO.model_copy(update={"name": name, "memory_mib": 384}),
+        )
+
+
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def started(bench: Bench) -> bool:
+    log = bench.evidence / "console.log"
+    return log.exists() and "IMAGE-PIPELINE-STARTED" in log.read_text()
+
+
+def test_success(bench: Bench) -> None:
+    disk = bench.install()
+    assert disk == DiskImage(bench.out, "raw")
+    assert bench.out.stat().st_size == bench.recipe.disk_gib << 30
+    assert 0 < bench.out.stat().st_blocks * 512 < bench.out.stat().st_size // 2
+    assert bench.processes() == []
+    assert list(bench.tools.scratch.iterdir()) == []
+    console = bench.console()
+    assert "Linux version" in console
+    assert "IMAGE-PIPELINE-DONE ****" in console
+    phases = [
+        p["phase"] for p in json.loads((bench.evidence / "install.json").read_text())["phases"]
+    ]
+    assert [p for p in phases if p in standin.PHASES] == [*standin.PHASES]
+
+
+@pytest.mark.parametrize("leave", ["poweroff -f", "reboot -f"])
+def test_an_abort_is_no_success(leave: str, bench: Bench) -> None:
+    bench.kickstart(pre=leave)
+    with pytest.raises(errors.AbortedError) as caught:
+        bench.install()
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_answers_that_are_never_read(bench: Bench, tree: Tree) -> None:
+    bench.recipe = bench.recipe.model_copy(update={"answers_argument": "kickstart"})
+    with pytest.raises(errors.InstallFailure) as caught:
+        bench.install()
+    assert isinstance(caught.value, errors.FatalMessageError | errors.AnswersUnreadError)
+    bench.assert_nothing_left()
+
+
+def test_a_kernel_panic(bench: Bench) -> None:
+    bench.kickstart(pre="echo c >/proc/sysrq-trigger")
+    with pytest.raises(errors.PanicError) as caught:
+        bench.install()
+    assert any("sysrq triggered crash" in line for line in caught.value.lines)
+    assert bench.has_picture
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_a_silent_hang(bench: Bench) -> None:
+    bench.kickstart(pre="sleep 100000")
+    begun = time.monotonic()
+    with pytest.raises(errors.HangError) as caught:
+        bench.install(Limits(wall=PATIENCE, quiet=20))
+    assert time.monotonic() - begun < PATIENCE
+    assert bench.has_picture
+    assert "Running %pre" in caught.value.why
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_a_guest_that_is_busy_for_too_long(bench: Bench) -> None:
+    bench.kickstart(pre="while :; do echo working >/dev/ttyS0; sleep 1; done")
+    with pytest.raises(errors.TimeLimitError):
+        bench.install(Limits(wall=30, quiet=20))
+    bench.assert_nothing_left()
+
+
+def test_a_disk_that_is_too_small(bench: Bench) -> None:
+    bench.kickstart(replace=("--size=512", "--size=5120"))
+    with pytest.raises(errors.FatalMessageError) as caught:
+        bench.install()
+    assert standin.FATAL.strip() in str(caught.value)
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_a_fatal_line(bench: Bench) -> None:
+    bench.kickstart(pre=f"echo '{standin.FATAL}made up' >/dev/ttyS0; sleep 100000")
+    with pytest.raises(errors.FatalMessageError, match="made up"):
+        bench.install()
+    assert bench.has_picture
+    bench.assert_nothing_left()
+
+
+def killer(bench: Bench, word: str, number: signal.Signals) -> threading.Thread:
+    """Kill this build's processes whose command line has `word`, once %pre has begun."""
+
+    def kill() -> None:
+        if until(lambda: started(bench)):
+            for pid in bench.processes(word):
+                os.kill(pid, number)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_the_guest_is_killed(bench: Bench) -> None:
+    bench.kickstart(pre="sleep 100000")
+    thread = killer(bench, "\0-uuid\0", signal.SIGKILL)
+    with pytest.raises(errors.GuestKilledError) as caught:
+        bench.install()
+    thread.join()
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_virt_install_is_killed(bench: Bench, number: signal.Signals) -> None:
+    bench.kickstart(pre="sleep 100000")
+    thread = killer(bench, "virthost.py", number)
+    with pytest.raises(errors.LibvirtLostError) as caught:
+        bench.install()
+    thread.join()
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_virt_install_cannot_start_the_guest(bench: Bench) -> None:
+    bench.recipe = bench.recipe.model_copy(update={"memory_mib": 1 << 40})
+    with pytest.raises(errors.VirtInstallError) as caught:
+        bench.install()
+    assert bench.evidence / "virt-install.log" in caught.value.evidence
+    bench.assert_nothing_left()
+
+
+def test_two_builds_of_one_recipe_at_once(
+    tmp_path: Path, tree: Tree, acceleration: Acceleration
+) -> None:
+    makers = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        makers.append(make_bench(tmp_path / name, tree, acceleration))
+    benches = [next(maker) for maker in makers]
+    for bench in benches:
+        bench.recipe = benches[0].recipe
+        bench.kickstart(pre="poweroff -f")
+
+    def abort(bench: Bench) -> str:
+        with pytest.raises(errors.AbortedError):
+            bench.install()
+        return bench.console()
+
+    with ThreadPoolExecutor() as pool:
+        consoles = list(pool.map(abort, benches))
+    assert all("IMAGE-PIPELINE-STARTED" in console for console in consoles)
+    for bench, maker in zip(benches, makers, strict=True):
+        bench.assert_nothing_left()
+        maker.close()
+
+
+@dataclasses.dataclass
+class Process:
+    """install_once.py, run by the user and through the door that a test wants."""
+
+    popen: subprocess.Popen[str]
+    bench: Bench
+    door: Path
+
+    def outcome(self) -> dict[str, str]:
+        stdout, stderr = self.popen.communicate(timeout=PATIENCE)
+        assert self.popen.returncode == 0, stderr
+        found: dict[str, str] = json.loads(stdout)
+        return found
+
+
+@pytest.fixture
+def run_apart(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts an install of the bench's recipe in another process."""
+    running: list[Process] = []
+
+    def run(*, door: str = "embed", user: str = "") -> Process:
+        table = {
+            "description": "a test",
+            "answers": bench.recipe.answers.name,
+            "installer": "stand-in",
+            "release": "F15",
+            "answers_argument": "ks",
+            "trees": [str(bench.tree.path)],
+            "disk_gib": 1,
+            "memory_mib": 384,
+            "install_minutes": 4,
+            "quiet_minutes": 4,
+        }
+        lines = [f"[{bench.recipe.name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+        (tmp_path / "recipes.toml").write_text("\n".join(lines) + "\n")
+        place, private = tmp_path / "place", Path(f"/tmp/{bench.recipe.name}")
+        place.mkdir()
+        private.mkdir()
+        argv = [sys.executable, SCRIPT, tmp_path / "recipes.toml", bench.recipe.name, place]
+        if user and os.geteuid() == 0:
+            for path in (place, private):
+                shutil.chown(path, user)
+            for path in (
+                tmp_path,
+                *tmp_path.parents[:3],
+                bench.tree.path,
+                *bench.tree.path.parents[:3],
+            ):
+                path.chmod(path.stat().st_mode | 0o055)
+            argv = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", *argv]
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(private),
+            "PYTHONPATH": str(settings.PROJECT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "XDG_RUNTIME_DIR": str(private),
+            "IMAGE_PIPELINE_CACHE": str(place / "cache"),
+            "IMAGE_PIPELINE_LIBVIRT": door,
+            accel.VARIABLE: bench.acceleration.accelerator,
+        }
+        popen = subprocess.Popen(
+            argv,
+            env=environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        bench.directory = place
+        running.append(Process(popen, bench, private))
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.popen.kill()
+        process.popen.communicate()
+        until(lambda: bench.processes() == [], 30)
+        shutil.rmtree(process.door)
+
+
+def children(pid: int, name: str) -> list[int]:
+    """Direct children of a process whose program has the name."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(n) for n in listed if Path(f"/proc/{n}/comm").read_text().strip() == name]
+
+
+def test_the_pipeline_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:
+    bench.kickstart(pre="sleep 100000")
+    process = run_apart()
+    assert until(lambda: started(bench))
+    assert bench.processes("\0-uuid\0")
+    process.popen.kill()
+    assert until(lambda: bench.processes() == [], 30)
+    assert until(lambda: list(process.door.iterdir()) == [], 30)
+    assert not bench.out.exists()
+
+
+@pytest.mark.parametrize("door", ["embed", "session"])
+def test_an_ordinary_user(door: str, bench: Bench, run_apart: Callable[..., Process]) -> None:
+    bench.kickstart(pre="poweroff -f")
+    process = run_apart(door=door, user="nobody")
+    assert process.outcome()["error"] == "AbortedError"
+    assert "IMAGE-PIPELINE-STARTED" in bench.console()
+    assert bench.processes() == []
+
+
+def test_the_libvirt_daemon_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:
+    bench.kickstart(pre="sleep 100000")
+    process = run_apart(door="session", user="nobody")
+    assert until(lambda: started(bench))
+    daemons = children(process.popen.pid, "libvirtd")
+    assert len(daemons) == 1
+    os.kill(daemons[0], signal.SIGKILL)
+    outcome = process.outcome()
+    assert outcome["error"] == "LibvirtLostError"
+    assert "libvirtd died" in outcome["text"]
+    assert bench.processes() == []
+    assert not bench.out.exists()
