@@ -37,12 +37,9 @@ def install_key_script(editor: Editor, templates: Path, user: str) -> str:
 
 def rc_local_path(editor: Editor) -> str:
     """Where rc.local is or belongs: behind /etc/rc.local's link, in rc.d on Red Hat's systems."""
-    guest = editor.guest
-    if guest.stat("/etc/rc.local") is not None:
-        return guest.resolve("/etc/rc.local")
-    return guest.resolve(
-        "/etc/rc.d/rc.local" if editor.is_directory("/etc/rc.d") else "/etc/rc.local"
-    )
+    if editor.guest.stat("/etc/rc.local") is None and editor.is_directory("/etc/rc.d"):
+        return editor.place("/etc/rc.d/rc.local")
+    return editor.place("/etc/rc.local")
 
 
 def key_script(template: str, user: str, path: str) -> str:
@@ -125,7 +122,7 @@ def _hook_systemd(editor: Editor, templates: Path, path: str) -> None:
     if unit is not None and (wanted or generated):
         # The unit says which path it starts; it may not be the one that exists.
         started = re.search(r"^ExecStart=[-@:+!]*(\S+)", editor.text(unit), re.M)
-        if started and started[1] != path and editor.guest.resolve(started[1]) != path:
+        if started and editor.place(started[1]) != path:
             editor.link(path, started[1])
         return
     enable_unit(editor, templates, "rc-local.service", ("multi-user.target",))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import GuestError
 from pipeline.guest import Guest, Kind
 from pipeline.guest.pathregex import PatternError
-from pipeline.guest.paths import base, join, parent, shown
+from pipeline.guest.paths import MissingError, base, join, parent, shown
 from pipeline.guest.selinux import ATTRIBUTE, Policy
 
 _MAX_TEXT = 1 << 20  # bytes of a configuration file
@@ -63,14 +63,16 @@ class Editor:
         mode: of a new file, 0644 by default; None keeps that of a file that is there.
         """
         guest = self.guest
-        real = guest.resolve(path)
+        self.make_directories(parent(path))
+        real = self.place(path)
         before = guest.stat(real)
-        old = self.text(real)
-        if before is not None and before.kind != "file":
+        old = self.text(real) if before is not None and before.kind == "file" else ""
+        if before is not None and before.kind not in ("file", "symlink"):
             raise GuestError("edit the guest's", shown(path), why=f"it is a {before.kind}")
+        if before is not None and before.kind == "symlink":
+            before = None
         if before is not None and text == old and mode in (None, before.mode):
             return
-        self.make_directories(parent(real))
         label = guest.get_xattr(real, ATTRIBUTE) if before is not None else None
         uid, gid = (before.uid, before.gid) if before is not None else (0, 0)
         if mode is None:
@@ -81,6 +83,18 @@ class Editor:
         if before is None or before.mode != mode:
             change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
         self.edits.append(Edit(real, change))
+
+    def place(self, path: str) -> str:
+        """The real path a write goes to: through links, or in place of one that leads nowhere.
+
+        `path` itself where even its directory is not there.
+        """
+        try:
+            return self.guest.resolve(path)
+        except MissingError:
+            if not self.guest.exists(parent(path)):
+                return path
+            return join(self.guest.resolve(parent(path)), base(path))
 
     def update(self, path: str, change: Callable[[str], str]) -> None:
         """Rewrite the file if it is there."""
@@ -95,22 +109,21 @@ class Editor:
                 return
         elif status is not None and status.kind != "file":
             raise GuestError("link the guest's", shown(path), why=f"it is a {status.kind}")
-        self.make_directories(self.guest.resolve(parent(path)))
+        self.make_directories(parent(path))
         self.guest.symlink(target, path)
         real = join(self.guest.resolve(parent(path)), base(path))
         self._label(real, "symlink", None)
         self.edits.append(Edit(real, f"made a link to {shown(target)}"))
 
-    def make_directories(self, real: str) -> None:
+    def make_directories(self, path: str) -> None:
         """Make a directory and those above it, 0755, where they are not."""
-        missing = []
-        while not self.guest.exists(real):
-            missing.append(real)
-            real = parent(real)
-        for directory in reversed(missing):
-            self.guest.make_directory(directory, 0o755)
-            self._label(directory, "directory", None)
-            self.edits.append(Edit(directory, "made the directory"))
+        if self.guest.exists(path):
+            return
+        self.make_directories(parent(path))
+        real = self.guest.resolve(path)
+        self.guest.make_directory(real, 0o755)
+        self._label(real, "directory", None)
+        self.edits.append(Edit(real, "made the directory"))
 
     def remove(self, path: str) -> None:
         """Remove whatever is there; a link, not what it leads to."""
