@@ -23,20 +23,23 @@ def main() -> None:
     signal.alarm(120)  # longer than any sane exchange: nothing may be left when a peer hangs
     service = socket.socket(socket.AF_UNIX)
     service.connect(sys.argv[1])
-    sources = [0, service.fileno()]
-    while service.fileno() in sources:
-        for source in select.select(sources, [], [])[0]:
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    poll.register(service, select.POLLIN)
+    while True:
+        for source, event in poll.poll():
+            if source == 0 and event & select.POLLHUP:  # both directions closed: qemu is gone
+                return
             data = os.read(source, 65536)
-            if source == 0:
-                if data:
-                    service.sendall(data)
-                else:
-                    sources.remove(0)
-                    service.shutdown(socket.SHUT_WR)
-            elif data:
+            if source != 0:
+                if not data:
+                    return
                 send(1, data)
-            else:
-                sources.remove(source)
+            elif data:
+                service.sendall(data)
+            else:  # the guest has said all, and still listens
+                poll.modify(0, 0)
+                service.shutdown(socket.SHUT_WR)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,15 @@ class _Server(ThreadingMixIn, UnixStreamServer):
     def __init__(self, path: Path, metadata: Metadata) -> None:
         self.metadata = metadata
         self.ended = threading.Event()
-        super().__init__(str(path), _Handler)
+        super().__init__(str(path), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Nothing: a guest that hangs up in mid-exchange is no event."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """One exchange. Asks its server for `metadata` and for `ended`, set when the service stops."""
+
     server: _Server
     protocol_version = "HTTP/1.1"
     server_version = "EC2ws"

@@ -127,9 +127,7 @@ def _bounded(
     runner: Runner, argv: list[str], text: bytes, seconds: float, stop: Callable[[], bool]
 ) -> Said:
     deadline = time.monotonic() + seconds
-    with runner.start(
-        argv, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    ) as program:
+    with runner.start(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE) as program:
         with contextlib.suppress(BrokenPipeError):
             assert program.process.stdin is not None
             program.process.stdin.write(text)  # less than a pipe holds, so this cannot block

@@ -6,23 +6,25 @@ made by mke2fs from a directory: no mount, no loop device.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
-import os
 import re
 import shutil
-import stat
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings import PROJECT, cache_dir
+
 _RESOURCES = Path(__file__).parent
+CLOUD_INIT_CLIENT = _RESOURCES / "cloud_init_client.py"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "button", "evdev", "ext4")
-_APPLETS = """acpid awk basename cat chmod chown cp cut date dd df dirname dmesg echo egrep env expr
-false findfs getty grep halt head hostname id ifconfig init insmod ip kill ln logger login ls lsmod
-mkdir mknod modprobe mount mv nc od poweroff printf ps readlink reboot rm route run-init sed seq sh
-sleep sort stat stty swapoff swapon switch_root sync tail tee test touch tr true tty udhcpc umount
-uname uniq wc wget which xargs""".split()
+_DIRECTORIES = (
+    *("bin", "dev", "etc", "lib", "lib64", "mnt", "proc", "root", "run", "sbin", "sys", "tmp"),
+    *("usr/bin", "usr/sbin", "var"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,22 +58,22 @@ def modules(version: str, names: Iterable[str] = _MODULES) -> list[Path]:
     return list(files)
 
 
-def busybox_root(directory: Path, key_script: str | None = None) -> Path:
+def busybox_root(directory: Path) -> Path:
     """A root directory that mounts by fstab, gets a lease, a key, and answers SSH and ACPI."""
-    for name in "bin dev etc lib lib64 mnt proc root run sbin sys tmp usr/bin usr/sbin var".split():
+    for name in _DIRECTORIES:
         (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / "root").chmod(0o700)
     shutil.copy("/bin/busybox", directory / "bin/busybox")
-    for applet in _APPLETS:
-        (directory / "bin" / applet).symlink_to("busybox")
+    for applet in _said("/bin/busybox", "--list").split():
+        if applet != "busybox":
+            (directory / "bin" / applet).symlink_to("busybox")
     (directory / "sbin/init").symlink_to("../bin/busybox")
     for program in ("/usr/sbin/dropbear", "/usr/bin/dropbearkey"):
         _with_libraries(Path(program), directory)
     shutil.copytree(_RESOURCES / "root", directory, dirs_exist_ok=True)
     for script in ("etc/init.d/rcS", "etc/udhcpc.script", "etc/acpi/PWRF/00000080"):
         (directory / script).chmod(0o755)
-    if key_script is not None:
-        (directory / "etc/rc.local").write_text(key_script)
+    shutil.copy(PROJECT / "templates/rc.local", directory / "etc/rc.local")
     (directory / "etc/rc.local").chmod(0o755)
     (directory / "etc/dropbear").mkdir()
     version = host_kernel()[1]
@@ -95,7 +97,7 @@ def root_image(directory: Path, image: Path, label: str = "uec-rootfs", mib: int
 
 def ramdisk(directory: Path, image: Path, leave_out: Sequence[str] = ()) -> Path:
     """A gzip-compressed initramfs of busybox and the disk and network modules."""
-    for name in "bin dev proc root sys lib".split():
+    for name in ("bin", "dev", "proc", "root", "sys", "lib"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     shutil.copy("/bin/busybox", directory / "bin/busybox")
     shutil.copy(_RESOURCES / "initramfs-init", directory / "init")
@@ -110,11 +112,42 @@ def ramdisk(directory: Path, image: Path, leave_out: Sequence[str] = ()) -> Path
     return image
 
 
-def busybox_triple(directory: Path, key_script: str | None = None) -> Files:
+def other_kernel() -> Path:
+    """A kernel of another version than the host's, from Debian's archive."""
+    pattern = r"^linux-image-6\.[0-9.]+(-[0-9]+|[+]deb[0-9]+)-cloud-amd64$"
+    names = _said("apt-cache", "search", "--names-only", pattern).splitlines()
+    packages = sorted(n.split()[0] for n in names if host_kernel()[1] not in n)
+    return next(debian_files(packages[0]).glob("boot/vmlinuz-*"))
+
+
+def debian_files(*packages: str) -> Path:
+    """The files of Debian packages in a directory of the cache; nothing is installed."""
+    cache = cache_dir() / "tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    directory = cache / "+".join(packages)
+    with (cache / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if directory.exists():
+            return directory
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            # As root apt would fetch as _apt, who may not write here.
+            fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages]
+            subprocess.run(fetch, cwd=work, check=True, timeout=600)
+            for package in Path(work).glob("*.deb"):
+                subprocess.run(["dpkg-deb", "-x", package, "tree"], cwd=work, check=True)
+            (Path(work) / "tree").rename(directory)
+    return directory
+
+
+def _said(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def busybox_triple(directory: Path) -> Files:
     """A whole triple in `directory`."""
     kernel, _ = host_kernel()
     return Files(
-        root_image(busybox_root(directory / "root", key_script), directory / "root.img"),
+        root_image(busybox_root(directory / "root"), directory / "root.img"),
         kernel,
         ramdisk(directory / "initramfs", directory / "initrd"),
     )

@@ -1,0 +1,236 @@
+"""The boot check on real guests: a sound triple passes, each defect fails its own assertion."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.model import Acceleration
+from pipeline.progress import QuietProgress
+from pipeline.run import Runner
+from pipeline.stage import Tools
+from pipeline.verify import Triple, VerifyReport, names, verify
+from tests import triples
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+
+TCG = Acceleration("tcg", "tests")
+MINUTES = 10
+KEYS = "/root/.ssh/authorized_keys"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> triples.Files:
+    return triples.busybox_triple(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Iterator[Tools]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with Runner(tmp_path / "commands.log") as run:
+        yield Tools(run, QuietProgress(), scratch)
+
+
+def check(files: triples.Files, tools: Tools, **changes: str) -> VerifyReport:
+    line = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
+    triple = replace(Triple(files.machine, files.kernel, files.ramdisk, line), **changes)  # type: ignore[arg-type] # str fields only
+    before = set(Path("/tmp").glob("boot-check-*"))
+    report = verify(
+        triple,
+        acceleration=TCG,
+        minutes_per_boot=MINUTES,
+        evidence=tools.scratch.parent / "evidence",
+        tools=tools,
+    )
+    assert not list(tools.scratch.iterdir()), "overlays are left"
+    ours = str(files.machine.parent)
+    assert not [line for line in processes() if ours in line], "a guest is left"
+    assert set(Path("/tmp").glob("boot-check-*")) <= before | other_checks()
+    return report
+
+
+def processes() -> list[str]:
+    lines = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                lines.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return [line for line in lines if line.startswith("qemu")]
+
+
+def other_checks() -> set[Path]:
+    """Directories of boot checks that other processes run at this time."""
+    running = " ".join(processes())
+    return {path for path in Path("/tmp").glob("boot-check-*") if str(path) in running}
+
+
+def failed(report: VerifyReport) -> list[str]:
+    return [assertion.name for assertion in report.failures]
+
+
+def sabotaged(
+    sound: triples.Files, directory: Path, change: Callable[[Path], None]
+) -> triples.Files:
+    """The sound triple with a change made to a copy of its root directory."""
+    root = directory / "root"
+    shutil.copytree(sound.machine.parent / "root", root, symlinks=True)
+    change(root)
+    return replace(sound, machine=triples.root_image(root, directory / "root.img"))
+
+
+def test_a_sound_triple_passes(sound: triples.Files, tools: Tools) -> None:
+    before = sound.machine.read_bytes()
+    report = check(sound, tools)
+    assert failed(report) == []
+    assert report.passed
+    assert all(assertion.reached for assertion in report.assertions)
+    assert report.seconds_to_ssh is not None
+    assert report.seconds_to_ssh > 1
+    assert set(report.boot_seconds) == {"first", "again", "other", "bare"}
+    assert sound.machine.read_bytes() == before, "the image was written"
+    console = (tools.scratch.parent / "evidence/first-console.log").read_text(errors="replace")
+    assert "root=/dev/vda console=tty0 console=ttyS0" in console
+    log = (tools.scratch.parent / "evidence/other-metadata.log").read_text()
+    assert "503" in log
+    assert "with token" in log
+
+
+def test_wrong_label(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    image = tmp_path / "root.img"
+    shutil.copy(sound.machine, image)
+    subprocess.run(["/sbin/tune2fs", "-L", "another", image], check=True, capture_output=True)
+    root = sabotaged(sound, tmp_path / "r", fstab("/dev/vda / ext4 defaults 0 0"))
+    subprocess.run(["/sbin/tune2fs", "-L", "x", root.machine], check=True, capture_output=True)
+    report = check(root, tools)
+    assert failed(report) == [names.ROOT_AS_RECORDED]
+    passed = {a.name for a in report.assertions if a.passed}
+    assert names.ROOT_BY_DEVICE in passed
+    assert any("LABEL=uec-rootfs does not exist" in line for line in report.console_lines)
+    picture = tools.scratch.parent / "evidence/other-screen.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def fstab(line: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        (root / "etc/fstab").write_text(line + "\n")
+
+    return change
+
+
+def test_initramfs_without_virtio_blk(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    ramdisk = triples.ramdisk(tmp_path / "i", tmp_path / "initrd", leave_out=("virtio_blk",))
+    report = check(replace(sound, ramdisk=ramdisk), tools)
+    assert failed(report) == [names.ROOT_BY_DEVICE, names.ROOT_AS_RECORDED]
+
+
+def test_kernel_of_another_version(sound: triples.Files, tools: Tools) -> None:
+    report = check(replace(sound, kernel=triples.other_kernel()), tools)
+    assert failed(report)[0] == names.MODULES
+    assert names.ROOT_BY_DEVICE in failed(report)
+
+
+def test_modules_of_another_version(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    def change(root: Path) -> None:
+        # The running kernel's own modules go on being found under their full path.
+        modules = root / "lib/modules"
+        kept = next(modules.iterdir())
+        shutil.copytree(kept, root / "lib/kept")
+        kept.rename(modules / "6.1.0-1-other")
+        script = root / "etc/init.d/rcS"
+        loading = "for f in failover net_failover virtio_net evdev button; do"
+        text = script.read_text().replace(
+            'for module in net_failover virtio_net evdev button; do modprobe "$module"; done',
+            f"{loading} insmod $(find /lib/kept -name $f.ko); done",
+        )
+        assert loading in text
+        script.write_text(text)
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.MODULES]
+    assert "6.1.0-1-other" in report.failures[0].detail
+
+
+def test_old_swap_line(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    line = "LABEL=uec-rootfs / ext4 defaults 0 0\n/dev/VolGroup/lv_swap swap swap defaults 0 0"
+    report = check(sabotaged(sound, tmp_path / "r", fstab(line)), tools)
+    assert failed(report) == [names.FSTAB]
+    assert "lv_swap" in report.failures[0].detail
+
+
+def test_key_script_not_executable(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    def change(root: Path) -> None:
+        (root / "etc/rc.local").chmod(0o644)
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.KEY, names.KEY_BY_TOKEN]
+    assert "never asked" in report.failures[0].detail
+
+
+def test_script_that_duplicates_keys(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    def change(root: Path) -> None:
+        with (root / "etc/rc.local").open("a") as script:
+            script.write(f'\nkey=$(tail -n 1 {KEYS})\necho "$key" >>{KEYS}\n')
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.KEY_ONCE, names.SAME_KEYS]
+
+
+def test_truncated_root(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    image = tmp_path / "root.img"
+    shutil.copy(sound.machine, image)
+    os.truncate(image, image.stat().st_size // 2)
+    report = check(replace(sound, machine=image), tools)
+    assert failed(report)[0] == names.ROOT_BY_DEVICE
+    assert any("bad geometry" in line for line in report.console_lines)
+
+
+def test_corrupted_initramfs(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    broken = bytearray(sound.ramdisk.read_bytes())
+    middle = len(broken) // 2
+    broken[middle : middle + 4096] = bytes(byte ^ 0x5A for byte in broken[middle : middle + 4096])
+    (tmp_path / "initrd").write_bytes(broken)
+    report = check(replace(sound, ramdisk=tmp_path / "initrd"), tools)
+    assert failed(report)[0] == names.RAMDISK
+
+
+def test_shipped_host_key(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    def change(root: Path) -> None:
+        key = root / "etc/dropbear/dropbear_ed25519_host_key"
+        subprocess.run(
+            ["dropbearkey", "-t", "ed25519", "-f", key],
+            check=True,
+            capture_output=True,
+        )
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.FRESH_HOST_KEYS]
+    assert "ssh-ed25519" in report.failures[0].detail
+
+
+def test_loose_modes(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    def change(root: Path) -> None:
+        with (root / "etc/rc.local").open("a") as script:
+            script.write(f"\nchmod 0644 {KEYS}\n")
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.KEY_MODES]
+
+
+def test_guest_that_ignores_the_power_button(
+    sound: triples.Files, tmp_path: Path, tools: Tools
+) -> None:
+    def change(root: Path) -> None:
+        (root / "etc/acpi/PWRF/00000080").write_text("#!/bin/sh\nreboot -f\n")
+
+    report = check(sabotaged(sound, tmp_path / "r", change), tools)
+    assert failed(report) == [names.POWER_OFF]
+    assert "guest-reset" in report.failures[0].detail
