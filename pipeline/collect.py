@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from pipeline.guest.kernels import (
     kernel_version,
     ramdisk_names,
 )
-from pipeline.guest.paths import base, shown
+from pipeline.guest.paths import base, parent, shown
 from pipeline.stage import Tools
 from pipeline.workspace import finish
 
@@ -106,22 +106,17 @@ def default_entry(guest: Guest) -> tuple[Entry | None, str]:
     """What the boot loader would boot, and the file that says so; (None, "") if none does."""
     environment = next(iter(_texts(guest, _ENVIRONMENTS).values()), "")
     entries = _loader_entries(guest)
-    readers: list[tuple[tuple[str, ...], Callable[[str], Entry | None]]] = [
-        (_GRUB2, lambda text: grub2_default(text, environment, entries)),
-        (_LEGACY, legacy_default),
-        (_EXTLINUX, extlinux_default),
+    found: list[tuple[Entry | None, str]] = [
+        (grub2_default(text, environment, entries), path)
+        for path, text in _texts(guest, _GRUB2).items()
     ]
-    for paths, read in readers[:1]:
-        for path, text in _texts(guest, paths).items():
-            if found := read(text):
-                return found, path
-    if entries and (found := loader_default(entries, environment)):
-        return found, _ENTRIES
-    for paths, read in readers[1:]:
-        for path, text in _texts(guest, paths).items():
-            if found := read(text):
-                return found, path
-    return None, ""
+    found.append((loader_default(entries, environment), _ENTRIES))
+    found += [(legacy_default(text), path) for path, text in _texts(guest, _LEGACY).items()]
+    found += [
+        (extlinux_default(text, parent(path)), path)
+        for path, text in _texts(guest, _EXTLINUX).items()
+    ]
+    return next(((entry, path) for entry, path in found if entry is not None), (None, ""))
 
 
 def judge(

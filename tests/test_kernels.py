@@ -261,10 +261,12 @@ def test_grub_legacy_without_an_answer(number: int) -> None:
 def test_extlinux() -> None:
     config = (
         "DEFAULT two\nLABEL one\n KERNEL /vmlinuz-1\nLABEL two\n MENU LABEL Two\n"
-        " LINUX ../vmlinuz-2\n APPEND initrd=/initrd-2,/extra ro\n"
+        " LINUX ../vmlinuz-2\n APPEND initrd=/initrd-2,extra ro\n"
     )
-    assert extlinux_default(config) == Entry("../vmlinuz-2", ("/initrd-2", "/extra"), "two")
-    assert extlinux_default("") is None
+    assert extlinux_default(config, "/boot/extlinux") == Entry(
+        "/boot/extlinux/../vmlinuz-2", ("/initrd-2", "/boot/extlinux/extra"), "two"
+    )
+    assert extlinux_default("", "/boot") is None
 
 
 def test_the_environment_block() -> None:
@@ -303,4 +305,4 @@ _CONFIG = st.lists(
 def test_any_configuration_has_an_answer_or_none(text: str) -> None:
     for entry in (grub2_default(text, text, {"a.conf": text}), legacy_default(text)):
         assert entry is None or entry.kernel
-    extlinux_default(text)
+    extlinux_default(text, "/boot")

@@ -91,8 +91,8 @@ def legacy_default(config: str) -> Entry | None:
     return entry if entry and entry.kernel else None
 
 
-def extlinux_default(config: str) -> Entry | None:
-    """The default of an extlinux.conf or syslinux.cfg."""
+def extlinux_default(config: str, directory: str) -> Entry | None:
+    """The default of an extlinux.conf or syslinux.cfg; relative paths are below `directory`."""
     wanted, found, label = "", dict[str, dict[str, str]](), ""
     for line in config.splitlines():
         word, _, rest = line.strip().partition(" ")
@@ -111,8 +111,12 @@ def extlinux_default(config: str) -> Entry | None:
     entry = found.get(wanted) or next(iter(found.values()), {})
     if not entry.get("kernel"):
         return None
-    ramdisks = tuple(p for p in entry.get("initrd", "").split(",") if p)
-    return Entry(entry["kernel"], ramdisks, wanted)
+    ramdisks = [path for path in entry.get("initrd", "").split(",") if path]
+    kernel, *others = (
+        path if path.startswith("/") else f"{directory}/{path}"
+        for path in (entry["kernel"], *ramdisks)
+    )
+    return Entry(kernel, tuple(others), wanted)
 
 
 def grub_environment(text: str) -> dict[str, str]:
