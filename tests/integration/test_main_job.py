@@ -1,0 +1,202 @@
+"""The main job as a user runs it: `invoke build demo upload`, again, and from a finished disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simplestreams_reader import read_mirror
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Site:
+    """A user's directory, with everything the product may write kept inside it."""
+
+    directory: Path
+    first: subprocess.CompletedProcess[str]
+
+    @property
+    def build(self) -> Path:
+        return self.directory / "build" / "demo"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.build / "manifest.json").read_text())
+        return manifest
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "invoke", "--search-root", str(ROOT), *words]
+
+
+def environment(directory: Path, **more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    catalogue = str(directory / "catalogue")
+    return {**clean, "IMAGE_PIPELINE_CATALOGUE": catalogue, **more}
+
+
+def invoke(directory: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words),
+        cwd=directory,
+        env=environment(directory, **more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    directory = tmp_path_factory.mktemp("main-job")
+    first = invoke(directory, "build", "demo", "upload")
+    assert first.returncode == 0, first.stderr[-3000:]
+    yield Site(directory, first)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ids(output: str) -> list[str]:
+    """The registered ids in the order printed: machine, kernel, ramdisk."""
+    last = [line.split()[-1] for line in output.splitlines() if line.split()]
+    return [word for word in last if word.startswith(("ami-", "aki-", "ari-"))]
+
+
+def said(*words: str | Path) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def test_three_files_a_manifest_and_ids(site: Site) -> None:
+    manifest = site.manifest
+    names = {role: manifest[role]["file"] for role in ("machine", "kernel", "ramdisk")}
+    assert names == {"machine": "demo.img", "kernel": "demo-vmlinuz", "ramdisk": "demo-initrd"}
+    for role, name in names.items():
+        assert sha256(site.build / name) == manifest[role]["sha256"]
+    assert manifest["verification"]["passed"] is True
+    assert manifest["root"]["label"] == "uec-rootfs"
+    assert len(ids(site.first.stdout)) == 3
+    assert not (site.build / ".work").exists()
+
+
+def test_independent_tools_agree(site: Site) -> None:
+    image = site.build / "demo.img"
+    assert said("blkid", "-o", "value", "-s", "LABEL", "-p", image) == "uec-rootfs\n"
+    said("e2fsck", "-fn", image)
+    fstab = said("debugfs", "-R", "cat /etc/fstab", image)
+    assert fstab == "LABEL=uec-rootfs / ext4 defaults 0 0\n"
+
+
+def test_the_catalogue_serves_what_was_built(site: Site) -> None:
+    found = {item["sha256"] for item in read_mirror(site.directory / "catalogue")}
+    assert found == {site.manifest[role]["sha256"] for role in ("machine", "kernel", "ramdisk")}
+
+
+def test_a_rerun_does_nothing_and_gives_the_same_ids(site: Site) -> None:
+    before = {p: p.stat().st_mtime_ns for p in site.build.iterdir() if "img" in p.name}
+    commands = (site.build / "commands.log").read_text()
+    again = invoke(site.directory, "build", "demo", "upload")
+    assert again.returncode == 0, again.stderr
+    assert (site.build / "commands.log").read_text() == commands, "a program was started"
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    stages = site.manifest["stages"]
+    assert all(stages[name]["reused"] for name in ("install", "image", "digests", "verify"))
+    assert "already there" in again.stdout
+    assert ids(again.stdout) == ids(site.first.stdout)
+
+
+def test_a_disk_is_only_read_and_gives_the_same_files(site: Site, tmp_path: Path) -> None:
+    disk = site.build / "disk.img"
+    before = (sha256(disk), disk.stat().st_mtime_ns)
+    done = invoke(tmp_path, "build", "demo", "--disk", str(disk), "--no-verify", "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert (sha256(disk), disk.stat().st_mtime_ns) == before
+    assert manifest["source"]["kind"] == "disk"
+    assert manifest["verification"] is None
+    for role in ("kernel", "ramdisk"):
+        assert manifest[role]["sha256"] == site.manifest[role]["sha256"]
+    assert manifest["customization"]["edits"] == site.manifest["customization"]["edits"]
+
+
+def test_an_unproved_build_is_not_uploaded_unasked(site: Site, tmp_path: Path) -> None:
+    disk = str(site.build / "disk.img")
+    words = ["build", "demo", "--disk", disk, "--no-verify", "upload"]
+    refused = invoke(tmp_path, *words)
+    assert refused.returncode == 2
+    assert "its boot check was skipped" in refused.stderr
+    assert not (tmp_path / "catalogue").exists()
+    assert invoke(tmp_path, *words, "--unverified").returncode == 0
+    listing = (tmp_path / "catalogue" / "streams" / "v1").rglob("*.json")
+    assert any("unverified" in path.read_text() for path in listing)
+
+
+def test_a_changed_file_is_not_uploaded(site: Site, tmp_path: Path) -> None:
+    disk = str(site.build / "disk.img")
+    assert invoke(tmp_path, "build", "demo", "--disk", disk, "--no-verify").returncode == 0
+    with (tmp_path / "build" / "demo" / "demo.img").open("ab") as file:
+        file.write(b"x")
+    refused = invoke(tmp_path, "upload", "--recipe", "demo", "--unverified")
+    assert refused.returncode == 2
+    assert "bytes where the manifest has" in refused.stderr
+
+
+def test_a_dry_run_touches_nothing(site: Site, tmp_path: Path) -> None:
+    def world() -> dict[str, int]:
+        return {
+            str(path): path.lstat().st_mtime_ns
+            for top in (site.directory, tmp_path)
+            for path in top.rglob("*")
+        }
+
+    before = world()
+    plan = invoke(tmp_path, "build", "demo", "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert "virt-install --connect" in plan.stdout
+    assert "qemu-system-x86_64" in plan.stdout
+    calls = invoke(site.directory, "upload", "--recipe", "demo", "--dry-run", "--json")
+    assert calls.returncode == 0, calls.stderr
+    assert json.loads(calls.stdout)[0]["plan"]["local"]
+    assert world() == before
+
+
+def test_the_second_of_two_builds_is_told_who_works(site: Site, tmp_path: Path) -> None:
+    words = ("build", "demo", "--disk", str(site.build / "disk.img"), "--backend", "guestfs")
+    with subprocess.Popen(
+        command(*words, "--no-verify"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as first:
+        lock = tmp_path / "build" / "demo" / ".lock"
+        while not (lock.exists() and lock.read_text()):
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = invoke(tmp_path, *words)
+        assert second.returncode == 8
+        assert f"process {first.pid} is working on it" in second.stderr
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(120) == 128 + signal.SIGTERM
+    # The killed one left nothing that stands in the way.
+    assert not (tmp_path / "build" / "demo" / ".work").exists()
+    assert not (tmp_path / "build" / "demo" / "manifest.json").exists()
