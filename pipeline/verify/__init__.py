@@ -1,5 +1,6 @@
 """Boots an image set as a cloud would and says, assertion by assertion, what came of it."""
 
+from pipeline.verify.console import console
 from pipeline.verify.report import (
     NOVA_COMMAND_LINE,
     Assertion,
@@ -17,6 +18,7 @@ __all__ = [
     "Triple",
     "VerifyReport",
     "WholeDisk",
+    "console",
     "plan",
     "verify",
     "verify_disk",

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.progress import printable
 from pipeline.run import Runner
 from pipeline.verify import probe, ssh
-from pipeline.verify.console import Sign
+from pipeline.verify.transcript import Transcript, Sign
 from pipeline.verify.guest import Guest, running
 from pipeline.verify.machine import Wiring
 from pipeline.verify.metadata import Metadata, Request
@@ -90,7 +90,10 @@ class Record:
 class _Attempt:
     """The wait for SSH in one boot."""
 
-    def __init__(self, guest: Guest, plan: Plan, session: Session, known_hosts: Path) -> None:
+    def __init__(
+        self, guest: Guest, console: Transcript, plan: Plan, session: Session, known_hosts: Path
+    ) -> None:
+        self._console = console
         self._guest, self._plan, self._session = guest, plan, session
         self._known_hosts = known_hosts
         self.to_banner: float | None = None
@@ -121,14 +124,14 @@ class _Attempt:
         how = guest.ended()
         if how is not None:
             return f"the guest went down by itself after {now:.0f} s ({how})"
-        sign = guest.console.final
+        sign = self._console.final
         if sign is not None:
             time.sleep(1)  # the lines after it belong to the evidence
             return sign.line
         if now > self._session.seconds:
             self.late = True
             return self._refusal or f"not there within {self._session.seconds:.0f} s"
-        if guest.console.prompted and self._prompt_at is None:
+        if self._console.prompted and self._prompt_at is None:
             self._prompt_at = now
         return self._stuck(now)
 
@@ -177,7 +180,7 @@ class _Attempt:
             stop=lambda: (
                 session.cancelled()
                 or self._guest.ended() is not None
-                or self._guest.console.final is not None
+                or self._console.final is not None
             ),
         )
         self.facts = probe.read_facts(said.stdout)
@@ -200,8 +203,11 @@ def boot(plan: Plan, session: Session, overlay: Path) -> Record:
             socket = session.scratch / f"{plan.name}.sock"
             stack.enter_context(serving(plan.metadata, socket))
             exchange = exchange_command(socket)
-        guest = stack.enter_context(running(session.runner, plan.argv, overlay, exchange, log))
-        attempt = _Attempt(guest, plan, session, session.scratch / f"{plan.name}.known_hosts")
+        console = stack.enter_context(contextlib.closing(Transcript(log)))
+        guest = stack.enter_context(running(session.runner, plan.argv, overlay, exchange, console))
+        attempt = _Attempt(
+            guest, console, plan, session, session.scratch / f"{plan.name}.known_hosts"
+        )
         trouble = attempt.run()
         host_keys: frozenset[str] = frozenset()
         power_off, seconds = None, 0.0
@@ -216,7 +222,7 @@ def boot(plan: Plan, session: Session, overlay: Path) -> Record:
             seconds = guest.seconds - begun
             if power_off is None and guest.picture(picture):
                 evidence.append(picture)
-    console, metadata = guest.console, plan.metadata
+    metadata = plan.metadata
     if metadata is not None:
         evidence.append(_note_requests(metadata, session.evidence / f"{plan.name}-metadata.log"))
     return Record(

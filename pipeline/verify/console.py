@@ -1,163 +1,113 @@
-"""The guest's serial console: kept on disk within bounds, and read for signs of trouble.
-
-Everything here comes from the guest: lines are cut, colours removed, and nothing is acted on but
-the fixed signs below.
-"""
+"""An interactive boot: the guest's serial console on the user's terminal."""
 
 from __future__ import annotations
 
-import re
-import threading
-from collections import deque
-from dataclasses import dataclass
+import contextlib
+import os
+import select
+import shlex
+import socket
+import termios
+import tty
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from pipeline.verify import names
+from pipeline.errors import InputError
+from pipeline.model import Acceleration
+from pipeline.stage import Tools
+from pipeline.verify.guest import Guest, running
+from pipeline.verify.metadata import Instance, Metadata
+from pipeline.verify.report import Triple, WholeDisk
+from pipeline.verify.roles import argv_for, interactive
+from pipeline.verify.service import exchange_command, serving
+from pipeline.verify.ssh import make_keys
+from pipeline.verify.stage import firmware_variables, make_overlay, private_directory
 
-_MAX_BYTES = 8 << 20  # a noisy boot writes some hundred KiB
-_MAX_LINE = 400
-_KEPT = 40  # lines shown after a failure: a panic's trace fits
-_MAX_SIGNS = 200
-_PROMPT = re.compile(r"\blogin: ?$")
-_ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]{0,20}[@-~]|[()][A-Z0-9]|[=>78cDEHMNOZ])|[\r\x00\x07]")
-
-
-@dataclass(frozen=True)
-class Sign:
-    """A console line that speaks against an assertion. final: the boot cannot recover."""
-
-    assertion: str
-    line: str
-    final: bool
+_LEAVE = b"\x1d"  # Ctrl-], as virsh console and telnet have it
+_LOOK = 0.5  # seconds between looks at whether the guest is still there
 
 
-_SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
-    (assertion, re.compile(pattern), final)
-    for assertion, pattern, final in (
-        (names.RAMDISK, r"Initramfs unpacking failed|invalid magic at start of compressed", False),
-        (names.MODULES, r"version magic '|[Ii]nvalid module format|: Exec format error", False),
-        (
-            names.MODULES,
-            r"modprobe: .{1,200}(?:not found in|can't change directory|can't open)",
-            False,
-        ),
-        (names.ROOT, r"VFS: (?:Unable to mount root|Cannot open root device)", True),
-        (names.ROOT, r"ALERT!\s+.{1,100} does not exist", True),
-        (names.ROOT, r"^\(initramfs\) |^dracut:/# |^sh: can't access tty", True),
-        (
-            names.ROOT,
-            r"Could not boot\.|dracut-initqueue.{0,40}timeout|Failed to mount /sysroot",
-            True,
-        ),
-        (names.ROOT, r"bad geometry: block count|can't find ext[234] filesystem", False),
-        (names.FSTAB, r"You are in (?:emergency|rescue) mode|Give root password for maint", True),
-        (names.FSTAB, r"A start job is running for (?:/dev/|dev-|/\w|Wait for.{1,40}device)", True),
-        (names.FSTAB, r"Timed out waiting for device|Failed to mount [/\w]", False),
-        (names.FSTAB, r"Dependency failed for (?:/|Local File|Swap|dev-)", False),
-        (names.FSTAB, r"^(?:mount|swapon): .{0,200}(?:failed|No such|not exist|can't find)", False),
-        (names.PANIC, r"Kernel panic - not syncing", True),
-        (names.PANIC, r"(?:^|\] )(?:BUG: |kernel BUG at|Oops: |general protection fault)", False),
-        (names.PANIC, r"(?:^|\] )(?:watchdog: BUG|INFO: task .{1,60} blocked for more)", False),
-        # fd0: old kernels probe a floppy drive that answers and has no disk.
-        (names.IO, r"(?:I/O error|end_request: I/O error)(?!.{0,40}\bfd0)", False),
-        (names.IO, r"EXT[234]-fs error|XFS .{0,40}[Cc]orruption|JBD2: .{0,60}error", False),
-        (names.INIT, r"\[FAILED\] Failed to (?!mount)\w+", False),
-        (
-            names.INIT,
-            r"can't (?:run|open) '|^init: .{1,80} (?:respawning too fast|terminated with)",
-            False,
-        ),
-    )
-)
+def console(
+    triple: Triple | WholeDisk,
+    *,
+    acceleration: Acceleration,
+    tools: Tools,
+    overlay: Path | None = None,
+    input: int = 0,  # the built-in's own word for it
+    output: int = 1,
+) -> int:
+    """Boot and join the guest's serial console to a terminal; 0 when the guest powered off.
+
+    Ctrl-] leaves, and ends the guest (status 1). overlay: a kept overlay to go on from, left as
+    the guest leaves it; None for a fresh one that is thrown away. input, output: descriptors.
+    The guest writes to the terminal as it likes, as on any serial line.
+    """
+    part = interactive(triple)
+    if overlay is not None and not overlay.is_file():
+        raise InputError("boot from the overlay", overlay, why="there is no such file")
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(private_directory(tools))
+        keys = make_keys(tools.run, scratch)
+        drive = overlay or make_overlay(triple, tools.scratch / "console.qcow2", tools)
+        if overlay is None:
+            stack.callback(drive.unlink, missing_ok=True)
+        service = scratch / "metadata.sock"
+        stack.enter_context(serving(Metadata(Instance(keys=keys.public), "optional"), service))
+        variables = firmware_variables(triple, part, scratch)
+        guest = stack.enter_context(
+            running(
+                tools.run,
+                argv_for(triple, part, acceleration, variables),
+                drive,
+                exchange_command(service),
+                None,
+            )
+        )
+        login = ["ssh", "-i", str(keys.files[0]), "-o", "StrictHostKeyChecking=no"]
+        login += ["-o", "UserKnownHostsFile=/dev/null", "-p", str(guest.port)]
+        words = shlex.join([*login, f"{triple.user}@127.0.0.1"])
+        tools.progress.say(f"Ctrl-] leaves. From another terminal: {words}")
+        stack.enter_context(_raw(input))
+        _join(guest, input, output)
+        return 0 if guest.ended() == "guest-shutdown" else 1
 
 
-class Console:
-    """Collects one guest's console. Fed by one thread, asked by another."""
-
-    def __init__(self, log: Path) -> None:
-        self._log: BinaryIO = log.open("wb")
-        self._written = 0
-        self._partial = b""
-        self._lines: deque[str] = deque(maxlen=_KEPT)
-        self._signs: list[Sign] = []
-        self._partial_signed = False
-        self._began = self._prompted = False
-        self._lock = threading.Lock()
-
-    def feed(self, data: bytes) -> None:
-        """Take what the guest wrote next."""
-        with self._lock:
-            if self._written < _MAX_BYTES:
-                self._log.write(data[: _MAX_BYTES - self._written])
-                self._log.flush()
-                self._written += len(data)
-            *whole, self._partial = (self._partial + data).split(b"\n")
-            for raw in whole:
-                self._take(raw)
-                self._partial_signed = False
-            # A prompt has no line end; and a line without one must not grow for ever.
-            if not self._partial_signed:
-                self._partial_signed = self._look(_clean(self._partial))
-            self._partial = self._partial[-16 * _MAX_LINE :]
-
-    def close(self) -> None:
-        """Close the log."""
-        with self._lock:
-            if self._partial:
-                self._take(self._partial)
-            self._partial = b""
-            self._log.close()
-
-    @property
-    def began(self) -> bool:
-        """Whether the kernel has said its version."""
-        with self._lock:
-            return self._began
-
-    @property
-    def prompted(self) -> bool:
-        """Whether a login prompt has been shown."""
-        with self._lock:
-            return self._prompted
-
-    @property
-    def signs(self) -> tuple[Sign, ...]:
-        """Signs of trouble, oldest first."""
-        with self._lock:
-            return tuple(self._signs)
-
-    @property
-    def final(self) -> Sign | None:
-        """The first sign after which the boot cannot recover."""
-        return next((sign for sign in self.signs if sign.final), None)
-
-    @property
-    def tail(self) -> tuple[str, ...]:
-        """The last lines."""
-        with self._lock:
-            return tuple(self._lines)
-
-    def _take(self, raw: bytes) -> None:
-        line = _clean(raw)
-        if not line:
-            return
-        self._lines.append(line)
-        if "Linux version " in line:
-            self._began = True
-        if not self._partial_signed:
-            self._look(line)
-
-    def _look(self, line: str) -> bool:
-        self._prompted = self._prompted or bool(_PROMPT.search(line))
-        for assertion, pattern, final in _SIGNS:
-            if pattern.search(line):
-                if len(self._signs) < _MAX_SIGNS or final:
-                    self._signs.append(Sign(assertion, line, final))
-                return True
-        return False
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    """The terminal passing every key, and as it was at the end. Anything else is left alone."""
+    if not os.isatty(descriptor):
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _clean(raw: bytes) -> str:
-    text = _ESCAPE.sub(b"", raw[: 4 * _MAX_LINE]).decode(errors="replace")
-    return "".join(c if c.isprintable() else " " for c in text)[:_MAX_LINE].rstrip()
+def _join(guest: Guest, keyboard: int, screen: int) -> None:
+    """Copy both ways until the guest is gone or the user leaves."""
+    serial = guest.serial
+    sources: list[int | socket.socket] = [keyboard, serial]
+    while guest.program.poll() is None:
+        for source in select.select(sources, [], [], _LOOK)[0]:
+            if source is serial:
+                _write(screen, serial.recv(65536))
+                continue
+            typed = os.read(keyboard, 1024)
+            if not typed:  # the end of a file or pipe: nobody types any more
+                sources.remove(keyboard)
+            before, leave, _ = typed.partition(_LEAVE)
+            serial.sendall(before)
+            if leave:
+                return
+    with contextlib.suppress(OSError):
+        serial.settimeout(1)
+        while data := serial.recv(65536):
+            _write(screen, data)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import HostError
 from pipeline.run import Program, Runner
-from pipeline.verify.console import Console
+from pipeline.verify.transcript import Transcript
 from pipeline.verify.machine import Wiring
 from pipeline.verify.qmp import Qmp
 
@@ -21,8 +22,8 @@ _PRESS_AGAIN = 10.0  # seconds between presses of the power button, Nova's shutd
 class Guest:
     """Use `running` to make one."""
 
-    def __init__(self, program: Program, qmp: Qmp, console: Console, serial: socket.socket) -> None:
-        self.program, self.qmp, self.console, self.serial = program, qmp, console, serial
+    def __init__(self, program: Program, qmp: Qmp, serial: socket.socket) -> None:
+        self.program, self.qmp, self.serial = program, qmp, serial
         self.begun = time.monotonic()
         self.port = qmp.forwarded_port()
 
@@ -79,23 +80,24 @@ class Guest:
 
 @contextlib.contextmanager
 def running(
-    runner: Runner, argv: Callable[[Wiring], list[str]], overlay: Path, exchange: str, log: Path
+    runner: Runner,
+    argv: Callable[[Wiring], list[str]],
+    overlay: Path,
+    exchange: str,
+    console: Transcript | None,
 ) -> Iterator[Guest]:
     """Start a guest; it is gone when the context ends.
 
-    argv: the command line for a given wiring. log: where its console goes.
+    argv: the command line for a given wiring. exchange: the command for the metadata address.
+    console: what takes the serial console in; None when the caller reads `serial` itself.
     """
     with contextlib.ExitStack() as stack:
         monitor, its_monitor = _pair(stack)
         serial, its_serial = _pair(stack)
-        words = log.with_name(f".{log.name}.qemu")
-        stack.callback(words.unlink, missing_ok=True)
-        stderr = stack.enter_context(words.open("w+b"))
+        stderr = stack.enter_context(tempfile.TemporaryFile())
         wiring = Wiring(
             str(overlay), f"fd={its_monitor.fileno()}", f"fd={its_serial.fileno()}", exchange
         )
-        console = Console(log)
-        stack.callback(console.close)
         program = stack.enter_context(
             runner.start(
                 argv(wiring),
@@ -107,7 +109,7 @@ def running(
         its_monitor.close()
         its_serial.close()
         try:
-            guest = Guest(program, Qmp(monitor), console, serial)
+            guest = Guest(program, Qmp(monitor), serial)
         except (OSError, HostError) as error:
             program.stop()
             stderr.seek(0)
@@ -117,6 +119,9 @@ def running(
                 why=said or str(error),
                 next_step="Try the command in the log of programs by hand",
             ) from error
+        if console is None:
+            yield guest
+            return
         reader = threading.Thread(target=_collect, args=(serial, console), daemon=True)
         reader.start()
         try:
@@ -133,7 +138,7 @@ def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _collect(serial: socket.socket, console: Console) -> None:
+def _collect(serial: socket.socket, console: Transcript) -> None:
     with contextlib.suppress(OSError):
         while data := serial.recv(65536):
             console.feed(data)

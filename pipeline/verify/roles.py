@@ -53,6 +53,12 @@ def parts(target: Triple | WholeDisk) -> tuple[Part, ...]:
     )
 
 
+def interactive(target: Triple | WholeDisk) -> Part:
+    """The boot of a console session: the recorded command line, or the first firmware."""
+    role: Role = "other" if isinstance(target, Triple) else "first"
+    return next(part for part in parts(target) if part.role == role)
+
+
 def metadata(part: Part, keys: tuple[Key, ...]) -> Metadata | None:
     """The service this boot gets: Nova's, then EC2's strictest after a late start."""
     if not part.has_metadata:
