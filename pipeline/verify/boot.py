@@ -12,11 +12,11 @@ from pipeline.errors import PipelineError
 from pipeline.progress import printable
 from pipeline.run import Runner
 from pipeline.verify import probe, ssh
-from pipeline.verify.transcript import Transcript, Sign
 from pipeline.verify.guest import Guest, running
 from pipeline.verify.machine import Wiring
 from pipeline.verify.metadata import Metadata, Request
 from pipeline.verify.service import exchange_command, serving
+from pipeline.verify.transcript import Sign, Transcript
 
 _POLL = 0.25  # seconds between looks at a guest that boots
 _GRACE = 60.0  # seconds; least time a guest gets from one milestone to the next

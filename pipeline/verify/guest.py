@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.errors import HostError
 from pipeline.run import Program, Runner
-from pipeline.verify.transcript import Transcript
 from pipeline.verify.machine import Wiring
 from pipeline.verify.qmp import Qmp
+from pipeline.verify.transcript import Transcript
 
 _PRESS_AGAIN = 10.0  # seconds between presses of the power button, Nova's shutdown_retry_interval
 

@@ -36,7 +36,11 @@ _SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
     (assertion, re.compile(pattern), final)
     for assertion, pattern, final in (
         (names.RAMDISK, r"Initramfs unpacking failed|invalid magic at start of compressed", False),
-        (names.MODULES, r"version magic '|[Ii]nvalid module format|: Exec format error", False),
+        (
+            names.MODULES,
+            r"version magic '|disagrees about version of|[Ii]nvalid module format",
+            False,
+        ),
         (
             names.MODULES,
             r"modprobe: .{1,200}(?:not found in|can't change directory|can't open)",
@@ -44,7 +48,7 @@ _SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
         ),
         (names.ROOT, r"VFS: (?:Unable to mount root|Cannot open root device)", True),
         (names.ROOT, r"ALERT!\s+.{1,100} does not exist", True),
-        (names.ROOT, r"^\(initramfs\) |^dracut:/# |^sh: can't access tty", True),
+        (names.ROOT, r"^\(initramfs\)(?: |$)|^dracut:/#|^sh: can't access tty", True),
         (
             names.ROOT,
             r"Could not boot\.|dracut-initqueue.{0,40}timeout|Failed to mount /sysroot",

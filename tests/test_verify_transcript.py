@@ -1,0 +1,125 @@
+"""The console's reader: signs of trouble, prompts, bounds against a hostile guest."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.verify import names
+from pipeline.verify.transcript import Transcript
+
+CALM = b"""[    0.000000] Linux version 6.1.0-56-cloud-amd64 (debian-kernel@lists.debian.org)\r
+[    0.000000] Command line: root=/dev/vda console=tty0 console=ttyS0\r
+[    1.000000] systemd[1]: Starting Load Kernel Module fuse...\r
+[  \x1b[0;32m  OK  \x1b[0m] Reached target \x1b[0;1;39mLocal File Systems\x1b[0m.\r
+[  \x1b[0;32m  OK  \x1b[0m] Reached target \x1b[0;1;39mSwaps\x1b[0m.\r
+[    2.000000] EXT4-fs (vda): mounted filesystem with ordered data mode. Quota mode: none.\r
+[    3.000000] end_request: I/O error, dev fd0, sector 0\r
+[   ***  ] A start job is running for Raise network interfaces (5s / 5min 1s)\r
+localhost login: """
+
+
+def heard(tmp_path: Path, *pieces: bytes) -> Transcript:
+    with contextlib.closing(Transcript(tmp_path / "log")) as transcript:
+        for piece in pieces:
+            transcript.feed(piece)
+    return transcript
+
+
+def test_a_calm_boot_has_no_signs(tmp_path: Path) -> None:
+    calm = heard(tmp_path, CALM)
+    assert calm.signs == ()
+    assert calm.began
+    assert calm.prompted
+    assert (tmp_path / "log").read_bytes() == CALM
+
+
+@pytest.mark.parametrize(
+    ("line", "assertion", "final"),
+    [
+        ("[ 1.0] Initramfs unpacking failed: invalid magic", names.RAMDISK, False),
+        (
+            "[ 4.1] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block",
+            names.ROOT,
+            True,
+        ),
+        ("[ 4.1] Kernel panic - not syncing: Attempted to kill init!", names.PANIC, True),
+        ("ALERT!  LABEL=uec-rootfs does not exist.  Dropping to a shell!", names.ROOT, True),
+        ("(initramfs) ", names.ROOT, True),
+        ("dracut:/# ", names.ROOT, True),
+        ("dracut Warning: Could not boot.", names.ROOT, True),
+        ("[ 2.0] EXT4-fs (vda): bad geometry: block count 12 exceeds size", names.ROOT, False),
+        (
+            "virtio_blk: version magic '6.1.0-1 SMP' should be '6.1.0-2 SMP'",
+            names.MODULES,
+            False,
+        ),
+        ("virtio: disagrees about version of symbol module_layout", names.MODULES, False),
+        (
+            "modprobe: FATAL: Module virtio_blk not found in directory /lib/modules/6.1",
+            names.MODULES,
+            False,
+        ),
+        ("You are in emergency mode. After logging in, type", names.FSTAB, True),
+        (
+            "[ ***] A start job is running for /dev/mapper/VolGroup-lv_swap (9s / 1min 30s)",
+            names.FSTAB,
+            True,
+        ),
+        (
+            "[ ***] A start job is running for dev-mapper-VolGroup.device (9s / 1min 30s)",
+            names.FSTAB,
+            True,
+        ),
+        ("[ TIME ] Timed out waiting for device /dev/VolGroup/lv_swap.", names.FSTAB, False),
+        ("[DEPEND] Dependency failed for /boot.", names.FSTAB, False),
+        ("[FAILED] Failed to mount /boot.", names.FSTAB, False),
+        ("[FAILED] Failed to mount boot.mount - /boot.", names.FSTAB, False),
+        ("swapon: /dev/VolGroup/lv_swap: No such file or directory", names.FSTAB, False),
+        ("[ 9.0] BUG: unable to handle page fault for address", names.PANIC, False),
+        ("[ 9.0] Oops: 0002 [#1] SMP", names.PANIC, False),
+        ("[ 9.0] INFO: task jbd2/vda-8:120 blocked for more than 120 seconds.", names.PANIC, False),
+        ("[ 9.0] blk_update_request: I/O error, dev vda, sector 2048", names.IO, False),
+        ("[ 9.0] EXT4-fs error (device vda): ext4_lookup:1849", names.IO, False),
+        ("[FAILED] Failed to start OpenBSD Secure Shell server.", names.INIT, False),
+        ("can't run '/etc/init.d/rcS': Permission denied", names.INIT, False),
+    ],
+)
+def test_signs(tmp_path: Path, line: str, assertion: str, final: bool) -> None:
+    found = heard(tmp_path, CALM, b"\r\n" + line.encode() + b"\r\n").signs
+    assert [(sign.assertion, sign.final) for sign in found] == [(assertion, final)]
+    assert found[0].line == line.rstrip()
+
+
+def test_a_prompt_without_a_line_end_is_seen_once(tmp_path: Path) -> None:
+    transcript = heard(tmp_path, b"(initr", b"amfs) ", b"help", b"\r\nmore\r\n")
+    assert [sign.final for sign in transcript.signs] == [True]
+
+
+@given(st.lists(st.integers(1, 40), max_size=20))
+def test_signs_do_not_depend_on_how_the_bytes_arrive(cuts: list[int]) -> None:
+    text = b"one\r\n[FAILED] Failed to start x.\r\n[ 1.0] Oops: 1\r\nlogin: "
+    position = 0
+    with contextlib.closing(Transcript(Path("/dev/null"))) as transcript:
+        for cut in [*cuts, len(text)]:
+            transcript.feed(text[position : position + cut])
+            position += cut
+    assert [sign.assertion for sign in transcript.signs] == [names.INIT, names.PANIC]
+    assert transcript.prompted
+
+
+def test_a_guest_cannot_fill_disk_memory_or_terminal(tmp_path: Path) -> None:
+    transcript = Transcript(tmp_path / "log")
+    for _ in range(20):
+        transcript.feed(b"\x1b[2J\x07" + b"x" * (1 << 20))
+    transcript.feed(b"\n\x1b]0;title\x07y\n" * 10)
+    transcript.feed(b"[FAILED] Failed to start a\n" * 5000)
+    transcript.close()
+    assert (tmp_path / "log").stat().st_size == 8 << 20
+    assert len(transcript.signs) == 200
+    assert len(transcript.tail) == 40
+    assert all(len(line) <= 400 and line.isprintable() for line in transcript.tail)
