@@ -47,7 +47,7 @@ def file_record(directory: Path, name: str, content: bytes) -> FileRecord:
     )
 
 
-def finished_manifest(directory: Path, **changes: object) -> Manifest:
+def finished_manifest(directory: Path, root: bytes, **changes: object) -> Manifest:
     """A manifest of three small files, which are written; `changes` replace its fields."""
     name = str(changes.get("name", directory.name))
     fields: dict[str, object] = {
@@ -62,7 +62,7 @@ def finished_manifest(directory: Path, **changes: object) -> Manifest:
             method="copy of used blocks",
             copied=812 << 20,
         ),
-        "machine": file_record(directory, f"{name}.img", b"root" * 5000),
+        "machine": file_record(directory, f"{name}.img", root),
         "kernel": file_record(directory, f"{name}-vmlinuz", b"kernel" * 900),
         "ramdisk": file_record(directory, f"{name}-initrd", b"ramdisk" * 900),
         "root": RootRecord(
@@ -143,11 +143,15 @@ def finished_build(
     *,
     listing: Inventory | None = None,
     evidence: Mapping[str, bytes] | None = None,
+    root: bytes = b"root" * 5000,
     **changes: object,
 ) -> Manifest:
-    """A finished build in `directory`, made if missing; evidence: file names and contents."""
+    """A finished build in `directory`, made if missing.
+
+    evidence: file names and contents. root: the machine image's content.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    manifest = finished_manifest(directory, **changes)
+    manifest = finished_manifest(directory, root, **changes)
     inventory.write(listing or small_inventory(), directory / inventory.FILE)
     for name, content in (evidence or {}).items():
         path = directory / name
