@@ -30,6 +30,7 @@ def run(
         cwd=cwd,
         capture_output=True,
         text=True,
+        errors="replace",  # some programs print names as they find them
         timeout=SECONDS,
         check=False,
     )
