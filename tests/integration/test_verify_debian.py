@@ -1,0 +1,92 @@
+"""The boot check on a real Debian root under systemd: sound, and with systemd's own troubles."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.model import Acceleration
+from pipeline.progress import QuietProgress
+from pipeline.run import Runner
+from pipeline.stage import Tools
+from pipeline.verify import Triple, VerifyReport, names, verify
+from tests.triples import Files, debian
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(5400)]
+
+LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
+BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n[Install]\nWantedBy=multi-user.target\n"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return debian.debian_triple(tmp_path_factory.mktemp("debian"))
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Iterator[Tools]:
+    (tmp_path / "scratch").mkdir()
+    with Runner() as run:
+        yield Tools(run, QuietProgress(), tmp_path / "scratch")
+
+
+def check(files: Files, tools: Tools) -> VerifyReport:
+    return verify(
+        Triple(files.machine, files.kernel, files.ramdisk, LINE),
+        acceleration=Acceleration("tcg", "tests"),
+        minutes_per_boot=20,
+        evidence=tools.scratch.parent / "evidence",
+        tools=tools,
+    )
+
+
+def with_file(sound: Files, directory: Path, commands: list[str], **files: str) -> Files:
+    """A copy of the image with files written into it by debugfs, no mount needed."""
+    image = directory / "root.img"
+    shutil.copy(sound.machine, image)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    script = "".join(f"{command}\n" for command in commands)
+    subprocess.run(
+        ["/sbin/debugfs", "-w", "-f", "-", image],
+        input=script.encode(),
+        cwd=directory,
+        check=True,
+        capture_output=True,
+    )
+    return replace(sound, machine=image)
+
+
+def test_a_systemd_root_passes(sound: Files, tools: Tools) -> None:
+    report = check(sound, tools)
+    assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
+    details = {a.name: a.detail for a in report.assertions}
+    assert "running" in details[names.UNITS]
+    assert details[names.FRESH_MACHINE_ID] == "two different ones"
+    assert "3 of 3 keys" in details[names.KEY_ONCE]
+
+
+def test_the_old_swap_line_is_found_within_seconds_of_its_wait(
+    sound: Files, tmp_path: Path, tools: Tools
+) -> None:
+    fstab = "LABEL=uec-rootfs / ext4 defaults 0 0\n/dev/VolGroup/lv_swap swap swap defaults 0 0\n"
+    files = with_file(sound, tmp_path, ["rm /etc/fstab", "write fstab /etc/fstab"], fstab=fstab)
+    report = check(files, tools)
+    assert [a.name for a in report.failures] == [names.FSTAB]
+    assert "lv_swap" in report.failures[0].detail
+
+
+def test_a_service_that_fails(sound: Files, tmp_path: Path, tools: Tools) -> None:
+    place = "/etc/systemd/system"
+    commands = [
+        f"write broken {place}/broken.service",
+        f"symlink {place}/multi-user.target.wants/broken.service {place}/broken.service",
+    ]
+    report = check(with_file(sound, tmp_path, commands, broken=BROKEN), tools)
+    assert {a.name for a in report.failures} == {names.UNITS, names.INIT}
+    assert "broken.service" in report.failures[0].detail
