@@ -90,6 +90,7 @@ def virt_install_argv(recipe: Recipe, machine: Machine) -> list[str]:
         *("--serial", f"file,path={machine.serial}"),
         *("--rng", "/dev/urandom"),
         *("--memballoon", "none"),
+        *("--channel", "none"),  # no guest agent: its socket's path would be too long
         *("--panic", "default"),
         *("--events", "on_crash=preserve"),
         *source,

@@ -315,7 +315,13 @@ class Process:
 
     popen: subprocess.Popen[str]
     bench: Bench
-    door: Path
+    runtime: Path
+
+    def starts(self) -> bool:
+        """Wait for %pre; the outcome, if it ended before."""
+        until(lambda: started(self.bench) or self.popen.poll() is not None)
+        assert self.popen.poll() is None, self.popen.communicate()
+        return started(self.bench)
 
     def outcome(self) -> dict[str, str]:
         stdout, stderr = self.popen.communicate(timeout=PATIENCE)
@@ -325,46 +331,44 @@ class Process:
 
 
 @pytest.fixture
-def run_apart(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def run_apart(bench: Bench) -> Iterator[Callable[..., Process]]:
     """Starts an install of the bench's recipe in another process."""
     running: list[Process] = []
 
     def run(*, door: str = "embed", user: str = "") -> Process:
+        # Not below pytest's directory, which is closed to other users.
+        private = Path("/tmp") / bench.recipe.name
+        place, runtime = private / "place", private / "run"
+        for directory in (private, place, runtime):
+            directory.mkdir()
+        shutil.copytree(bench.tree.path, private / "tree", copy_function=os.link)
+        shutil.copy(bench.recipe.answers, private / "answers.ks")
         table = {
             "description": "a test",
-            "answers": bench.recipe.answers.name,
+            "answers": "answers.ks",
             "installer": "stand-in",
             "release": "F15",
             "answers_argument": "ks",
-            "trees": [str(bench.tree.path)],
+            "trees": [str(private / "tree")],
             "disk_gib": 1,
             "memory_mib": 384,
             "install_minutes": 4,
             "quiet_minutes": 4,
         }
         lines = [f"[{bench.recipe.name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
-        (tmp_path / "recipes.toml").write_text("\n".join(lines) + "\n")
-        place, private = tmp_path / "place", Path(f"/tmp/{bench.recipe.name}")
-        place.mkdir()
-        private.mkdir()
-        argv = [sys.executable, SCRIPT, tmp_path / "recipes.toml", bench.recipe.name, place]
+        recipes = private / "recipes.toml"
+        recipes.write_text("\n".join(lines) + "\n")
+        argv = [sys.executable, SCRIPT, recipes, bench.recipe.name, place]
         if user and os.geteuid() == 0:
-            for path in (place, private):
+            for path in (place, runtime):
                 shutil.chown(path, user)
-            for path in (
-                tmp_path,
-                *tmp_path.parents[:3],
-                bench.tree.path,
-                *bench.tree.path.parents[:3],
-            ):
-                path.chmod(path.stat().st_mode | 0o055)
             argv = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", *argv]
         environment = {
             "PATH": os.environ["PATH"],
-            "HOME": str(private),
+            "HOME": str(place),
             "PYTHONPATH": str(settings.PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "XDG_RUNTIME_DIR": str(private),
+            "XDG_RUNTIME_DIR": str(runtime),
             "IMAGE_PIPELINE_CACHE": str(place / "cache"),
             "IMAGE_PIPELINE_LIBVIRT": door,
             accel.VARIABLE: bench.acceleration.accelerator,
@@ -378,7 +382,7 @@ def run_apart(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., Process]]:
             text=True,
         )
         bench.directory = place
-        running.append(Process(popen, bench, private))
+        running.append(Process(popen, bench, runtime))
         return running[-1]
 
     yield run
@@ -386,7 +390,7 @@ def run_apart(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.popen.kill()
         process.popen.communicate()
         until(lambda: bench.processes() == [], 30)
-        shutil.rmtree(process.door)
+        shutil.rmtree(process.runtime.parent)
 
 
 def children(pid: int, name: str) -> list[int]:
@@ -398,11 +402,11 @@ def children(pid: int, name: str) -> list[int]:
 def test_the_pipeline_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:
     bench.kickstart(pre="sleep 100000")
     process = run_apart()
-    assert until(lambda: started(bench))
+    assert process.starts()
     assert bench.processes("\0-uuid\0")
     process.popen.kill()
     assert until(lambda: bench.processes() == [], 30)
-    assert until(lambda: list(process.door.iterdir()) == [], 30)
+    assert until(lambda: list(process.runtime.iterdir()) == [], 30)
     assert not bench.out.exists()
 
 
@@ -418,7 +422,7 @@ def test_an_ordinary_user(door: str, bench: Bench, run_apart: Callable[..., Proc
 def test_the_libvirt_daemon_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:
     bench.kickstart(pre="sleep 100000")
     process = run_apart(door="session", user="nobody")
-    assert until(lambda: started(bench))
+    assert process.starts()
     daemons = children(process.popen.pid, "libvirtd")
     assert len(daemons) == 1
     os.kill(daemons[0], signal.SIGKILL)
