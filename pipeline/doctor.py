@@ -37,6 +37,7 @@ connection = libvirt.open(sys.argv[1])
 number = connection.getLibVersion()
 print(f"{connection.getType()}, libvirt {number // 1000000}.{number // 1000 % 1000}")
 """
+_BOOT = Path("/boot")
 _LIBVIRT_SECONDS = 90.0  # a first start probes every qemu binary, some seconds each without KVM
 _LEAST_SPACE = 2 << 30  # bytes; the demo's disk and files fit into a quarter of it
 _PROGRAMS = {
@@ -192,7 +193,7 @@ def _better_acceleration() -> str:
 
 
 def _readable_kernel() -> str:
-    kernels = sorted(Path("/boot").glob("vmlinuz-*"))
+    kernels = sorted(_BOOT.glob("vmlinuz-*"))
     if not kernels:
         raise HostError(
             "launch an appliance",
