@@ -324,11 +324,6 @@ class _Run:
                     raise failure.final from None
                 delay = self.api.patience.delay(failures, failure.asked)
                 self.api.pause(delay, f"{failure.final.why}; sending again in {delay:.1f} s")
-            except StatusError as error:
-                if error.status == 409:  # another upload was faster
-                    self.api.pause(self.api.patience.poll, f"another upload sends the {part.role}")
-                elif error.status not in (404, 410):
-                    raise
 
     def _send(self, part: Part, image_id: str, attempted: str) -> ImageBody:
         label = f"{self.cloud.name}: {part.role} of {self.images.name}"

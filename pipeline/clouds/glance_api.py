@@ -139,26 +139,40 @@ class GlanceApi:
 
     def delete(self, image_id: str, attempted: str) -> None:
         """Delete; one that is gone already is no error."""
-        try:
-            self._call("DELETE", f"images/{image_id}", attempted)
-        except StatusError:
-            # Two deletions that meet get 400, 404 or 409: what counts is that it is gone.
-            if self.image(image_id, attempted) is not None:
-                raise
+        for failures in itertools.count(1):
+            try:
+                self._call("DELETE", f"images/{image_id}", attempted)
+            except StatusError as error:
+                # Two deletions that meet get 400, 404 or 409, while the image is seen for a
+                # moment more: what counts is that it goes.
+                if error.status == 404 or self.image(image_id, attempted) is None:
+                    return
+                if error.status not in (400, 409) or failures >= _MEETINGS:
+                    raise
+            else:
+                return
+            self.pause(self.patience.poll, "an image is being deleted")
 
     def send(self, image_id: str, body: Iterable[memoryview], size: int, attempted: str) -> None:
         """Upload data in one request. TransientError: look at the image's status, then again."""
         # Glance compares the size at the end, so that a cut-off body never becomes an image.
-        headers = {**_OCTETS, "X-OpenStack-Image-Size": str(size)}
-        self._request(
-            "PUT", f"images/{image_id}/file", attempted, {"data": body, "headers": headers}
-        )
+        headers = {"X-OpenStack-Image-Size": str(size)}
+        self._upload(f"images/{image_id}/file", body, headers, attempted)
 
     def stage(self, image_id: str, body: Iterable[memoryview], attempted: str) -> None:
         """Upload data to the staging area, for `import_staged`. TransientError as for `send`."""
-        self._request(
-            "PUT", f"images/{image_id}/stage", attempted, {"data": body, "headers": _OCTETS}
-        )
+        self._upload(f"images/{image_id}/stage", body, {}, attempted)
+
+    def _upload(
+        self, path: str, body: Iterable[memoryview], headers: Mapping[str, str], attempted: str
+    ) -> None:
+        kind = {"Content-Type": "application/octet-stream"}
+        try:
+            self._request("PUT", path, attempted, {"data": body, "headers": {**kind, **headers}})
+        except StatusError as error:
+            if error.status in (404, 409):  # another upload deleted or fills the record just now
+                raise TransientError(error) from error
+            raise
 
     def import_staged(self, image_id: str, attempted: str) -> None:
         """Have the cloud take over what was staged; the image becomes active some time later."""
@@ -259,8 +273,8 @@ class GlanceApi:
 
 
 _LIBRARY_ERRORS = (auth_errors.ClientException, sdk_errors.SDKException)
+_MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
 _WARNINGS = threading.Lock()  # catch_warnings changes the whole process
-_OCTETS = {"Content-Type": "application/octet-stream"}
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _AUTH_SECONDS = 60.0  # Keystone may wait for LDAP; no configured cloud was slower than this
 _WORDS = 300  # characters of a cloud's own words that an error repeats

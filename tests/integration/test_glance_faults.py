@@ -111,26 +111,42 @@ STEPS: dict[str, Callable[[Request], bool]] = {
 }
 
 
+PASSING = {
+    "refused": Fault("refuse"),
+    "lost-answer": Fault("lose"),
+    "truncated": Fault("truncate"),
+    "503": Fault("status", status=503),
+}
+
+
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("refuse"),
-        Fault("lose"),
-        Fault("status", status=503),
-        Fault("status", status=500),
-        Fault("status", status=429, headers={"Retry-After": "1"}),
-        Fault("truncate"),
-    ],
-    ids=["refused", "lost-answer", "503", "500", "429", "truncated"],
-)
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_a_passing_fault_is_survived(bench: Bench, step: str, fault: Fault) -> None:
     bench.proxy.choose = once(fault, STEPS[step])
     bench.assert_whole(bench.publish())
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 500])
+LASTING = [
+    ("list", 401),
+    ("list", 500),
+    ("create", 400),
+    ("create", 403),
+    ("create", 413),
+    ("upload", 401),
+    ("upload", 403),
+    ("upload", 404),
+    ("upload", 409),
+    ("upload", 413),
+    ("upload", 500),
+    ("look", 403),
+    ("look", 404),
+    ("patch", 403),
+    ("patch", 409),
+    ("patch", 503),
+]
+
+
+@pytest.mark.parametrize(("step", "status"), LASTING)
 def test_a_lasting_refusal_is_told_and_undone(bench: Bench, step: str, status: int) -> None:
     bench.proxy.choose = always(Fault("status", status=status), STEPS[step])
     with pytest.raises(CloudError) as caught:
