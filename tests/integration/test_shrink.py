@@ -1,0 +1,51 @@
+"""Shrinking, by e2fsprogs itself."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DiskError
+from pipeline.progress import QuietProgress
+from pipeline.run import Runner
+from pipeline.shrink import geometry, minimum, shrink
+from pipeline.stage import Tools
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(("size", "shrinks"), [("1G", True), ("40M", False)])
+def test_the_content_stays_and_room_is_left(tmp_path: Path, size: str, shrinks: bool) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    content = bytes(range(256)) * 4096
+    (tree / "file").write_bytes(content)
+    image = tmp_path / "root.img"
+    subprocess.run(
+        ["mke2fs", "-q", "-t", "ext4", "-L", "uec-rootfs", "-d", tree, image, size], check=True
+    )
+    before = image.stat().st_size
+    with Runner() as runner:
+        after = shrink(image, Tools(runner, QuietProgress(), tmp_path))
+    assert image.stat().st_size == after
+    assert (after < before) is shrinks
+    header = subprocess.run(
+        ["dumpe2fs", "-h", image], check=True, capture_output=True, text=True
+    ).stdout
+    count, block = geometry(header, image)
+    assert count * block == after
+    assert "uec-rootfs" in header
+    free = int(header.partition("Free blocks:")[2].split()[0]) * block
+    assert free >= (60 << 20 if shrinks else 0)
+    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+    shown = subprocess.run(["debugfs", "-R", "cat /file", image], check=True, capture_output=True)
+    assert shown.stdout == content
+
+
+def test_what_is_no_ext_file_system_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="does not tell the size"):
+        geometry("nothing", tmp_path)
+    with pytest.raises(DiskError, match="does not tell the size"):
+        minimum("", tmp_path)
