@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import HostError, InputError
 from pipeline.model import Acceleration
 from pipeline.progress import Meter
 from pipeline.stage import Tools
 from pipeline.verify.boot import Plan, Record, Session, boot
 from pipeline.verify.judge import Boots, Expected, judge
-from pipeline.verify.machine import OVMF_VARS, PLANNED, Wiring, readable
+from pipeline.verify.machine import OVMF_CODE, OVMF_VARS, PLANNED, Wiring, readable
 from pipeline.verify.report import Assertion, Triple, VerifyReport, WholeDisk
 from pipeline.verify.roles import Part, argv_for, firmware, metadata, parts
 from pipeline.verify.ssh import make_keys
@@ -109,6 +109,14 @@ def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) 
     """A private copy of OVMF's variable store for a boot under UEFI."""
     if isinstance(target, Triple) or firmware(target, part) == "bios":
         return None
+    for file in (OVMF_CODE, OVMF_VARS):
+        if not file.is_file():
+            raise HostError(
+                "boot under UEFI with",
+                file,
+                why="the firmware is not installed",
+                next_step="Install it: apt-get install ovmf",
+            )
     return Path(shutil.copy(OVMF_VARS, directory / f"{part.role}-variables.fd"))
 
 

@@ -88,7 +88,16 @@ def placed_core(core: bytes, core_sector: int, room: int) -> bytes:
 
 def embed(disk: int, core: bytes, core_sector: int, room: int) -> None:
     """Write boot sector code and core.img into the disk open for writing."""
-    code = boot_sector((_IMAGES / "boot.img").read_bytes(), core_sector)
+    try:
+        image = (_IMAGES / "boot.img").read_bytes()
+    except FileNotFoundError:
+        raise HostError(
+            "use GRUB's boot.img",
+            _IMAGES,
+            why="GRUB for BIOS is not installed",
+            next_step="Install it: apt-get install grub-pc-bin",
+        ) from None
+    code = boot_sector(image, core_sector)
     os.pwrite(disk, code, 0)
     os.pwrite(disk, placed_core(core, core_sector, room), core_sector * _SECTOR)
 

@@ -1,0 +1,148 @@
+"""However a boot check or a console ends, no guest, socket or key is left."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import HostError
+from pipeline.model import Acceleration
+from pipeline.progress import QuietProgress
+from pipeline.run import Runner
+from pipeline.stage import Tools
+from pipeline.verify import Triple, console, verify
+from tests import triples
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+TCG = Acceleration("tcg", "tests")
+LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
+PROGRAM = """
+import sys
+from pathlib import Path
+from pipeline.model import Acceleration
+from pipeline.progress import QuietProgress
+from pipeline.run import Runner
+from pipeline.stage import Tools
+from pipeline.verify import Triple, verify
+place, kernel = map(Path, sys.argv[1:])
+with Runner() as run:
+    verify(
+        Triple(place / "root.img", kernel, place / "initrd", "root=LABEL=uec-rootfs ro"),
+        acceleration=Acceleration("tcg", "tests"), minutes_per_boot=10,
+        evidence=place / "evidence", tools=Tools(run, QuietProgress(), place),
+    )
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> triples.Files:
+    return triples.busybox_triple(tmp_path)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Iterator[Tools]:
+    (tmp_path / "scratch").mkdir()
+    with Runner() as run:
+        yield Tools(run, QuietProgress(), tmp_path / "scratch")
+
+
+def guests(place: Path) -> list[str]:
+    """Command lines of programs that work on files below `place`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(place) in words and words.startswith(("qemu", "setpriv")):
+                found.append(words)
+    return found
+
+
+def sockets(words: list[str]) -> set[Path]:
+    """The private directories named in qemu's command lines."""
+    return {
+        Path(p).parent for w in words for p in w.replace(",", " ").split() if "boot-check-" in p
+    }
+
+
+def eventually(condition: object, seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator] # a callable, kept short at its uses
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_check_leaves_nothing(
+    files: triples.Files, tmp_path: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, tmp_path, files.kernel],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as program:
+        assert eventually(lambda: len(guests(tmp_path)) == 2), "two guests at once"
+        private = sockets(guests(tmp_path))
+        assert private
+        assert all(directory.exists() for directory in private)
+        program.send_signal(number)
+        program.wait(120)
+    assert eventually(lambda: not guests(tmp_path)), guests(tmp_path)
+    assert eventually(lambda: not any(directory.exists() for directory in private))
+
+
+def test_a_guest_that_cannot_start_is_the_hosts_trouble(
+    files: triples.Files, tmp_path: Path, tools: Tools
+) -> None:
+    (tmp_path / "kernel").write_bytes(b"no kernel at all")
+    with pytest.raises(HostError, match="qemu"):
+        verify(
+            Triple(files.machine, tmp_path / "kernel", files.ramdisk, LINE),
+            acceleration=TCG,
+            minutes_per_boot=1,
+            evidence=tmp_path / "evidence",
+            tools=tools,
+        )
+    assert not list(tools.scratch.iterdir())
+    assert not guests(tmp_path)
+
+
+def test_a_console_session(files: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    ours, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    screen = bytearray()
+
+    def user() -> None:
+        while b"login:" not in screen:
+            screen.extend(os.read(ours, 65536))
+        os.write(ours, b"\x1d")
+
+    typing = threading.Thread(target=user, daemon=True)
+    typing.start()
+    try:
+        triple = Triple(files.machine, files.kernel, files.ramdisk, LINE)
+        status = console(triple, acceleration=TCG, tools=tools, input=terminal, output=terminal)
+        typing.join(60)
+        assert status == 1, "left, not powered off"
+        assert LINE.encode() in screen
+        assert termios.tcgetattr(terminal) == before
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    assert not list(tools.scratch.iterdir())
+    assert not guests(tmp_path)
