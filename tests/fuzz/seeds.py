@@ -5,6 +5,7 @@ Nothing here needs root: mke2fs -d, mkfs.xfs -p and debugfs fill the file system
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ MIB = 1 << 20
 EXTENT = 64 << 10
 AREA = 16 << 10
 Region = tuple[int, int]
+# The same bytes each time, so that a kept case means the same disk.
+_TIME = {"E2FSPROGS_FAKE_TIME": "1305315590", "SOURCE_DATE_EPOCH": "1305315590"}
+_UUID = "0f15f15f-0f15-4f15-8f15-0f15f15f0f15"
+_BOOT_UUID = "11111111-2222-3333-4444-555555555555"
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,40 @@ class FileDisk:
 def _tree(folder: Path) -> Path:
     for name in ("etc", "usr/bin", "boot", "srv"):
         (folder / name).mkdir(parents=True)
-    (folder / "etc/fstab").write_text("UUID=11111111-2222-3333-4444-555555555555 /boot ext4\n")
+    (folder / "etc/fstab").write_text(f"UUID={_BOOT_UUID} /boot ext4\n")
     (folder / "etc/os-release").write_text("ID=seed\n")
     (folder / "bin").symlink_to("usr/bin")
     for number in range(40):
         (folder / f"srv/file-{number}").write_bytes(bytes([number]) * (700 * number))
+    _settle(folder)
     return folder
 
 
-def _ext(path: Path, size: int, tree: Path, *options: str, uuid: str = "") -> Path:
+def _settle(folder: Path) -> None:
+    """Fixed times and modes of all that a tree holds."""
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (1305315590, 1305315590), follow_symlinks=False)
+
+
+def _ext(path: Path, size: int, tree: Path, *options: str, uuid: str = _UUID) -> Path:
     with path.open("wb") as file:
         file.truncate(size)
-    run("mke2fs", "-q", "-F", *options, *(("-U", uuid) if uuid else ()), "-d", tree, path)
+    run(
+        "mke2fs",
+        "-q",
+        "-F",
+        *options,
+        "-U",
+        uuid,
+        "-E",
+        f"hash_seed={_UUID}",
+        "-d",
+        tree,
+        path,
+        env=_TIME,
+    )
     return path
 
 
@@ -83,9 +110,10 @@ def _with_journal(folder: Path, clean: Path) -> Path:
     """
     late, other, dirty = folder / "late", folder / "other.fs", folder / "dirty.fs"
     late.write_bytes(LATE)
+    os.utime(late, (1305315590, 1305315590))
     for copy in (other, dirty):
         shutil.copyfile(clean, copy)
-    run("debugfs", "-w", "-R", f"write {late} late", other)
+    run("debugfs", "-w", "-R", f"write {late} late", other, env=_TIME)
     before, after = clean.read_bytes(), other.read_bytes()
     changed = [n for n in range(0, len(after), 1024) if after[n : n + 1024] != before[n : n + 1024]]
     script = ["jo"]
@@ -99,7 +127,7 @@ def _with_journal(folder: Path, clean: Path) -> Path:
             (folder / f"block-{offset}").write_bytes(block)
             script.append(f"jw -b {offset // 1024} {folder / f'block-{offset}'}")
     (folder / "script").write_text("\n".join([*script, "jc", ""]))
-    run("debugfs", "-w", "-f", folder / "script", dirty)
+    run("debugfs", "-w", "-f", folder / "script", dirty, env=_TIME)
     return dirty
 
 
@@ -113,8 +141,9 @@ def make_seeds(folder: Path) -> list[Seed]:
     root = _tree(folder / "tree")
     (folder / "boot-tree").mkdir()
     (folder / "boot-tree/vmlinuz-1.0").write_bytes(b"kernel" * 1000)
+    _settle(folder / "boot-tree")
     boot = _ext(folder / "boot.fs", 2 * MIB, folder / "boot-tree", "-t", "ext4",
-                uuid="11111111-2222-3333-4444-555555555555")  # fmt: skip
+                uuid=_BOOT_UUID)  # fmt: skip
     plain = _ext(folder / "root.fs", 6 * MIB, root, "-t", "ext4", "-b", "1024")
     old = _ext(folder / "old.fs", 6 * MIB, root, "-t", "ext3", "-b", "1024", "-O", "uninit_bg")
     four = _ext(
@@ -201,7 +230,7 @@ def _xfs(folder: Path) -> Seed:
         f"/\n0 0\nd--755 0 0\netc d--755 0 0\nfstab ---644 0 0 {folder / 'tree/etc/fstab'}\n$\n"
         "usr d--755 0 0\nbin d--755 0 0\n$\n$\nbin l--777 0 0 usr/bin\n$\n"
     )
-    run("mkfs.xfs", "-q", "-p", folder / "proto", path)
+    run("mkfs.xfs", "-q", "-m", f"uuid={_UUID}", "-p", folder / "proto", path)
     return Seed("xfs", path, ((0, 272),), ((0, 512), (0x8000, 0x2000), (0xE000, 0x2000)))
 
 
