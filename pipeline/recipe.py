@@ -31,10 +31,13 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(pattern=_NAME)]
+    """The name of the table; lower case letters, digits, ".", "_" and "-"."""
     description: str
+    """One line for `invoke recipes` and the report."""
     answers: Path
     """Kickstart or preseed file, relative to the recipes file; absolute once loaded."""
     installer: Literal["anaconda", "debian-installer", "stand-in"] = "anaconda"
+    """Which installer reads the answers; the stand-in is the demo's own."""
     release: str = ""
     """pykickstart's name of the release whose syntax the kickstart uses ("F15", "RHEL9")."""
     trees: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class Recipe(BaseModel):
     tree_argument: str = ""
     """A boot argument to be given the tree's URL ("inst.repo"), for kickstarts without `url`."""
     architecture: Literal["x86_64"] = "x86_64"
+    """Of the guest."""
     answers_argument: str = "inst.ks"
     """The installer's boot argument that names the kickstart: "ks" before Fedora 17."""
     answers_by: Literal["initrd", "http"] = "initrd"
@@ -62,9 +66,13 @@ class Recipe(BaseModel):
     """The processor without acceleration: x86-64 as of 2003, or all that qemu can emulate, which
     is slower, for distributions that need x86-64-v2 or later."""
     disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
+    """Size of the disk that is installed on; sparse."""
     memory_mib: Annotated[int, Field(ge=128)] = 2048
+    """Memory of the installing virtual machine."""
     vcpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processors of the installing virtual machine."""
     install_minutes: Annotated[int, Field(ge=1, le=1440)] = 120
+    """The whole install may take this long."""
     quiet_minutes: Annotated[int, Field(ge=1, le=240)] = 15
     """Without console output, disk or network activity for this long the install hangs."""
     root: str = ""

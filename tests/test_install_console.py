@@ -51,6 +51,13 @@ def test_progress_by_carriage_return_is_lines(tmp_path: Path) -> None:
         assert console.poll() == ["20%", "done"]
 
 
+def test_a_moved_cursor_ends_a_line(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"Loading ... 1%\x1b[H\x1b[7mclock\x1b[10;38H\x1b[0m... 10%")
+    with Console(tmp_path / "raw", tmp_path / "log", mask) as console:
+        assert console.poll() == ["Loading ... 1%", "clock"]
+        assert console.unfinished == "... 10%"
+
+
 def test_undecodable_bytes_are_kept_visible(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"\xff\xfe caf\xc3\xa9\n")
     with Console(tmp_path / "raw", tmp_path / "log", mask) as console:

@@ -105,9 +105,20 @@ def test_a_clock_is_no_sign_of_life() -> None:
     made = Judge(DEBIAN, NONCE, LIMITS, 0.0)
     made.hear(["Partition disks"], 10.0)
     for minute in range(1, 3):
-        line = f"[            (1*installer)  2 shell  3 shell  4- log           ][ Nov 21  6:3{minute} ]"
+        line = f"[        (1*installer)  2 shell  3 shell  4- log        ][ Nov 21  6:3{minute} ]"
         made.hear([line, ""], 10.0 + 40 * minute)
+        made.glimpse(line, 10.0 + 41 * minute)
     verdict = made.verdict(110.0)
+    assert verdict is not None
+    assert verdict.kind is errors.HangError
+
+
+def test_a_progress_bar_is_a_sign_of_life() -> None:
+    made = judge("hello", now=10.0)
+    made.glimpse("Retrieving ... 25%", 60.0)
+    made.glimpse("Retrieving ... 25%", 90.0)
+    assert made.verdict(159.0) is None
+    verdict = made.verdict(160.0)
     assert verdict is not None
     assert verdict.kind is errors.HangError
 

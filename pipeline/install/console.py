@@ -17,6 +17,8 @@ _CHUNK = 1 << 20
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/][0-~]|[0-~])"
 )
+# A line also ends where the cursor is put somewhere else (CUP, HVP), as screen(1) does.
+_LINE_END = re.compile(r"\r\n|\r(?!$)|\n|\x1b\[\d*(?:;\d*)?[Hf]")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -54,6 +56,11 @@ class Console:
         """Whether the guest wrote more than MAX_BYTES; what lies beyond is not read."""
         return self.size >= MAX_BYTES
 
+    @property
+    def unfinished(self) -> str:
+        """The line that has no end yet, plain and *not* masked."""
+        return plain(_decoded(self._pending))
+
     def poll(self) -> list[str]:
         """New whole lines, plain and *not* masked: the nonce is in them."""
         return self._lines(self._read(), last=False)
@@ -73,7 +80,7 @@ class Console:
 
     def _lines(self, text: str, last: bool) -> list[str]:
         self._pending += text
-        *whole, self._pending = re.split(r"\r\n|\r(?!$)|\n", self._pending)
+        *whole, self._pending = _LINE_END.split(self._pending)
         if last and self._pending:
             whole.append(self._pending)
             self._pending = ""

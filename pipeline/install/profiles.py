@@ -20,7 +20,7 @@ BOOT = re.compile(r"^\[\s*0\.000000\] Linux version |^Linux version ")
 class Profile:
     """phases: patterns and the phase they start, in no order. fatal: patterns nothing survives.
 
-    clock: lines that come by time alone and are no sign of life, None if there are none.
+    clock: text that comes by time alone and is no sign of life, None if there is none.
     """
 
     phases: tuple[tuple[re.Pattern[str], str], ...]
@@ -34,9 +34,9 @@ class Profile:
                 return match[1].strip() if pattern.groups else name
         return ""
 
-    def is_clock(self, line: str) -> bool:
-        """Whether the line says nothing but that time goes by."""
-        return not line.strip() or bool(self.clock and self.clock.search(line.strip()))
+    def timeless(self, text: str) -> str:
+        """The text without what only says that time goes by."""
+        return (self.clock.sub("", text) if self.clock else text).strip()
 
     def is_fatal(self, line: str) -> bool:
         """Whether the installer cannot go on after this line."""
@@ -118,7 +118,7 @@ DEBIAN = Profile(
         r"^!! ERROR: ",  # the text frontend waits at every error for a key
     ),
     # The status line of screen(1), redrawn every minute whether the installer lives or not.
-    clock=re.compile(r"^\[ *\(\d\*installer\).*\]\[ \w+ +\d+ +\d+:\d+ \]$"),
+    clock=re.compile(r"\[ *\(\d\*installer\)[^\[\]]*\]\[ \w+ +\d+ +\d+:\d+ \]"),
 )
 
 STAND_IN = Profile(

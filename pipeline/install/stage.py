@@ -239,6 +239,7 @@ class _Install:
                     break
                 self._take(event, now)
             judge.hear(console.poll(), now)
+            judge.glimpse(console.unfinished, now)
             self._meter.describe(f"install {self._name}: {judge.phase or 'starting'}")
             if console.flooded:
                 return judge.flood(console.size)

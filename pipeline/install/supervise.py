@@ -75,6 +75,7 @@ class Judge:
         self._nonce = nonce
         self._begun = self._active = now
         self._sign: Hashable = None
+        self._glimpsed = ""
         self._heard = False
         self._running = False
         self._boots = 0
@@ -94,7 +95,8 @@ class Judge:
         """Take lines of the console."""
         for line in lines:
             self._heard = True
-            if self._profile.is_clock(line):
+            line = self._profile.timeless(line)
+            if not line:
                 continue
             self._active = now
             self._tail.append(line)
@@ -123,6 +125,11 @@ class Judge:
             if self._trouble is None:
                 self._around = list(self._tail)
             self._trouble, self._trouble_at = Verdict(kind, why), now
+
+    def glimpse(self, line: str, now: float) -> None:
+        """Take the console's unfinished line, say a progress bar: it may be a sign of life."""
+        if (text := self._profile.timeless(line)) != self._glimpsed:
+            self._glimpsed, self._active = text, now
 
     def feel(self, sign: Hashable, now: float) -> None:
         """Take counters of disk and network; any change is a sign of life."""

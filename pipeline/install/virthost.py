@@ -11,6 +11,8 @@ are libvirt's enumerations). Standard input takes `screenshot PATH`, answered by
 SIGKILL, the domain is destroyed and undefined.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -20,6 +22,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import libvirt
 
@@ -29,7 +33,7 @@ _out = os.dup(1)
 _lock = threading.Lock()
 
 
-def emit(event, **facts):
+def emit(event: str, **facts: object) -> None:
     """Write one event."""
     line = json.dumps({"event": event, **facts}).encode() + b"\n"
     # If nobody listens any more, the end of standard input will tell.
@@ -37,7 +41,7 @@ def emit(event, **facts):
         os.write(_out, line)
 
 
-def quietly(call, *arguments):
+def quietly(call: Callable[..., Any], *arguments: Any) -> Any:
     """The call's result; None when libvirt refuses."""
     try:
         return call(*arguments)
@@ -48,7 +52,7 @@ def quietly(call, *arguments):
 class Control:
     """Our own connection to the driver that virt-install uses."""
 
-    def __init__(self, uri, uuid):
+    def __init__(self, uri: str, uuid: str) -> None:
         self.uuid = uuid
         self.connection = libvirt.open(uri)
         self.connection.domainEventRegisterAny(
@@ -74,15 +78,15 @@ class Control:
             None,
         )
 
-    def mine(self, domain):
+    def mine(self, domain: Any) -> bool:
         """Whether it is this build's domain."""
-        return domain.UUIDString() == self.uuid
+        return bool(domain.UUIDString() == self.uuid)
 
-    def domain(self):
+    def domain(self) -> Any:
         """The domain, or None before and after its life."""
         return quietly(self.connection.lookupByUUIDString, self.uuid)
 
-    def state(self):
+    def state(self) -> dict[str, int | None]:
         """Facts for a state event."""
         domain = self.domain()
         state = domain and quietly(domain.state)
@@ -95,7 +99,7 @@ class Control:
             "block": stats[1] + stats[3] if stats else None,
         }
 
-    def screenshot(self, path):
+    def screenshot(self, path: str) -> None:
         """Write the first screen to the file; the answer has its MIME type, "" for none."""
         kind = ""
         domain = self.domain()
@@ -110,7 +114,7 @@ class Control:
                 kind = ""
         emit("screenshot", type=kind)
 
-    def end(self):
+    def end(self) -> None:
         """Destroy and undefine; safe to call twice."""
         domain = self.domain()
         if domain is not None:
@@ -119,20 +123,20 @@ class Control:
                 quietly(domain.undefine)
 
 
-def loop():
+def loop() -> None:
     """libvirt's event loop; events and keep-alives need one."""
     while True:
         libvirt.virEventRunDefaultImpl()
 
 
-def report(control):
+def report(control: Control) -> None:
     """Say how the domain is, again and again."""
     while True:
         emit("state", **control.state())
         time.sleep(PERIOD)
 
 
-def obey(control):
+def obey(control: Control) -> None:
     """Take commands until standard input ends, then leave as if terminated."""
     for line in sys.stdin:
         command, _, path = line.strip().partition(" ")
@@ -141,12 +145,12 @@ def obey(control):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main():
+def main() -> None:
     """Run virt-install to its end and tidy up."""
     program, uri, uuid, *arguments = sys.argv[1:]
     os.dup2(2, 1)  # virt-install's words go with its errors; events have their own channel
 
-    def leave(number, _frame):
+    def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -135,7 +135,9 @@ def bench(tmp_path: Path, tree: Tree, acceleration: Acceleration) -> Iterator[Be
     yield from make_bench(tmp_path, tree, acceleration)
 
 
-def make_bench(tmp_path: Path, tree: Tree, acceleration: Acceleration) -> Iterator[Bench]:
+def make_bench(
+    tmp_path: Path, tree: Tree, acceleration: Acceleration
+) -> Generator[Bench, None, None]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with Runner(tmp_path / "commands.log") as runner:
@@ -358,7 +360,7 @@ def run_apart(bench: Bench) -> Iterator[Callable[..., Process]]:
         lines = [f"[{bench.recipe.name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
         recipes = private / "recipes.toml"
         recipes.write_text("\n".join(lines) + "\n")
-        argv = [sys.executable, SCRIPT, recipes, bench.recipe.name, place]
+        argv: list[str | Path] = [sys.executable, SCRIPT, recipes, bench.recipe.name, place]
         if user and os.geteuid() == 0:
             for path in (place, runtime):
                 shutil.chown(path, user)
