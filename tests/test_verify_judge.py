@@ -32,7 +32,6 @@ FACTS = Facts(
     fstab="LABEL=uec-rootfs / ext4 defaults 0 0",
     addresses=("127.0.0.1", "169.254.169.15"),
     uid="0",
-    gid="0",
     modes={
         "home": ("drwx------", "0", "0"),
         "ssh": ("drwx------", "0", "0"),
@@ -41,7 +40,6 @@ FACTS = Facts(
     keys=("ssh-rsa AAAA rsa", "ssh-ed25519 BBBB renamed"),
     machine_id="a" * 32,
     module_versions=("6.1.0",),
-    has_modules_loaded=True,
     selinux_enforcing=False,
     selinux_listing="",
     system_state="running",

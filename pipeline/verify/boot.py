@@ -21,6 +21,7 @@ from pipeline.verify.transcript import Sign, Transcript
 _POLL = 0.25  # seconds between looks at a guest that boots
 _GRACE = 60.0  # seconds; least time a guest gets from one milestone to the next
 _QUIET = 2.0  # seconds without a metadata request after which the key script is taken as done
+_RESTLESS = 30.0  # seconds after the first key when it is taken as done in any case
 _TRY_AGAIN = 5.0  # seconds between logins that were refused
 _UNASKED = 15.0  # seconds a second boot may take to ask again before it is taken as content
 
@@ -101,6 +102,7 @@ class _Attempt:
         self.facts: probe.Facts | None = None
         self.late = False
         self._prompt_at: float | None = None
+        self._served_at = 0.0
         self._next_login = 0.0
         self._refusal = ""
 
@@ -161,7 +163,9 @@ class _Attempt:
         if metadata is None:
             return True
         if metadata.key_served:
-            return metadata.quiet_seconds > _QUIET
+            self._served_at = self._served_at or now
+            # Some agents never stop asking.
+            return metadata.quiet_seconds > _QUIET or now - self._served_at > _RESTLESS
         if self._plan.again:
             return now - (self.to_banner or now) > _UNASKED
         return False

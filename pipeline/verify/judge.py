@@ -133,7 +133,8 @@ def _modules(boots: Boots) -> Assertion:
 
 def _root(record: Record) -> Assertion:
     if record.facts is not None:
-        return _check(record.title, [], f"from {record.facts.root_device}")
+        roots = [w for w in record.facts.command_line.split() if w.startswith("root=")]
+        return _check(record.title, [], f"{record.facts.root_device}, by {' '.join(roots)[:100]}")
     if record.to_banner is not None or record.prompted:
         return _check(record.title, [], "the system on it runs")
     if _signs(names.FSTAB, [record]) and not _signs(names.ROOT, [record]):

@@ -31,11 +31,11 @@ _SECTIONS: tuple[tuple[str, str], ...] = (
         " systemctl is-system-running;"
         " systemctl --failed --no-legend --no-pager --full || systemctl list-units --failed",
     ),
-    ("ids", "id -u; id -g"),
+    ("user", "id -u"),
     ("key_modes", 'ls -ldn "$HOME" "$HOME/.ssh" "$HOME/.ssh/authorized_keys"'),
     ("keys", 'cat "$HOME/.ssh/authorized_keys"'),
     ("machine_id", "cat /etc/machine-id /var/lib/dbus/machine-id"),
-    ("modules", 'ls /lib/modules; echo "loaded:"; head -n 3 /proc/modules'),
+    ("modules", "ls /lib/modules"),
     (
         "selinux",
         'cat /sys/fs/selinux/enforce /selinux/enforce; ls -Zd "$HOME/.ssh/authorized_keys"',
@@ -65,12 +65,10 @@ class Facts:
     fstab: str
     addresses: tuple[str, ...]
     uid: str
-    gid: str
     modes: Mapping[str, tuple[str, str, str]]
     keys: tuple[str, ...]
     machine_id: str
     module_versions: tuple[str, ...]
-    has_modules_loaded: bool
     selinux_enforcing: bool
     selinux_listing: str
     system_state: str
@@ -98,9 +96,6 @@ def read_facts(said: str) -> Facts | None:
 
     device, options = _root_mount(sections.get("mounts", []))
     units = sections.get("units", [])
-    ids = [*sections.get("ids", []), "", ""]
-    modules = sections.get("modules", [])
-    divide = modules.index("loaded:") if "loaded:" in modules else len(modules)
     selinux = sections.get("selinux", [])
     return Facts(
         kernel=one("kernel"),
@@ -118,13 +113,11 @@ def read_facts(said: str) -> Facts | None:
         addresses=tuple(
             re.findall(r"inet (?:addr:)?([0-9.]{7,15})", "\n".join(sections.get("addresses", [])))
         ),
-        uid=ids[0],
-        gid=ids[1],
+        uid=one("user"),
         modes=_modes(sections.get("key_modes", [])),
         keys=tuple(sections.get("keys", [])),
         machine_id=one("machine_id"),
-        module_versions=tuple(modules[:divide]),
-        has_modules_loaded=len(modules) > divide + 1,
+        module_versions=tuple(sections.get("modules", [])),
         selinux_enforcing=selinux[:1] == ["1"],
         selinux_listing=selinux[-1] if selinux else "",
         system_state=units[0] if units else "",
