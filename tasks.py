@@ -86,8 +86,9 @@ def build(
 ) -> None:
     """Install, take the root filesystem out, make it an image, boot it to prove it works."""
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
-        from pipeline.build import BuildRequest, build, plan
+        from pipeline.build import build
         from pipeline.recipe import choose_recipe, load_recipes
+        from pipeline.request import BuildRequest, plan
 
         if backend not in ("auto", "guestfs", "e2fsprogs"):
             raise InputError(
@@ -429,6 +430,16 @@ def format_(c: Context) -> None:
 
 
 @task
+def docs(c: Context) -> None:
+    """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
+    from pipeline.manifest import json_schema
+    from pipeline.reference import configuration
+
+    (ROOT / "docs" / "configuration.md").write_text(configuration(namespace))
+    (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
+
+
+@task
 def check(c: Context, unit: bool = False) -> None:
     """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
     python = sys.executable
@@ -463,5 +474,5 @@ def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
 
 
 namespace = Collection(
-    build, upload, recipes, doctor, list_, show, diff, prune, report, test, format_, check
+    build, upload, recipes, doctor, list_, show, diff, prune, report, docs, test, format_, check
 )

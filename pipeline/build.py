@@ -8,8 +8,6 @@ or the code behind it changed.
 from __future__ import annotations
 
 import secrets as random
-import shlex
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,9 +48,9 @@ from pipeline.manifest import (
     write_manifest,
 )
 from pipeline.model import ROOT_LABEL, Acceleration, DiskImage, Role
-from pipeline.progress import Progress, human_bytes
-from pipeline.recipe import Recipe
+from pipeline.progress import Progress
 from pipeline.report import write_report
+from pipeline.request import SUFFIXES, BuildRequest, triple
 from pipeline.run import Runner, Secrets
 from pipeline.shrink import shrink
 from pipeline.sparse import image_file
@@ -63,32 +61,6 @@ _HERE = Path(__file__).parent
 _TEMPLATES = settings.PROJECT / "templates"
 _IMAGE_CODE = ("extract.py", "disk", "guest", "customize.py", "collect.py", "shrink.py")
 _DISK_CODE = ("wholedisk.py", "wholedisk")
-_SUFFIXES = {"machine": ".img", "kernel": "-vmlinuz", "ramdisk": "-initrd", "disk": "-disk.raw"}
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What the user asked for.
-
-    disk: an installed disk in place of an install. root: which volume, overriding the recipe.
-    variables: values for the kickstart's variables. backend: guestfs or e2fsprogs, or "auto".
-    accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing.
-    """
-
-    recipe: Recipe
-    disk: Path | None = None
-    root: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
-    backend: guest.Backend = "auto"
-    accelerator: str = ""
-    verify: bool = True
-    disk_image: bool = False
-    fresh: bool = False
-
-    @property
-    def wants_disk(self) -> bool:
-        """Whether a bootable whole disk is made too."""
-        return self.recipe.disk_image or self.disk_image
 
 
 def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manifest:
@@ -113,52 +85,6 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
     if manifest.verification is not None and not manifest.verification.passed:
         raise _refused(manifest, workspace.directory)
     return manifest
-
-
-def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[str]:
-    """What `build` would do, one line a step, with exact commands; writes nothing in build/."""
-    recipe = request.recipe
-    directory = settings.build_dir() / recipe.name
-    steps: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
-        tools = Tools(runner, progress, Path(scratch))
-        acceleration = accel.acceleration(tools, force=request.accelerator)
-        steps.append(f"run guests with {acceleration.accelerator}: {acceleration.reason}")
-        if request.disk is not None:
-            disk = open_format(request.disk)
-            size = disk.path.stat().st_blocks * 512
-            steps.append(f"read the {disk.format} disk {disk.path}, {human_bytes(size)} allocated")
-        else:
-            kickstart.render(recipe, nonce="0" * 32, overrides=request.variables)
-            steps.append(f"check and fill in {recipe.answers}")
-            if recipe.trees:
-                steps.append("use the first install tree that answers: " + ", ".join(recipe.trees))
-            else:
-                steps.append("make the stand-in install tree from this host's packages")
-            steps.append(shlex.join(install.plan(recipe, None, acceleration)))
-            steps.append(f"keep the installed disk as {directory / 'disk.img'}")
-    chosen = request.root or recipe.root or "found by inspection"
-    steps.append(f"extract the root filesystem ({chosen}) and a separate /boot, holes preserved")
-    steps.append(f"edit it with {request.backend}: label, fstab, key script, hygiene")
-    files = {role: directory / (recipe.name + suffix) for role, suffix in _SUFFIXES.items()}
-    if request.verify:
-        steps += verify.plan(_triple(request, files), acceleration)
-    else:
-        steps.append("skip the boot check: `upload` will want --unverified")
-    made = [path for role, path in files.items() if role != "disk" or request.wants_disk]
-    steps.append("write " + ", ".join(map(str, made)))
-    steps.append(f"write {directory / FILE}")
-    return steps
-
-
-def _triple(request: BuildRequest, files: Mapping[str, Path]) -> verify.Triple:
-    return verify.Triple(
-        machine=files["machine"],
-        kernel=files["kernel"],
-        ramdisk=files["ramdisk"],
-        command_line=request.recipe.command_line,
-        user=request.recipe.user,
-    )
 
 
 @dataclass
@@ -333,17 +259,17 @@ class _Job:
                 ),
                 strict=True,
             ):
-                records[role] = file_record(record, self.request.recipe.name + _SUFFIXES[role])
+                records[role] = file_record(record, self.request.recipe.name + SUFFIXES[role])
         return records
 
     def check(self, image: Mapping[str, Any]) -> VerificationRecord | None:
         """Boot exactly these files; None when the user asked to skip it."""
         if not self.request.verify:
             return None
-        triple = _triple(self.request, {role: self._file(image, role) for role in image["files"]})
+        files = triple(self.request, {role: self._file(image, role) for role in image["files"]})
         key = stage_key(
             "verify",
-            {"image": image["key"], "command line": triple.command_line, "user": triple.user},
+            {"image": image["key"], "command line": files.command_line, "user": files.user},
             [_HERE / "verify"],
         )
         with self._timed("verify") as stage:
@@ -352,7 +278,7 @@ class _Job:
                 stage.reused = True
                 return VerificationRecord.model_validate(known)
             report = verify.verify(
-                triple,
+                files,
                 acceleration=self.acceleration,
                 minutes_per_boot=self.request.recipe.verify_minutes,
                 evidence=self.workspace.directory / "verify",
@@ -417,7 +343,7 @@ class _Job:
             for role, name in named.items():
                 self._file(image, role).replace(directory / name)
             if "disk" not in named:
-                (directory / (recipe.name + _SUFFIXES["disk"])).unlink(missing_ok=True)
+                (directory / (recipe.name + SUFFIXES["disk"])).unlink(missing_ok=True)
             (directory / inventory.FILE).unlink(missing_ok=True)
             if contents is not None:
                 inventory.write(contents, directory / inventory.FILE)
