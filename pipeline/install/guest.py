@@ -6,7 +6,6 @@ import contextlib
 import json
 import queue
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from pipeline.install.activity import tcp_bytes
 from pipeline.install.argv import PROGRAM
 from pipeline.install.door import Door
 from pipeline.install.picture import png_from_ppm
-from pipeline.run import Program, require
+from pipeline.run import PIPE, Program, require
 from pipeline.stage import Tools
 
 _HOST = Path(__file__).with_name("virthost.py")
@@ -127,8 +126,8 @@ def start_guest(
             tools.run.start(
                 [interpreter(Path(program)), str(_HOST), program, uri, uuid, *argv[1:]],
                 env=door.environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=PIPE,
+                stdout=PIPE,
                 stderr=log,
             )
         )
