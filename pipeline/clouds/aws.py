@@ -254,11 +254,12 @@ def status_of(error: Exception) -> int:
 def is_transient(error: Exception) -> bool:
     """Whether sending the call again later may work: no answer, throttled, or a server's fault."""
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         throttled = re.search(r"Throttl|RequestLimitExceeded|SlowDown", code_of(error))
         return bool(throttled) or status_of(error) == 429 or status_of(error) >= 500
-    return isinstance(error, ConnectionError | HTTPClientError)
+    return isinstance(error, ConnectionError | HTTPClientError | ResponseParserError)
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -270,7 +271,14 @@ def explain(error: Exception) -> tuple[str, str]:
         ReadTimeoutError,
         SSLError,
     )
+    from botocore.parsers import ResponseParserError
 
+    if isinstance(error, ResponseParserError):
+        # Load balancers and proxies answer for a service that is down or busy.
+        return (
+            "something between here and the service answered in its place, with no answer of EC2",
+            "Check the endpoint URL and proxies, and try again later",
+        )
     if isinstance(error, ClientError):
         code, message = code_of(error), error.response.get("Error", {}).get("Message", "")
         status = status_of(error)
@@ -288,10 +296,11 @@ def explain(error: Exception) -> tuple[str, str]:
 def step(cloud: str, attempted: str, subject: str = "") -> Iterator[None]:
     """Turn botocore's errors into a CloudError that says which step on which cloud failed."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         why, hint = explain(error)
         where = f"{subject} on {cloud}" if subject and subject != cloud else cloud
         raise CloudError(attempted, where, why=why, next_step=hint) from error

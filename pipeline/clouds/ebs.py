@@ -175,7 +175,11 @@ class EbsCloud:
                 if created:
                     account.deregister(image_id)
                 raise
-        return next(image for image in account.own() if image.id == image_id), created
+        machine = next(image for image in account.own() if image.id == image_id)
+        if machine.snapshot_id != snapshot_id:
+            # Another host registered the same build meanwhile: its image stays.
+            Snapshots(self.site).delete(snapshot_id)
+        return machine, created
 
     def _snapshot(
         self,

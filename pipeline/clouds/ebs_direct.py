@@ -7,17 +7,17 @@ awslabs/coldsnap, whose issues tell of snapshots unknown for a while after their
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
-import json
 import os
 import random
+import secrets
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from pipeline import settings
 from pipeline.clouds.aws import code_of, step
 from pipeline.disk.source import RawFile
 from pipeline.errors import CloudError
-from pipeline.workspace import finish
+from pipeline.workspace import finish, write_whole
 
 if TYPE_CHECKING:
     from types_boto3_ebs.client import EBSClient
@@ -40,7 +40,7 @@ _GIB = 1 << 30
 _PUTS = 32
 _TIMEOUT_MINUTES = 60  # without a put for so long the cloud gives an unfinished snapshot up
 _APPEAR_SECONDS = 120.0  # how long after its start a snapshot may be unknown to puts (coldsnap)
-_ATTEMPTS = 5  # client tokens tried, each after the one before ended in an error
+_STARTS = 3  # snapshots tried, each after the one before had ended in an error
 _RECORD = struct.Struct(">I32s")  # a block's index and SHA-256
 _MISSING = ("ResourceNotFoundException", "InvalidSnapshot.NotFound")
 
@@ -185,22 +185,27 @@ class DirectUpload:
             gib = volume_gib(raw.size)
             if parent and parent.volume_gib > gib:
                 parent = None  # a snapshot cannot be smaller than its parent
-            snapshot_id, status = self._start(gib, token, tags, description, parent)
-            if status == "completed":
-                return snapshot_id
-            index = BlockIndex(self._cloud, snapshot_id)
-            try:
-                content, written = self._put_all(raw, snapshot_id, parent, index, advance)
-            finally:
-                index.close()
-            self._complete(snapshot_id, written, index)
-            index.complete(content)
+            name = _Token(self._cloud, token, gib, parent)
+            snapshot_id, status = self._start(gib, name, tags, description, parent)
+            if status == "pending":
+                index = BlockIndex(self._cloud, snapshot_id)
+                try:
+                    content, written = self._put_all(raw, snapshot_id, parent, index, advance)
+                    self._complete(snapshot_id, written)
+                except _LostError as error:
+                    index.forget()
+                    name.forget()
+                    raise error.reason from error
+                finally:
+                    index.close()
+                index.complete(content)
+            name.forget()
         return snapshot_id
 
     def _start(
         self,
         gib: int,
-        token: str,
+        token: _Token,
         tags: Mapping[str, str],
         description: str,
         parent: Parent | None,
@@ -214,30 +219,25 @@ class DirectUpload:
         }
         if parent:
             request["ParentSnapshotId"] = parent.snapshot_id
-        identity = json.dumps([token, request], sort_keys=True)
-        for attempt in range(_ATTEMPTS):
-            name = hashlib.sha256(f"{attempt} {identity}".encode()).hexdigest()
+        for _ in range(_STARTS):
             with step(self._cloud, "start a snapshot on", self._cloud):
-                answer = self._client.start_snapshot(**request, ClientToken=name)
+                answer = self._client.start_snapshot(**request, ClientToken=token.value())
+            snapshot_id, status = answer["SnapshotId"], answer["Status"]
             if answer["BlockSize"] != BLOCK:
                 raise CloudError(
                     "start a snapshot on",
                     self._cloud,
                     why=f"its blocks are {answer['BlockSize']} bytes and not {BLOCK}",
                 )
-            # A token goes on meaning its snapshot after that was deleted or given up.
-            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            age = (now - answer["StartTime"]).total_seconds()
-            fresh = answer["Status"] == "pending" and age < _APPEAR_SECONDS
-            if answer["Status"] != "error" and (fresh or self._exists(answer["SnapshotId"])):
+            if status == "pending" or (status == "completed" and self._exists(snapshot_id)):
                 self._begun = time.monotonic()
-                return answer["SnapshotId"], answer["Status"]
+                return snapshot_id, status
+            token.forget()
         raise CloudError(
             "start a snapshot on",
             self._cloud,
-            why=f"{_ATTEMPTS} snapshots of this build ended in an error, the last one"
-            f" {answer['SnapshotId']}",
-            next_step="Delete them and try again",
+            why=f"{_STARTS} snapshots ended in an error at once, the last one {snapshot_id}",
+            next_step="Try again later, and ask the cloud's operator if it persists",
         )
 
     def _put_all(
@@ -287,7 +287,7 @@ class DirectUpload:
     def _put(self, snapshot_id: str, number: int, data: bytes, digest: bytes) -> None:
         from botocore.exceptions import ClientError
 
-        with step(self._cloud, f"put block {number} of the snapshot", snapshot_id):
+        with self._step(f"put block {number} of the snapshot", snapshot_id):
             while True:
                 try:
                     self._client.put_snapshot_block(
@@ -306,31 +306,74 @@ class DirectUpload:
                     return
                 time.sleep(random.uniform(0.5, 2.0))  # noqa: S311 # no secret
 
-    def _complete(self, snapshot_id: str, written: Mapping[int, bytes], index: BlockIndex) -> None:
-        from botocore.exceptions import ClientError
-
-        with step(self._cloud, "complete the snapshot", snapshot_id):
-            try:
-                answer = self._client.complete_snapshot(
-                    SnapshotId=snapshot_id,
-                    ChangedBlocksCount=len(written),
-                    Checksum=aggregate(written),
-                    ChecksumAlgorithm="SHA256",
-                    ChecksumAggregationMethod="LINEAR",
-                )
-            except ClientError as error:
-                if code_of(error) == "ValidationException":
-                    # The cloud holds other blocks than were sent: the next run sends all again.
-                    index.forget()
-                raise
-        if answer["Status"] == "error":
-            index.forget()
-            raise CloudError(
-                "complete the snapshot",
-                f"{snapshot_id} on {self._cloud}",
-                why="the cloud reports an error",
-                next_step="Try again: a new snapshot is made",
+    def _complete(self, snapshot_id: str, written: Mapping[int, bytes]) -> None:
+        with self._step("complete the snapshot", snapshot_id):
+            answer = self._client.complete_snapshot(
+                SnapshotId=snapshot_id,
+                ChangedBlocksCount=len(written),
+                Checksum=aggregate(written),
+                ChecksumAlgorithm="SHA256",
+                ChecksumAggregationMethod="LINEAR",
             )
+        if answer["Status"] == "error":
+            raise _LostError(
+                CloudError(
+                    "complete the snapshot",
+                    f"{snapshot_id} on {self._cloud}",
+                    why="the cloud reports an error",
+                    next_step="Try again: a new snapshot is made",
+                )
+            )
+
+    @contextlib.contextmanager
+    def _step(self, attempted: str, snapshot_id: str) -> Iterator[None]:
+        """As `step`; _LostError when the snapshot cannot be gone on with."""
+        try:
+            with step(self._cloud, attempted, snapshot_id):
+                yield
+        except CloudError as error:
+            cause = error.__cause__
+            # It is gone, or holds other blocks than were acknowledged.
+            if isinstance(cause, Exception) and (
+                _unknown_snapshot(cause) or code_of(cause) == "ValidationException"
+            ):
+                raise _LostError(error) from cause
+            raise
+
+
+class _LostError(Exception):
+    """A snapshot is of no more use; the next run starts another."""
+
+    def __init__(self, reason: CloudError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class _Token:
+    """The client token of an unfinished snapshot, kept so that the next run finds it again.
+
+    It is forgotten once the snapshot is complete: a cloud goes on answering a token with its
+    snapshot after that was deleted.
+    """
+
+    def __init__(self, cloud: str, identity: str, gib: int, parent: Parent | None) -> None:
+        text = f"{cloud} {identity} {gib} {parent.snapshot_id if parent else ''}"
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._path = settings.cache_dir() / "ebs" / f"{name}.token"
+
+    def value(self) -> str:
+        """The token, made now unless there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            if text := self._path.read_text():
+                return text
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = secrets.token_hex(16)
+        write_whole(self._path, text, 0o600)
+        return text
+
+    def forget(self) -> None:
+        """Have the next `value` be another."""
+        self._path.unlink(missing_ok=True)
 
 
 def _unknown_snapshot(error: Exception) -> bool:

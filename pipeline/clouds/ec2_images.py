@@ -124,12 +124,13 @@ class Images:
     ) -> str | None:
         """Send RegisterImage until it was answered; None when somebody registered it meanwhile."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         with step(self._word, "register", what):
             for attempt in range(ATTEMPTS):
                 try:
                     return self._once.register_image(**request)["ImageId"]
-                except (BotoCoreError, ClientError) as error:
+                except (BotoCoreError, ClientError, ResponseParserError) as error:
                     if code_of(error) == "InvalidAMIName.Duplicate":
                         if not find():
                             raise

@@ -51,11 +51,10 @@ class Publication:
             if file.role is Role.MACHINE or not self._find(self.names.of(self.images, file))
         }
         try:
-            parents = {
-                file.role: self._register(file, manifests.get(file.role))
-                for file in (self.images.kernel, self.images.ramdisk)
-            }
+            parents = {}
             for file in (self.images.kernel, self.images.ramdisk):
+                # One after the other: a small cloud that imports both at once can lose one.
+                parents[file.role] = self._register(file, manifests.get(file.role))
                 self._wait(parents[file.role], file)
             manifest = replace(
                 manifests[Role.MACHINE],
