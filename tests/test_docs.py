@@ -107,6 +107,25 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert (path.parent / target).exists(), target
 
 
+def test_every_message_explained_is_one_we_give() -> None:
+    """Headings quote messages; "…" stands for what the code fills in."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    sources = [
+        _joined(path.read_text())
+        for path in [ROOT / "tasks.py", *(ROOT / "pipeline").rglob("*.py")]
+    ]
+    headings = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
+    assert len(headings) > 20
+    for heading in headings:
+        pattern = r"[^\n]*".join(re.escape(part) for part in heading.split("…"))
+        assert any(re.search(pattern, source) for source in sources), heading
+
+
+def _joined(source: str) -> str:
+    """The source with string literals that follow one another made one."""
+    return re.sub(r'"\s*\n\s*f?"', "", source)
+
+
 def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
     assert commands(
         "Run `./invoke build demo upload --cloud local` then\n```\n$ ./invoke lst\n```"
