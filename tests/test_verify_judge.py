@@ -181,6 +181,11 @@ def test_causes_come_before_consequences() -> None:
     assert found == [names.RAMDISK, names.ROOT_BY_DEVICE, names.ROOT_AS_RECORDED]
 
 
+def test_a_complaint_of_a_ramdisk_that_works_is_no_failure() -> None:
+    sign = Sign(names.RAMDISK, "Initramfs unpacking failed: Decoding failed", final=False)
+    assert failures(replace(SOUND, first=replace(FIRST, signs=(sign,)))) == []
+
+
 def test_modules_that_do_not_fit_are_blamed_before_the_root() -> None:
     signs = (
         Sign(names.MODULES, "version magic 'a' should be 'b'", final=False),

@@ -20,6 +20,8 @@ CALM = b"""[    0.000000] Linux version 6.1.0-56-cloud-amd64 (debian-kernel@list
 [    2.000000] EXT4-fs (vda): mounted filesystem with ordered data mode. Quota mode: none.\r
 [    3.000000] end_request: I/O error, dev fd0, sector 0\r
 [   ***  ] A start job is running for Raise network interfaces (5s / 5min 1s)\r
+[   ***  ] A start job is running for /etc/rc.local Compatibility (12s / no limit)\r
+/bin/sh: can't access tty; job control turned off\r
 localhost login: """
 
 

@@ -179,7 +179,7 @@ class _Attempt:
             ssh.ssh_argv(
                 session.user, self._guest.port, session.keys, self._known_hosts, "exec sh -s"
             ),
-            probe.script(int(left)),
+            probe.script(int(left / 2)),  # each of its tries takes more than a second
             seconds=left + 30,
             stop=lambda: (
                 session.cancelled()
