@@ -200,3 +200,18 @@ def test_the_second_of_two_builds_is_told_who_works(site: Site, tmp_path: Path) 
     # The killed one left nothing that stands in the way.
     assert not (tmp_path / "build" / "demo" / ".work").exists()
     assert not (tmp_path / "build" / "demo" / "manifest.json").exists()
+
+
+@pytest.mark.timeout(1800)
+def test_killed_anywhere_it_leaves_nothing_and_the_rerun_completes(site: Site) -> None:
+    words = ["--disk", str(site.build / "disk.img"), "--points", "30", "--seed", "7"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.kills", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "30 points, 0 faults" in done.stdout
