@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 Unit = Literal["bytes", "steps"]
 
@@ -63,33 +68,48 @@ class QuietProgress:
         yield _QuietMeter()
 
 
-class _PlainMeter:
-    def __init__(self, show: PlainProgress, label: str, total: int | None, unit: Unit) -> None:
-        self._show, self._label, self._total, self._unit = show, label, total, unit
+class _Count:
+    """What a task has done, at what rate, and when it will be through."""
+
+    def __init__(self, total: int | None, unit: Unit) -> None:
+        self._total, self._unit = total, unit
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
         self._done = 0
-        self._begun = self._last = time.monotonic()
+
+    def add(self, amount: int) -> int:
+        with self._lock:
+            self._done += amount
+            return self._done
+
+    def figures(self) -> str:
+        """ "3 of 9", or "1.2 MiB of 4.0 MiB, 7 s left, 410.0 KiB/s"."""
+        if self._unit == "steps":
+            return f"{self._done}" + (f" of {self._total}" if self._total else "")
+        rate = self._done / max(time.monotonic() - self._begun, 1e-9)
+        text = human_bytes(self._done)
+        if self._total:
+            left = max(self._total - self._done, 0) / max(rate, 1)
+            text += f" of {human_bytes(self._total)}, {left:.0f} s left"
+        return f"{text}, {human_bytes(rate)}/s"
+
+
+class _PlainMeter:
+    def __init__(self, show: PlainProgress, label: str, count: _Count) -> None:
+        self._show, self._label, self._count = show, label, count
+        self._last = time.monotonic()
 
     def advance(self, amount: int) -> None:
-        self._done += amount
+        self._count.add(amount)
         now = time.monotonic()
         if now - self._last >= self._show.interval:
             self._last = now
-            self._show.say(f"{self._label}: {self._figures(now)}")
+            self._show.say(f"{self._label}: {self._count.figures()}")
 
     def describe(self, text: str) -> None:
         if text != self._label:
             self._label = text
             self._show.say(text)
-
-    def _figures(self, now: float) -> str:
-        rate = self._done / max(now - self._begun, 1e-9)
-        if self._unit == "steps":
-            return f"{self._done}" + (f" of {self._total}" if self._total else "")
-        text = human_bytes(self._done)
-        if self._total:
-            left = (self._total - self._done) / max(rate, 1)
-            text += f" of {human_bytes(self._total)}, {left:.0f} s left"
-        return f"{text}, {human_bytes(rate)}/s"
 
 
 class PlainProgress:
@@ -111,49 +131,48 @@ class PlainProgress:
         """Print the label when the task starts and its time when it ends."""
         begun = time.monotonic()
         self.say(label)
-        yield _PlainMeter(self, label, total, unit)
+        yield _PlainMeter(self, label, _Count(total, unit))
         self.say(f"{label}: done in {time.monotonic() - begun:.1f} s")
 
 
 class _TerminalMeter:
-    def __init__(self, bar: object, task: object) -> None:
-        self._bar, self._task = bar, task
+    def __init__(self, bars: Bars, task: TaskID, count: _Count) -> None:
+        self._bars, self._task, self._count = bars, task, count
 
     def advance(self, amount: int) -> None:
-        self._bar.advance(self._task, amount)  # type: ignore[attr-defined] # rich is imported late
+        done = self._count.add(amount)
+        self._bars.update(self._task, completed=done, figures=self._count.figures())
 
     def describe(self, text: str) -> None:
-        self._bar.update(  # type: ignore[attr-defined] # rich is imported late
-            self._task, description=printable(text)
-        )
+        self._bars.update(self._task, description=printable(text))
 
 
 class TerminalProgress:
-    """Bars with rate and time left, drawn by rich on standard error."""
+    """Bars with rate and time left, drawn by rich on standard error.
 
-    def __init__(self) -> None:
+    stream: a terminal to draw on in its place. Tasks may run side by side and in each other.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            SpinnerColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import (
-            Progress as Bars,
-        )
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
 
-        self._console = Console(stderr=True, highlight=False)
-        self._columns = (
+        self._console = Console(
+            file=stream or sys.stderr, highlight=False, force_terminal=stream is not None or None
+        )
+        # One display for all tasks: a terminal has one last line.
+        self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
         )
-        self._bars_type = Bars
+        self._lock = threading.Lock()
+        self._running = 0
 
     def say(self, text: str) -> None:
         """Print the line above the bars."""
@@ -165,12 +184,29 @@ class TerminalProgress:
 
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
-        """Draw a bar until the context ends."""
+        """Draw a bar until the context ends, then a line with its time unless it failed."""
         begun = time.monotonic()
-        with self._bars_type(*self._columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(printable(label), total=total, figures="")
-            yield _TerminalMeter(bars, task)
+        task = self._bars.add_task(printable(label), total=total, figures="")
+        with self._drawing():
+            try:
+                yield _TerminalMeter(self._bars, task, _Count(total, unit))
+            finally:
+                self._bars.remove_task(task)
         self.say(f"{label}: {time.monotonic() - begun:.1f} s")
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with self._lock:
+            self._running += 1
+            if self._running == 1:
+                self._bars.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    self._bars.stop()
 
 
 def human_bytes(count: float) -> str:
