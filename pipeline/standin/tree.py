@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import HostError
 from pipeline.settings import PROJECT
 from pipeline.stage import Tools
 from pipeline.standin.archive import FileTree, write_cpio
@@ -55,7 +56,15 @@ def make_tree(directory: Path, tools: Tools) -> InstallTree:
     tree = InstallTree(directory / identity[:32], identity)
     if not tree.path.is_dir():
         with tools.progress.task("make the demo's install tree"):
-            _build(tree.path, host, tools)
+            try:
+                _build(tree.path, host, tools)
+            except OSError as error:
+                raise HostError(
+                    "make the demo's install tree",
+                    tree.path,
+                    why=error.strerror or str(error),
+                    next_step="It needs about 200 MiB there and in the build directory",
+                ) from error
     return tree
 
 
@@ -85,8 +94,15 @@ def treeinfo(checksums: dict[str, str]) -> str:
 
 
 def _identity(host: Host) -> str:
-    files = {str(path): _sha256(path) for path in host.inputs()}
-    return stage_key("stand-in tree", files, [Path(__file__).parent, TEMPLATES])
+    inputs = {str(path): _sha256(path) for path in host.inputs()}
+    for what, directory in (("code", Path(__file__).parent), ("template", TEMPLATES)):
+        for path in directory.rglob("*"):
+            name = f"{what} {path.relative_to(directory)}"
+            if path.is_symlink():
+                inputs[name] = f"-> {path.readlink()}"
+            elif path.is_file() and path.suffix != ".pyc":
+                inputs[name] = _sha256(path)
+    return stage_key("stand-in tree", inputs)
 
 
 def _sha256(path: Path) -> str:
@@ -96,9 +112,10 @@ def _sha256(path: Path) -> str:
 
 def _build(final: Path, host: Host, tools: Tools) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
     with tools.run.cleanup(remove=partial):
         try:
+            partial.chmod(0o755)  # mkdtemp keeps others out, such as libvirt's own user
             pxeboot = partial / "images" / "pxeboot"
             pxeboot.mkdir(parents=True)
             shutil.copyfile(host.kernel.image, partial / _KERNEL)
@@ -108,9 +125,12 @@ def _build(final: Path, host: Host, tools: Tools) -> None:
             (partial / ".treeinfo").write_text(treeinfo(checksums))
             for path in partial.rglob("*"):
                 _sync(path)
-            # Somebody else may have made the same tree meanwhile; theirs is as good.
-            with contextlib.suppress(OSError):
+            try:
                 partial.rename(final)
+            except OSError:
+                # Somebody else may have made the same tree meanwhile; theirs is as good.
+                if not final.is_dir():
+                    raise
             _sync(final.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import HostError
 from pipeline.progress import QuietProgress
 from pipeline.run import Runner
 from pipeline.settings import PROJECT
@@ -81,6 +83,26 @@ def test_a_changed_template_is_a_changed_identity(
     with (tmp_path / "standin/installer/init").open("a") as script:
         script.write("# more\n")
     assert tree_identity() != made.identity
+
+
+def test_two_builds_at_once_make_one_tree(tools: Tools, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        scratches = [tmp_path / "one", tmp_path / "two"]
+        for scratch in scratches:
+            scratch.mkdir()
+        place = tmp_path / "trees"
+        jobs = [
+            pool.submit(make_tree, place, Tools(tools.run, QuietProgress(), scratch))
+            for scratch in scratches
+        ]
+        made = {job.result() for job in jobs}
+    assert [tree.path for tree in made] == list(place.iterdir())
+
+
+def test_a_tree_that_cannot_be_written_names_the_place(tools: Tools, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError, match=r"install tree .*/file/\w+: File exists"):
+        make_tree(tmp_path / "file", tools)
 
 
 def test_an_ordinary_user_can_make_it(made: InstallTree) -> None:
