@@ -306,6 +306,8 @@ class _Run:
                 return
             if status in _BUSY:
                 if time.monotonic() > busy_until:
+                    if failures:
+                        raise _SpoiltError(f"it stays {status} after our upload broke off")
                     raise self._error(
                         part,
                         f"image {image_id} stays in the state {status}",
@@ -324,6 +326,7 @@ class _Run:
                     raise failure.final from None
                 delay = self.api.patience.delay(failures, failure.asked)
                 self.api.pause(delay, f"{failure.final.why}; sending again in {delay:.1f} s")
+                busy_until = time.monotonic() + self.api.patience.broken
 
     def _send(self, part: Part, image_id: str, attempted: str) -> ImageBody:
         label = f"{self.cloud.name}: {part.role} of {self.images.name}"

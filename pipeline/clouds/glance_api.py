@@ -56,6 +56,7 @@ class Patience:
     settle: float = 1.1
     poll: float = 2.0
     busy: float = 600.0
+    broken: float = 90.0
 
     def delay(self, failures: int, asked: float | None) -> float:
         """Seconds before the next try after so many failures; `asked` is the Retry-After."""

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,15 @@ from tests.servers.fixtures import LoneGlance, token_settings
 pytestmark = pytest.mark.integration
 
 HASTY = Patience(
-    tries=4, first=0.05, most=0.2, connect=5.0, read=5.0, settle=1.1, poll=0.2, busy=20.0
+    tries=4,
+    first=0.05,
+    most=0.2,
+    connect=5.0,
+    read=5.0,
+    settle=1.1,
+    poll=0.2,
+    busy=20.0,
+    broken=5.0,
 )
 _CHILD_SECONDS = 240.0
 
@@ -173,9 +181,9 @@ def test_retry_after_is_waited_for(bench: Bench) -> None:
 def test_an_upload_cut_off_is_sent_again(bench: Bench, kind: Kind, after: int) -> None:
     size = bench.images.machine.size
     bench.proxy.choose = once(Fault(kind, after=after), lambda r: is_upload(r, size))
-    hasty = Patience(tries=3, first=0.05, most=0.2, connect=2.0, read=2.0, poll=0.2, busy=20.0)
-    bench.assert_whole(bench.publish(hasty))
-    assert len([r for r in bench.proxy.requests if is_upload(r, size)]) == 2
+    bench.assert_whole(bench.publish(replace(HASTY, connect=2.0, read=2.0, broken=30.0)))
+    # One more may come too early, while Glance has not noticed yet: it refuses that (409).
+    assert len([r for r in bench.proxy.requests if is_upload(r, size)]) in (2, 3)
 
 
 def test_an_upload_that_never_succeeds_leaves_nothing(bench: Bench) -> None:
@@ -192,9 +200,8 @@ def test_a_trickle_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(glance_body, "FLOOR_BYTES_PER_SECOND", 10_000_000)
     size = bench.images.machine.size
     bench.proxy.choose = once(Fault("trickle", after=10_000), lambda r: is_upload(r, size))
-    patience = Patience(tries=3, first=0.05, most=0.2, connect=60.0, read=5.0, poll=0.2, busy=30.0)
     begun = time.monotonic()
-    bench.assert_whole(bench.publish(patience))
+    bench.assert_whole(bench.publish(replace(HASTY, connect=60.0)))
     assert time.monotonic() - begun < size / 10_000
 
 
@@ -245,7 +252,7 @@ def test_a_kill_at_any_request_is_taken_up(bench: Bench, tmp_path: Path, moment:
     for image in bench.raw.images():
         bench.raw.call("DELETE", f"images/{image['id']}")
     # The rerun is given the whole machine image, so the points are chosen among all requests.
-    for number in sorted(random.Random(f"kill {moment}").sample(range(calls), 5)):
+    for number in sorted(random.Random(f"kill {moment}").sample(range(calls - 1), 5)):
         killed = kill_at(bench, tmp_path / f"{moment}-{number}", number, moment)
         visible = {image.id for image in bench.raw.seen(hidden=False)}
         machines = [i for i in bench.raw.images() if i["container_format"] == "ami"]

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 _PIECE = 64 << 10
 _SECONDS = 120.0
+_HOLD_SECONDS = 4.0  # longer than the time-outs that the tests give a stalled write
 
 Kind = Literal[
     "refuse",  # close at once, nothing read
@@ -146,7 +147,7 @@ class _Handler(socketserver.BaseRequestHandler):
             if fault and fault.kind in ("reset", "stall") and sent + len(piece) > fault.after:
                 upstream.sendall(piece[: fault.after - sent])
                 if fault.kind == "stall":
-                    self.server.proxy.stopping.wait(_SECONDS)
+                    self._ignore(client)
                 _reset(client)
                 _reset(upstream)
                 return
@@ -160,7 +161,7 @@ class _Handler(socketserver.BaseRequestHandler):
         answer = b"".join(_pieces(upstream))
         if fault and fault.kind in ("lose", "reset", "stall"):
             if fault.kind == "stall":
-                self.server.proxy.stopping.wait(_SECONDS)
+                self._ignore(client)
             _reset(client)
             return
         if fault and fault.kind == "truncate":
@@ -170,6 +171,20 @@ class _Handler(socketserver.BaseRequestHandler):
             assert len(fault.old) == len(fault.new)
             answer = answer.replace(fault.old, fault.new)
         client.sendall(answer)
+
+    def _ignore(self, client: socket.socket) -> None:
+        """Read nothing for a while, then answer nothing, until the client gives up."""
+        stopping = self.server.proxy.stopping
+        stopping.wait(_HOLD_SECONDS)
+        client.settimeout(0.2)
+        while not stopping.is_set():
+            try:
+                if not client.recv(_PIECE):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
 
     def _trickle(self, upstream: socket.socket, piece: bytes, rate: int) -> None:
         for start in range(0, len(piece), max(1, rate // 10)):
