@@ -26,7 +26,7 @@ from pipeline.report import read_facts, write_report
 from pipeline.report.evidence import png_of_ppm, read_console, read_picture
 from pipeline.report.markup import Markup, join, tag
 from pipeline.report.timeline import bars, human_seconds
-from pipeline.report.treemap import Box, Node, by_directory, by_package, draw, squarify
+from pipeline.report.treemap import Box, Node, by_directory, by_package, draw, notable, squarify
 from tests.finished import entry, finished_build, png_size, ppm, small_inventory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[31m\u202e\udcff"
@@ -101,6 +101,14 @@ def test_the_trees_account_for_every_byte() -> None:
         "/usr/bin/bash",
         "/usr/share/doc/bash/README",
     ]
+
+
+def test_a_directory_that_is_mostly_another_is_no_news() -> None:
+    leaf = Node("f", "/usr/lib/f", 50)
+    lib = Node("lib", "/usr/lib", 90, (leaf, Node("g", "/usr/lib/g", 40)))
+    usr = Node("usr", "/usr", 100, (lib, Node("x", "/usr/x", 10)))
+    root = Node("/", "/", 130, (usr, Node("etc", "/etc", 30, (Node("h", "/etc/h", 30),))))
+    assert [node.path for node in notable(root, 9)] == ["/usr/lib", "/etc"]
 
 
 def test_a_map_shows_small_things_together() -> None:

@@ -20,6 +20,7 @@ from pipeline.report.markup import Markup, join, table, tag
 
 _TEMPLATES = settings.PROJECT / "templates" / "report"
 _TOP = 15  # rows of a table of the largest
+_WIDE = 30  # characters that fit beside a size and its bar
 _NOTHING = Markup("")
 
 
@@ -185,7 +186,9 @@ def _content(build: Build) -> Markup:
     ]
     largest = sorted(listing.entries, key=lambda e: (-e.allocated, e.path))[:_TOP]
     tables = [
-        _largest(name, [(child.name, child.bytes) for child in root.children[:_TOP]])
+        _largest("Largest directories", [(n.path, n.bytes) for n in treemap.notable(root, _TOP)])
+        if name == "By directory"
+        else _largest("Largest packages", [(n.path, n.bytes) for n in root.children[:_TOP]])
         for name, root in views
     ] + [_largest("Largest files", [(e.path, e.allocated) for e in largest])]
     note = (
@@ -209,7 +212,7 @@ def _largest(name: str, rows: Sequence[tuple[str, int]]) -> Markup:
         *(
             tag(
                 "tr",
-                tag("td", label, class_="name", title=label),
+                tag("td", _end(label), class_="name", title=label),
                 tag("td", human_bytes(size), class_="number"),
                 tag("td", tag("meter", value=str(size), max=str(most)), aria_hidden="true"),
             )
@@ -217,6 +220,11 @@ def _largest(name: str, rows: Sequence[tuple[str, int]]) -> Markup:
         ),
         class_="largest",
     )
+
+
+def _end(path: str) -> str:
+    """A path's end, which tells more than its beginning."""
+    return path if len(path) <= _WIDE else f"…{path[1 - _WIDE :]}"
 
 
 def _boot_check(facts: Facts) -> Markup:

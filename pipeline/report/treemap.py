@@ -93,6 +93,19 @@ def _sorted(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda node: (-node.bytes, node.name)))
 
 
+def notable(root: Node, count: int) -> list[Node]:
+    """The directories most worth a look: the largest that are not mostly one directory in them."""
+    found: list[Node] = []
+    waiting = list(root.children)
+    while waiting:
+        node = waiting.pop()
+        if node.children:
+            waiting += node.children
+            if node.children[0].bytes <= 0.8 * node.bytes or not node.children[0].children:
+                found.append(node)
+    return list(_sorted(found)[:count])
+
+
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
     """Boxes that fill `box`, as square as can be; sizes positive and falling."""
     boxes: list[Box] = []
