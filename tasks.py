@@ -17,7 +17,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.errors import CloudError, HostError, InputError
+from pipeline.errors import CloudError, HostError, InputError, VerifyError
 from pipeline.frontdoor import View, front_door
 
 ROOT = Path(__file__).resolve().parent
@@ -264,6 +264,108 @@ def _upload(
             print(f"{outcome.cloud}: {outcome.error}", file=sys.stderr)
             data.append({"cloud": outcome.cloud, "error": str(outcome.error)})
     return {"name": name, "clouds": data}, lines
+
+
+@task(
+    positional=["name"],
+    help=_help(
+        "json",
+        "quiet",
+        "debug",
+        name="a finished build, or an ami id of the local catalogue",
+        whole_disk="boot the build's bootable disk through its own boot loader, BIOS and UEFI",
+        user="who gets the SSH key",
+        keep="keep what the guests wrote beside the consoles",
+        evidence="where consoles and screen pictures go; by default build/NAME/verify",
+    ),
+)
+def verify(
+    c: Context,
+    name: str,
+    whole_disk: bool = False,
+    user: str = "root",
+    keep: bool = False,
+    evidence: str = "",
+    json: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
+    """Boot a finished build or a registered triple again and say what holds."""
+    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+        from pipeline import recheck
+
+        target = recheck.find_target(name, whole_disk=whole_disk, user=user)
+        place = Path(evidence) if evidence else (target.build or Path(target.name)) / "verify"
+        report = recheck.check(target, place, view.progress, view.secrets, keep=keep)
+        marks = {True: "holds", False: "FAILS"}
+        view.result(
+            report.to_json(),
+            [
+                f"{marks[a.passed] if a.reached else 'not reached':12}{a.name}: {a.detail}"
+                for a in report.assertions
+            ],
+        )
+        if not report.passed:
+            sys.exit(VerifyError.exit_code)
+
+
+@task(
+    positional=["name"],
+    help=_help(
+        "debug",
+        name="a finished build, or an ami id of the local catalogue",
+        whole_disk="boot the build's bootable disk through its own boot loader",
+    ),
+)
+def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False) -> None:
+    """Boot a finished build on this terminal; what the guest writes is thrown away."""
+    with front_door(debug=debug) as view:
+        from pipeline import recheck
+
+        target = recheck.find_target(name, whole_disk=whole_disk, user="root")
+        recheck.console(target, view.progress, view.secrets)
+
+
+@task(
+    positional=["manifest"],
+    help=_help(
+        "json",
+        "quiet",
+        "debug",
+        manifest="a bundle's manifest, its parts beside it, or s3://BUCKET/KEY",
+        out="the file to write the image to",
+        profile="the AWS profile that reads s3://",
+        private_key="opens the bundle; by default this user's own key",
+        signer="certificate or public key of whoever signed it; by default this user's own",
+    ),
+)
+def unbundle(
+    c: Context,
+    manifest: str,
+    out: str,
+    profile: str = "",
+    private_key: str = "",
+    signer: str = "",
+    json: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
+    """Check an EC2 bundle, every digest and the signature, and give the image back."""
+    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+        from pipeline.clouds.bundle_source import unbundle_image
+
+        image = unbundle_image(
+            manifest,
+            Path(out),
+            progress=view.progress,
+            profile=profile,
+            private_key=Path(private_key) if private_key else None,
+            signer=Path(signer) if signer else None,
+        )
+        view.result(
+            {"name": image.name, "bytes": image.size, "file": out},
+            [f"{out}: {image.name}, {image.size} bytes, every digest and the signature hold"],
+        )
 
 
 @task(help=_help("json"))

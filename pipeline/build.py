@@ -284,9 +284,7 @@ class _Job:
                 evidence=self.workspace.directory / "verify",
                 tools=self.tools,
             )
-            record = VerificationRecord.model_validate(
-                {name: report.to_json()[name] for name in VerificationRecord.model_fields}
-            )
+            record = VerificationRecord.from_report(report.to_json())
             if record.passed:  # a failed check is done again: its cause may lie in the host
                 self.workspace.stamp("verify", key, [], record.model_dump())
         return record

@@ -105,6 +105,11 @@ class VerificationRecord(_Record):
     assertions: tuple[AssertionRecord, ...]
     console_lines: tuple[str, ...] = Field(description="what matters for the first failure")
 
+    @classmethod
+    def from_report(cls, report: dict[str, Any]) -> VerificationRecord:
+        """The part of verify.VerifyReport.to_json that is kept."""
+        return cls.model_validate({name: report[name] for name in cls.model_fields})
+
 
 class StageRecord(_Record):
     """Where the time went; `reused` stages were done by an earlier run."""

@@ -1,0 +1,124 @@
+"""The boot check by itself, on a finished build, a registered triple, or files."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline import accel, settings, verify
+from pipeline.clouds.lookup import local_files
+from pipeline.errors import InputError
+from pipeline.manifest import VerificationRecord, read_manifest, write_manifest
+from pipeline.model import Acceleration
+from pipeline.progress import Progress
+from pipeline.report import write_report
+from pipeline.run import Runner, Secrets
+from pipeline.stage import Tools
+from pipeline.verify import Triple, VerifyReport, WholeDisk
+from pipeline.workspace import exclusive
+
+_ID = re.compile(r"^ami-[0-9a-f]{17}$")
+_MINUTES = 20  # a systemd guest without acceleration on a busy host
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to boot. build: the finished build it belongs to, whose manifest gets the outcome."""
+
+    name: str
+    boots: Triple | WholeDisk
+    build: Path | None = None
+
+
+def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
+    """A build's name, or an id of the local catalogue. InputError when it is neither.
+
+    whole_disk: boot the build's bootable disk through its own boot loader.
+    """
+    if _ID.match(word):
+        found = local_files(word)
+        return _target(found.name, found.files, found.command_line, user, whole_disk=whole_disk)
+    directory = settings.build_dir() / word
+    images = read_manifest(directory).image_set(directory)
+    files = {file.role.value: file.path for file in images.files()}
+    if images.disk is not None:
+        files["disk"] = images.disk
+    target = _target(word, files, images.command_line, user, whole_disk=whole_disk)
+    return Target(target.name, target.boots, directory)
+
+
+def _target(
+    name: str, files: dict[str, Path], command_line: str, user: str, *, whole_disk: bool
+) -> Target:
+    if whole_disk or "machine" not in files:
+        if "disk" not in files:
+            raise InputError(
+                "boot the whole disk of",
+                name,
+                why="it has none",
+                next_step=f"Run `invoke build {name} --disk-image`",
+            )
+        return Target(name, WholeDisk(files["disk"], user=user))
+    return Target(
+        name,
+        Triple(files["machine"], files["kernel"], files["ramdisk"], command_line, user=user),
+    )
+
+
+def check(
+    target: Target, evidence: Path, progress: Progress, secrets: Secrets, *, keep: bool
+) -> VerifyReport:
+    """Boot it and report; a build's triple gets the outcome into its manifest."""
+
+    def look(tools: Tools, acceleration: Acceleration) -> VerifyReport:
+        boots = target.boots
+        if isinstance(boots, Triple):
+            return verify.verify(
+                boots,
+                acceleration=acceleration,
+                minutes_per_boot=_MINUTES,
+                evidence=evidence,
+                tools=tools,
+                keep=keep,
+            )
+        return verify.verify_disk(
+            boots,
+            acceleration=acceleration,
+            minutes_per_boot=_MINUTES,
+            evidence=evidence,
+            tools=tools,
+            keep=keep,
+        )
+
+    report = _with_tools(look, progress, secrets)
+    if target.build is not None and isinstance(target.boots, Triple):
+        with exclusive(target.build / ".lock", f"the build {target.name}"):
+            manifest = read_manifest(target.build)
+            record = VerificationRecord.from_report(report.to_json())
+            write_manifest(manifest.model_copy(update={"verification": record}), target.build)
+            write_report(target.build)
+    return report
+
+
+def console(target: Target, progress: Progress, secrets: Secrets) -> int:
+    """Boot it on this terminal; what the guest writes is thrown away."""
+    return _with_tools(
+        lambda tools, acceleration: verify.console(
+            target.boots, acceleration=acceleration, tools=tools
+        ),
+        progress,
+        secrets,
+    )
+
+
+def _with_tools(
+    body: Callable[[Tools, Acceleration], _Result], progress: Progress, secrets: Secrets
+) -> _Result:
+    with tempfile.TemporaryDirectory(prefix="boot-check-") as scratch, Runner(None, secrets) as run:
+        tools = Tools(run, progress, Path(scratch))
+        return body(tools, accel.acceleration(tools))
