@@ -19,6 +19,7 @@ pytestmark = pytest.mark.integration
 TEMPLATE = (PROJECT / "templates" / "rc.local").read_text()
 SHELLS = {"dash": ["dash"], "ash": ["busybox", "ash"], "bash": ["bash", "--posix"]}
 PAIRS = [("dash", "curl"), ("ash", "curl"), ("bash", "curl"), ("dash", "wget"), ("ash", "busybox")]
+PAIRS += [("dash", "bash")]  # a guest with no client at all
 TOOLS = ["sed", "grep", "head", "tr", "tail", "cat", "mkdir", "chmod", "id", "uname", "sleep"]
 TOOLS += ["timeout"]
 RSA = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7 me@rsa"
