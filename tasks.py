@@ -576,5 +576,20 @@ def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
 
 
 namespace = Collection(
-    build, upload, recipes, doctor, list_, show, diff, prune, report, docs, test, format_, check
+    build,
+    upload,
+    verify,
+    console,
+    unbundle,
+    recipes,
+    doctor,
+    list_,
+    show,
+    diff,
+    prune,
+    report,
+    docs,
+    test,
+    format_,
+    check,
 )
