@@ -17,7 +17,9 @@ DRIVER = """
 cd "$1"
 . ./common.sh
 STATE=$2 LOG=$2/log kickstart=$3
+. ./options.sh
 . ./kickstart.sh
+. ./scripts.sh
 read_kickstart
 refuse_faults
 for name in language keymap zone hardware_clock root_password root_password_kind root_locked \
