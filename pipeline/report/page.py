@@ -20,7 +20,7 @@ from pipeline.report.markup import Markup, join, table, tag
 
 _TEMPLATES = settings.PROJECT / "templates" / "report"
 _TOP = 15  # rows of a table of the largest
-_WIDE = 30  # characters that fit beside a size and its bar
+_WIDE = 26  # characters that fit beside a size and its bar
 _NOTHING = Markup("")
 
 
@@ -188,7 +188,7 @@ def _content(build: Build) -> Markup:
     tables = [
         _largest("Largest directories", [(n.path, n.bytes) for n in treemap.notable(root, _TOP)])
         if name == "By directory"
-        else _largest("Largest packages", [(n.path, n.bytes) for n in root.children[:_TOP]])
+        else _largest("Largest packages", [(n.name, n.bytes) for n in root.children[:_TOP]])
         for name, root in views
     ] + [_largest("Largest files", [(e.path, e.allocated) for e in largest])]
     note = (
@@ -224,7 +224,8 @@ def _largest(name: str, rows: Sequence[tuple[str, int]]) -> Markup:
 
 def _end(path: str) -> str:
     """A path's end, which tells more than its beginning."""
-    return path if len(path) <= _WIDE else f"…{path[1 - _WIDE :]}"
+    short = len(path) <= _WIDE or not path.startswith("/")
+    return path if short else f"…{path[1 - _WIDE :]}"
 
 
 def _boot_check(facts: Facts) -> Markup:
