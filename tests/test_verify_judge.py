@@ -18,7 +18,7 @@ from pipeline.verify.transcript import Sign
 
 KEYS = (Key("rsa", "ssh-rsa AAAA rsa"), Key("ed25519", "ssh-ed25519 BBBB ed"))
 SIZE = 1 << 30
-EXPECTED = Expected(SIZE, "root", "ssh_home_t", KEYS, 600.0)
+EXPECTED = Expected(SIZE, "ssh_home_t", KEYS, 600.0)
 FACTS = Facts(
     kernel="6.1.0",
     command_line="root=/dev/vda",

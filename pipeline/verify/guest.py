@@ -44,15 +44,29 @@ class Guest:
     def ended(self) -> str | None:
         """How the guest went down, or None while it runs.
 
-        "guest-shutdown" for an orderly power-off, "guest-reset" for a reboot (which ends qemu
-        too), "guest-panic", or what became of qemu.
+        "guest-shutdown" for an orderly power-off, "guest-reset" for a reboot, which ends qemu too.
+        Raises HostError when it is this host that failed: qemu was killed, or its disk is full.
         """
         status = self.program.poll()
+        self.qmp.drain()
+        fault = self.qmp.events.get("BLOCK_IO_ERROR")
+        if fault is not None:
+            full = "no space is left for what it writes"
+            raise HostError(
+                "run the guest's disk",
+                why=full if fault.get("nospace") else str(fault.get("reason", "it failed")),
+                next_step="Free some space where the build lies, or check the disk",
+            )
         if status is None:
             return None
-        self.qmp.drain()
         reason = self.qmp.events.get("SHUTDOWN", {}).get("reason")
-        return str(reason) if reason else f"qemu ended with status {status}"
+        if not reason:
+            raise HostError(
+                "keep the guest running",
+                why=f"qemu ended with status {status}",
+                next_step="See whether the host ran out of memory",
+            )
+        return str(reason)
 
     def power_off(self, seconds: float, cancelled: Callable[[], bool]) -> str | None:
         """Press the power button until the guest is down: how it went, None after `seconds`."""

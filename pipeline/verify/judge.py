@@ -20,7 +20,6 @@ class Expected:
     """What the guest should show. size: of the machine image in bytes, None for a whole disk."""
 
     size: int | None
-    user: str
     selinux_type: str
     keys: tuple[Key, ...]
     seconds: float

@@ -203,7 +203,7 @@ def _check(
             records.get("bare"),
             with_bare=any(part.role == "bare" for part in parts(target)),
         )
-        expected = Expected(size, target.user, target.selinux_type, keys.public, seconds)
+        expected = Expected(size, target.selinux_type, keys.public, seconds)
         kept = _keep(overlays, evidence) if keep else ()
     return _report(boots, judge(boots, expected), kept)
 

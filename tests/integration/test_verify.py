@@ -202,35 +202,19 @@ def test_corrupted_initramfs(sound: triples.Files, tmp_path: Path, tools: Tools)
     assert failed(report)[0] == names.RAMDISK
 
 
-def test_shipped_host_key(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+def test_three_defects_are_told_apart(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
+    """A shipped host key, loose modes, and a reboot in place of a power-off."""
+
     def change(root: Path) -> None:
         key = root / "etc/dropbear/dropbear_ed25519_host_key"
-        subprocess.run(
-            ["dropbearkey", "-t", "ed25519", "-f", key],
-            check=True,
-            capture_output=True,
-        )
-
-    report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.FRESH_HOST_KEYS]
-    assert "ssh-ed25519" in report.failures[0].detail
-
-
-def test_loose_modes(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
-    def change(root: Path) -> None:
+        subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], check=True, capture_output=True)
         with (root / "etc/rc.local").open("a") as script:
             script.write(f"\nchmod 0644 {KEYS}\n")
-
-    report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.KEY_MODES]
-
-
-def test_guest_that_ignores_the_power_button(
-    sound: triples.Files, tmp_path: Path, tools: Tools
-) -> None:
-    def change(root: Path) -> None:
         (root / "etc/acpi/PWRF/00000080").write_text("#!/bin/sh\nreboot -f\n")
 
     report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.POWER_OFF]
-    assert "guest-reset" in report.failures[0].detail
+    assert failed(report) == [names.KEY_MODES, names.FRESH_HOST_KEYS, names.POWER_OFF]
+    modes, host_keys, power_off = report.failures
+    assert "-rw-r--r--" in modes.detail
+    assert "ssh-ed25519" in host_keys.detail
+    assert "guest-reset" in power_off.detail

@@ -71,6 +71,21 @@ def guests(place: Path) -> list[str]:
     return found
 
 
+def pids(place: Path) -> list[int]:
+    """The qemu processes that work on files below `place` and answer on their monitor."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if words.startswith(b"qemu-system") and bytes(place) in words:
+                log = place / "evidence/first-console.log"
+                found += [int(entry.name)] * (log.exists() and log.stat().st_size > 0)
+    return found
+
+
 def sockets(words: list[str]) -> set[Path]:
     """The private directories named in qemu's command lines."""
     return {
@@ -96,9 +111,8 @@ def test_a_killed_check_leaves_nothing(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as program:
-        assert eventually(lambda: len(guests(tmp_path)) == 2), "two guests at once"
-        private = sockets(guests(tmp_path))
-        assert private
+        assert eventually(lambda: len(sockets(guests(tmp_path))) == 2), "two guests at once"
+        private = {socket.parent for socket in sockets(guests(tmp_path))}
         assert all(directory.exists() for directory in private)
         program.send_signal(number)
         program.wait(120)
@@ -119,6 +133,46 @@ def test_a_guest_that_cannot_start_is_the_hosts_trouble(
             tools=tools,
         )
     assert not list(tools.scratch.iterdir())
+    assert not guests(tmp_path)
+
+
+def test_a_killed_guest_is_the_hosts_trouble(
+    files: triples.Files, tmp_path: Path, tools: Tools
+) -> None:
+    def killer() -> None:
+        if eventually(lambda: pids(tmp_path)):
+            os.kill(pids(tmp_path)[0], signal.SIGKILL)
+
+    killing = threading.Thread(target=killer, daemon=True)
+    killing.start()
+    with pytest.raises(HostError, match="qemu ended with status -9"):
+        verify(
+            Triple(files.machine, files.kernel, files.ramdisk, LINE),
+            acceleration=TCG,
+            minutes_per_boot=10,
+            evidence=tmp_path / "evidence",
+            tools=tools,
+        )
+    killing.join(60)
+    assert not list(tools.scratch.iterdir())
+    assert not guests(tmp_path)
+
+
+def test_a_full_disk_is_the_hosts_trouble(files: triples.Files, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", small], check=True)
+    try:
+        with Runner() as run, pytest.raises(HostError, match="no space"):
+            verify(
+                Triple(files.machine, files.kernel, files.ramdisk, LINE),
+                acceleration=TCG,
+                minutes_per_boot=10,
+                evidence=tmp_path / "evidence",
+                tools=Tools(run, QuietProgress(), small),
+            )
+    finally:
+        subprocess.run(["umount", small], check=True)
     assert not guests(tmp_path)
 
 
