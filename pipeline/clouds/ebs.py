@@ -20,6 +20,7 @@ from pipeline.clouds.aws import (
     explain,
     one_at_a_time,
     open_site,
+    status_of,
 )
 from pipeline.clouds.ebs_direct import BlockIndex, DirectUpload, Parent, volume_gib
 from pipeline.clouds.ebs_import import ImportUpload
@@ -305,7 +306,9 @@ class EbsCloud:
         try:
             self.site.ebs().list_snapshot_blocks(SnapshotId=_NO_SNAPSHOT)
         except ClientError as error:
-            if code_of(error) in ("ResourceNotFoundException", "ValidationException"):
+            known = code_of(error) in ("ResourceNotFoundException", "ValidationException")
+            # Forbidden or broken is there as well: its own calls will say what is wrong.
+            if known or status_of(error) in (403, 500, 503):
                 return "direct"
             missing: Exception = error
         except BotoCoreError as error:

@@ -189,7 +189,7 @@ def test_transient_faults_of_every_call_are_survived(
 def test_a_proxy_that_answers_in_the_cloud_s_place_is_told(cloud: Cloud, images: ImageSet) -> None:
     page = Answer(502, b"<html>Bad gateway", {"Content-Type": "text/html"})
     cloud.fault = lambda service, operation, number: page if service == "ec2" else None
-    with pytest.raises(CloudError, match="answered in its place|502"):
+    with pytest.raises(CloudError, match=r"answered in its place|502"):
         open_ebs("").probe(images, OPTIONS)
 
 
