@@ -44,6 +44,7 @@ def one(text: str, ring_offset: int = 512) -> Groups:
 SIMPLE = group_text("vg", [FIRST], [("root", [(10, "pv0", 0)])])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_the_checksum_is_lvms(data: bytes) -> None:
     assert checksum(data) == lvm_crc(data)
@@ -68,7 +69,7 @@ def volumes(
     return [(f"lv{n}", pieces[n::count]) for n in range(count) if pieces[n::count]]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(volumes(), st.integers(512, MIB - 4097))
 def test_linear_volumes_come_back_extent_by_extent(
     wanted: list[tuple[str, list[tuple[int, str, int]]]], ring_offset: int
@@ -115,7 +116,7 @@ def test_one_damaged_area_is_a_note_and_both_are_an_error() -> None:
         read(disk, two)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_flipped_byte_goes_unnoticed(data: st.DataObject) -> None:
     disk = MemoryDisk(DISK)
@@ -273,7 +274,7 @@ def section_text(section: dict[str, object]) -> str:
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(SECTIONS)
 def test_text_round_trip(section: dict[str, object]) -> None:
     assert lvm_text.parse(section_text(section)) == section
@@ -292,6 +293,7 @@ def test_text_that_is_none(text: str) -> None:
         lvm_text.parse(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:

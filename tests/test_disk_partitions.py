@@ -28,6 +28,7 @@ def stretches(disk: MemoryDisk) -> dict[int, Stretch]:
     return {p.number: p.stretch for p in read_table(disk).partitions}
 
 
+@settings(deadline=None)
 @given(places(4), st.integers(0, 0xFFFFFFFF))
 def test_primary_partitions(found: Places, signature: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
@@ -42,6 +43,7 @@ def test_primary_partitions(found: Places, signature: int) -> None:
     ]
 
 
+@settings(deadline=None)
 @given(places(7, low=4096), st.integers(0, 2))
 def test_logical_partitions_in_any_number(found: Places, before: int) -> None:
     disk = MemoryDisk(SECTORS * 512)
@@ -55,7 +57,7 @@ def test_logical_partitions_in_any_number(found: Places, before: int) -> None:
 
 
 @pytest.mark.parametrize("sector", [512, 4096])
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_gpt_by_either_copy(sector: int, data: st.DataObject) -> None:
     sectors = SECTORS * 512 // sector
@@ -154,6 +156,7 @@ def test_a_partition_beyond_a_cut_disk_is_listed_with_what_is_missing() -> None:
     assert partition.volume(disk).missing == 2048 * 512
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=512, max_size=512), st.integers(1, 200))
 def test_any_first_sector_is_a_table_or_an_error(sector: bytes, sectors: int) -> None:
     disk = MemoryDisk(sectors * 512)

@@ -5,7 +5,7 @@ tests/integration/test_extract_tables.py.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.disk.crc import crc16, crc32c
@@ -24,6 +24,7 @@ def test_published_check_values() -> None:
     assert crc16(b"123456789") == 0x4B37
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=50), st.binary(max_size=50))
 def test_checksums_chain(first: bytes, second: bytes) -> None:
     assert crc32c(first + second) == crc32c(second, crc32c(first))
@@ -91,6 +92,7 @@ def test_a_plain_clean_file_system_is_safe() -> None:
     assert unsafe_features(layout(incompat=0x2 | 0x40 | 0x200, ro=1, compat=0x3C, journal=8)) == ""
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1024, max_size=1024))
 def test_any_superblock_is_read_or_refused(raw: bytes) -> None:
     disk = MemoryDisk(1 << 20)

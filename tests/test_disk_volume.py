@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.disk.source import RawFile
@@ -30,6 +30,7 @@ def numbered_disk() -> MemoryDisk:
     return disk
 
 
+@settings(deadline=None)
 @given(st.lists(PLACES, max_size=5), st.data())
 def test_reading_any_range_is_reading_the_concatenation(
     stretches: list[Stretch], data: st.DataObject
@@ -54,6 +55,7 @@ def test_reading_any_range_is_reading_the_concatenation(
     assert bytes(covered) == whole[begin:end], "what no run covers is zero"
 
 
+@settings(deadline=None)
 @given(st.lists(PLACES, max_size=5))
 def test_overlap_is_found_exactly_when_two_stretches_share_a_byte(stretches: list[Stretch]) -> None:
     shared = any(

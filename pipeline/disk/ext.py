@@ -134,7 +134,9 @@ class Ext:
             or layout.inode_size & (layout.inode_size - 1)
             or not 32 <= layout.descriptor_size <= 1024
             or layout.descriptor_size % 8
-            or not 8 <= layout.blocks_per_group <= 8 * layout.block_size
+            or layout.blocks_per_group < 8
+            or not 8 <= layout.u32(0x24) <= 8 * layout.block_size  # clusters; blocks as a rule
+            or (layout.u32(0x24) != layout.blocks_per_group and not layout.ro_compat & 0x200)
             or not 0 < layout.inodes_per_group <= 8 * layout.block_size
             or layout.first_block != (1 if layout.block_size == 1024 else 0)
             or layout.blocks <= layout.first_block
