@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import inventory
+from pipeline.install.picture import png_from_ppm
 from pipeline.inventory import Entry, Inventory, Package
 from pipeline.manifest import (
     AssertionRecord,
@@ -161,10 +162,10 @@ def finished_build(
     return manifest
 
 
-def ppm(width: int, height: int) -> bytes:
+def png(width: int, height: int) -> bytes:
     """A picture with a gradient."""
     pixels = bytes(c for y in range(height) for x in range(width) for c in (x % 256, y % 256, 128))
-    return b"P6\n%d %d\n255\n" % (width, height) + pixels
+    return png_from_ppm(b"P6\n%d %d\n255\n" % (width, height) + pixels)
 
 
 def png_size(data: bytes) -> tuple[int, int, bytes]:

@@ -23,11 +23,11 @@ from pipeline.manifest import (
 )
 from pipeline.model import Registration
 from pipeline.report import read_facts, write_report
-from pipeline.report.evidence import png_of_ppm, read_console, read_picture
+from pipeline.report.evidence import read_console, read_picture
 from pipeline.report.markup import Markup, join, tag
 from pipeline.report.timeline import bars, human_seconds
 from pipeline.report.treemap import Box, Node, by_directory, by_package, draw, notable, squarify
-from tests.finished import entry, finished_build, png_size, ppm, small_inventory
+from tests.finished import entry, finished_build, png, small_inventory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[31m\u202e\udcff"
 
@@ -157,16 +157,14 @@ def test_consoles_lose_control_sequences_and_overwritten_text(tmp_path: Path) ->
     assert set(read_console(log).text) == {"b"}
 
 
-def test_pictures_become_png(tmp_path: Path) -> None:
-    path = tmp_path / "screen.ppm"
-    path.write_bytes(ppm(5, 3))
+def test_pictures_are_embedded_whole_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "screen.png"
+    path.write_bytes(png(5, 3))
     picture = read_picture(path)
     assert picture is not None
-    width, height, rows = png_size(base64.b64decode(picture.uri.partition(",")[2]))
-    assert (width, height) == (5, 3)
-    assert rows[1:16] == ppm(5, 3)[-45:-30]
-    for wrong in (b"", b"P6\n9999 9999\n255\n", b"P6\n2 2\n255\nshort", b"<svg onload=x>"):
-        assert png_of_ppm(wrong) is None
+    assert picture.uri.startswith("data:image/png;base64,")
+    assert base64.b64decode(picture.uri.partition(",")[2]) == png(5, 3)
+    for wrong in (b"", b"GIF89a", b"<svg onload=x>", png(5, 3) + bytes(4 << 20)):
         path.write_bytes(wrong)
         assert read_picture(path) is None
 

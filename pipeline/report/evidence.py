@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_TEXT = 256 << 10  # bytes from the end of a log; a Debian boot prints 60 KiB
 _MAX_PICTURE = 4 << 20  # bytes; a text console as PNG takes 10 KiB
-_MAX_PIXELS = 4096 * 4096
 _MAX_FILES = 40
 _PNG = b"\x89PNG\r\n\x1a\n"
 # CSI, OSC and the two-byte escapes of ECMA-48: colours and cursor moves of a console.
@@ -56,7 +53,7 @@ def gather(directory: Path) -> Evidence:
             console = read_console(path, name)
             if console.text:
                 consoles.append(console)
-        elif path.suffix in (".png", ".ppm"):
+        elif path.suffix == ".png":
             picture = read_picture(path, name)
             if picture is not None:
                 pictures.append(picture)
@@ -76,37 +73,10 @@ def read_console(path: Path, name: str = "") -> Console:
 
 
 def read_picture(path: Path, name: str = "") -> Picture | None:
-    """A PNG or PPM file as a PNG data URI; None for anything else or too large."""
-    if path.stat().st_size > (_MAX_PIXELS * 3 if path.suffix == ".ppm" else _MAX_PICTURE):
+    """A PNG file as a data URI; None for anything else or too large."""
+    if path.stat().st_size > _MAX_PICTURE:
         return None
     data = path.read_bytes()
     if not data.startswith(_PNG):
-        converted = png_of_ppm(data)
-        if converted is None:
-            return None
-        data = converted
+        return None
     return Picture(name or path.name, f"data:image/png;base64,{base64.b64encode(data).decode()}")
-
-
-def png_of_ppm(data: bytes) -> bytes | None:
-    """A binary PPM (P6, 8 bits a channel) as PNG; None if it is none.
-
-    Sources: Netpbm's ppm(5); PNG specification, third edition (IHDR, IDAT, filter type 0).
-    """
-    head = re.match(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s", data)
-    if head is None:
-        return None
-    width, height = int(head[1]), int(head[2])
-    pixels = data[head.end() :]
-    if not 0 < width * height <= _MAX_PIXELS or len(pixels) < 3 * width * height:
-        return None
-    rows = b"".join(b"\0" + pixels[y * 3 * width : (y + 1) * 3 * width] for y in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _PNG + b"".join(
-        _chunk(kind, body)
-        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    )
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report import write_report
-from tests.finished import finished_build, png_size, ppm
+from tests.finished import finished_build, png, png_size
 from tests.test_report import elements, hostile_build
 
 pytestmark = pytest.mark.integration
@@ -58,7 +58,7 @@ def browse(page: Path, profile: Path, *options: str) -> subprocess.CompletedProc
 
 def test_no_console_errors_and_a_picture_with_content(tmp_path: Path) -> None:
     directory = tmp_path / "small"
-    finished_build(directory, evidence={"verify/first-screen.ppm": ppm(720, 400)})
+    finished_build(directory, evidence={"verify/first-screen.png": png(720, 400)})
     page = write_report(directory)
     for mode in ("0", "1"):
         picture = tmp_path / f"page{mode}.png"
