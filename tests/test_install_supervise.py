@@ -69,6 +69,18 @@ def test_a_fatal_line_after_the_nonce_is_no_success() -> None:
     assert verdict.kind is errors.PanicError
 
 
+@pytest.mark.parametrize(
+    ("detail", "kind"), [(0, None), (1, errors.GuestKilledError), (2, errors.GuestKilledError)]
+)
+def test_a_guest_that_ended_before_virt_install_had_defined_it(
+    detail: int, kind: type[Exception] | None
+) -> None:
+    made = finished()
+    made.event({"event": "lifecycle", "kind": 5, "detail": detail}, 2.0)
+    verdict = made.end({**SHUT_DOWN, "reason": 0}, "")
+    assert (verdict and verdict.kind) is kind
+
+
 def test_virt_install_that_never_started_a_guest() -> None:
     made = Judge(STAND_IN, NONCE, LIMITS, 0.0)
     verdict = made.end({"event": "exit", "code": 1, "state": None, "reason": None}, "")

@@ -36,6 +36,7 @@ from pipeline.preseed import DONE, FAILED, STARTED
 _STATE_PAUSED, _STATE_SHUTOFF, _STATE_CRASHED = 3, 5, 6
 _PAUSED_IO_ERROR = 5
 _OFF_SHUTDOWN, _OFF_DESTROYED, _OFF_CRASHED = 1, 2, 3
+_OFF_BY_STOP = {0: _OFF_SHUTDOWN, 1: _OFF_DESTROYED, 2: _OFF_CRASHED}
 _LIFECYCLE_STARTED, _LIFECYCLE_STOPPED, _LIFECYCLE_CRASHED = 2, 5, 8
 _CONTEXT = 20  # lines kept around what went wrong
 
@@ -84,7 +85,7 @@ class Judge:
         self._trouble: Verdict | None = None
         self._trouble_at = 0.0
         self._around: list[str] = []
-        self._stopped: int | None = None
+        self._stopped = 0
 
     @property
     def phase(self) -> str:
@@ -93,11 +94,8 @@ class Judge:
 
     def hear(self, lines: Sequence[str], now: float) -> None:
         """Take lines of the console."""
-        for line in lines:
-            self._heard = True
-            line = self._profile.timeless(line)
-            if not line:
-                continue
+        self._heard |= bool(lines)
+        for line in filter(None, map(self._profile.timeless, lines)):
             self._active = now
             self._tail.append(line)
             if self._trouble is not None:
@@ -142,7 +140,7 @@ class Judge:
         if name == "lifecycle":
             self._running |= event["kind"] == _LIFECYCLE_STARTED
             if event["kind"] == _LIFECYCLE_STOPPED:
-                self._stopped = event["detail"]
+                self._stopped = _OFF_BY_STOP.get(event["detail"], 0)
             if event["kind"] == _LIFECYCLE_CRASHED:
                 self._accuse(PanicError, "the guest's kernel reported a panic", now)
         elif name == "io-error":
@@ -198,6 +196,8 @@ class Judge:
         code, state, reason = (exit_event[key] for key in ("code", "state", "reason"))
         if lost:
             return self._say(LibvirtLostError, f"{lost} died")
+        # virt-install defines the domain after its start, which forgets why it stopped by then.
+        reason = reason or self._stopped
         if state == _STATE_SHUTOFF and reason in (_OFF_DESTROYED, _OFF_CRASHED):
             what = "was destroyed from outside" if reason == _OFF_DESTROYED else "died"
             return self._say(GuestKilledError, f"the virtual machine {what}")

@@ -55,32 +55,24 @@ class Control:
     def __init__(self, uri: str, uuid: str) -> None:
         self.uuid = uuid
         self.connection = libvirt.open(uri)
-        self.connection.domainEventRegisterAny(
-            None,
+        self.watch(
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-            lambda _c, dom, kind, detail, _o: (
-                self.mine(dom) and emit("lifecycle", kind=kind, detail=detail)
-            ),
-            None,
+            lambda kind, detail: emit("lifecycle", kind=kind, detail=detail),
         )
-        self.connection.domainEventRegisterAny(
-            None,
-            libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
-            lambda _c, dom, _o: self.mine(dom) and emit("reboot"),
-            None,
-        )
-        self.connection.domainEventRegisterAny(
-            None,
+        self.watch(libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, lambda: emit("reboot"))
+        self.watch(
             libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON,
-            lambda _c, dom, _path, _alias, _action, reason, _o: (
-                self.mine(dom) and emit("io-error", reason=reason)
-            ),
-            None,
+            lambda _path, _alias, _action, reason: emit("io-error", reason=reason),
         )
 
-    def mine(self, domain: Any) -> bool:
-        """Whether it is this build's domain."""
-        return bool(domain.UUIDString() == self.uuid)
+    def watch(self, number: int, tell: Callable[..., None]) -> None:
+        """Call `tell` with the facts of each event of this build's domain."""
+
+        def receive(_connection: Any, domain: Any, *facts: Any) -> None:
+            if domain.UUIDString() == self.uuid:
+                tell(*facts[:-1])  # the last one is the opaque argument
+
+        self.connection.domainEventRegisterAny(None, number, receive, None)
 
     def domain(self) -> Any:
         """The domain, or None before and after its life."""

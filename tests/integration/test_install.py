@@ -421,6 +421,19 @@ def test_an_ordinary_user(door: str, bench: Bench, run_apart: Callable[..., Proc
     assert bench.processes() == []
 
 
+def test_the_systems_daemon_where_nothing_runs_it(
+    bench: Bench, run_apart: Callable[..., Process]
+) -> None:
+    bench.kickstart(pre="poweroff -f")
+    process = run_apart(door="system")
+    expected = "AbortedError" if os.geteuid() == 0 else "HostError"
+    assert process.outcome()["error"] == expected
+    assert bench.processes() == []
+    if os.geteuid() == 0:
+        listed = subprocess.run(["pgrep", "-x", "libvirtd"], capture_output=True, check=False)
+        assert listed.stdout == b""
+
+
 def test_the_libvirt_daemon_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:
     bench.kickstart(pre="sleep 100000")
     process = run_apart(door="session", user="nobody")
