@@ -130,6 +130,28 @@ def test_all_who_see_the_same_images_agree(found: list[dict[str, Any]], whole: i
         each[identity.MARK_STATE] = ""
 
 
+def test_the_kernel_of_a_finished_machine_image_wins() -> None:
+    triple = whole_triple()
+    older = image(0, "kernel")
+    claimed = claims([older, *triple.values()], ROLES)
+    assert claimed["kernel"]["id"] == "kernel-1"
+    triple["machine"][identity.MARK_STATE] = identity.PARTIAL
+    assert claims([older, *triple.values()], ROLES)["kernel"]["id"] == "kernel-0"
+
+
+def test_a_record_in_use_wins_over_an_older_one() -> None:
+    found = [
+        image(1, "kernel", status="queued"),
+        image(2, "kernel", status="saving"),
+        image(3, "kernel", status="active"),
+    ]
+    assert [claims(found[:n], ROLES)["kernel"]["id"] for n in (1, 2, 3)] == [
+        "kernel-1",
+        "kernel-2",
+        "kernel-3",
+    ]
+
+
 def test_losers_are_of_known_roles_only() -> None:
     found = [image(1, "kernel"), image(2, "kernel"), image(3, "something else")]
     assert [each["id"] for each in losers(found, claims(found, ROLES))] == ["kernel-2"]

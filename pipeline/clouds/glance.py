@@ -25,6 +25,7 @@ from pipeline.clouds.glance_api import (
 )
 from pipeline.clouds.glance_body import ImageBody
 from pipeline.clouds.glance_images import (
+    BUSY,
     Part,
     attributes,
     claims,
@@ -45,10 +46,10 @@ from pipeline.progress import Progress
 from pipeline.sparse import digests
 
 _HASHES = ("sha512",)  # Glance's default hashing_algorithm; others are computed when met
-# Each time, another upload deleted what this one made: by then it has ended or goes on for ever.
-_CLAIM_TRIES = 3
+# Each time, another upload of the build deleted what this one used. Two agree after one such
+# meeting; five are more than anybody starts at once.
+_CLAIM_TRIES = 5
 _SPOILT_TRIES = 3  # a cloud that stores wrong bytes three times has a broken disk or proxy
-_BUSY = ("saving", "uploading", "importing")
 
 
 class _SpoiltError(Exception):
@@ -195,12 +196,25 @@ class _Run:
 
     def complete(self) -> dict[str, Image]:
         """Make or adopt the images, fill them, show them; the machine image last."""
-        claimed = self._claim()
-        for part in self.parts:
-            claimed = self._fill(part, claimed)
-        self._finish(claimed)
-        # A clock of another Glance that is wrong by seconds may have hidden a twin until now.
-        return self._settle()
+        for left in reversed(range(_CLAIM_TRIES)):
+            try:
+                claimed = self._claim()
+                for part in self.parts:
+                    claimed = self._fill(part, claimed)
+                self._finish(claimed)
+                claimed = self._settle()
+            except StatusError as error:
+                # Another upload may have counted other records than we; it deleted ours then.
+                if error.status not in (404, 410) or not left:
+                    raise
+            else:
+                if is_whole(claimed, _roles(self.parts)):
+                    return claimed
+        raise self._error(
+            self.parts[-1],
+            "its images change while they are registered",
+            "See whether another upload of this build is rolling back, and run it again",
+        )
 
     def bring_up_to_date(self, claimed: Mapping[str, Image]) -> Image:
         """Set what differs from the options on a whole triple; the last image as it is then."""
@@ -243,27 +257,28 @@ class _Run:
 
     def _claim(self) -> dict[str, Image]:
         """The record of each role, made where there is none."""
-        for _ in range(_CLAIM_TRIES):
-            claimed = claims(self._own(), _roles(self.parts))
-            missing = [part for part in self.parts if part.role not in claimed]
-            for part in missing:
-                record = unfinished(part, self.images, self.options, self._key())
-                if part is self.parts[-1]:
-                    record |= links(claimed)
-                image = self.api.create(record, self._attempted("register", part))
-                self.made.append(image["id"])
-                claimed[part.role] = image
-            if missing:
-                why = "looking for other uploads of this build"
-                self.api.pause(self.api.patience.settle, why)
+        claimed = claims(self._own(), _roles(self.parts))
+        slowest = 0.0
+        for part in self.parts:
+            if part.role in claimed:
+                continue
+            record = unfinished(part, self.images, self.options, self._key())
+            if part is self.parts[-1]:
+                record |= links(claimed)
+            begun = time.monotonic()
+            image = self.api.create(record, self._attempted("register", part))
+            slowest = max(slowest, time.monotonic() - begun)
+            self.made.append(image["id"])
+            claimed[part.role] = image
+        if slowest:
+            # A record of another upload may have its stamp and still be on its way into the list.
+            delay = self.api.patience.settle + 2 * slowest
+            self.api.pause(delay, "looking for other uploads of this build")
             claimed = self._settle()
-            if len(claimed) == len(self.parts):
-                return claimed
-        raise self._error(
-            self.parts[-1],
-            "somebody deletes its records as they are made",
-            "See whether another upload of this build is rolling back, and run it again",
-        )
+        for part in self.parts:
+            if part.role not in claimed:
+                raise StatusError(self._attempted("find", part), self.cloud.name, 404, "")
+        return claimed
 
     def _settle(self) -> dict[str, Image]:
         """Those that count, as far as there are; surplus ones are deleted by who sees them."""
@@ -304,10 +319,11 @@ class _Run:
             if status == "active":
                 self._compare(part, image, body)
                 return
-            if status in _BUSY:
+            if status in BUSY:
                 if time.monotonic() > busy_until:
-                    if failures:
-                        raise _SpoiltError(f"it stays {status} after our upload broke off")
+                    # Staged data waits for ever for the import of a run that was killed.
+                    if failures or status == "uploading":
+                        raise _SpoiltError(f"it stays {status} after an upload broke off")
                     raise self._error(
                         part,
                         f"image {image_id} stays in the state {status}",

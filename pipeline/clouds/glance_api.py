@@ -171,7 +171,11 @@ class GlanceApi:
         try:
             self._request("PUT", path, attempted, {"data": body, "headers": {**kind, **headers}})
         except StatusError as error:
-            if error.status in (404, 409):  # another upload deleted or fills the record just now
+            if error.status in (
+                404,
+                409,
+                410,
+            ):  # another upload deleted or fills the record just now
                 raise TransientError(error) from error
             raise
 

@@ -16,6 +16,9 @@ from pipeline.sparse import digests
 
 KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
 
+BUSY = ("saving", "uploading", "importing")
+"""States of an image whose data is on its way."""
+
 # Nova and the v1 API took an Amazon image only with both formats alike; v2 checks that no more.
 _FORMATS = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
 
@@ -118,17 +121,29 @@ def differences(image: Image, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
-    """The image of each role that counts; the same answer for all who see the same list.
+    """The image of each role that counts; the same answer for all who see the same images.
 
-    found: oldest first, all of one key. A finished machine image wins, then the oldest.
+    What belongs to a finished machine image wins, then what has data or gets it just now, then the
+    oldest. Age alone will not do: Glance stamps a record when the request comes in, so an older
+    one can turn up after a younger one is in use.
     """
-    ranked = sorted(found, key=lambda image: image.get(identity.MARK_STATE) != identity.WHOLE)
+    last = [i for i in found if i.get(identity.MARK_ROLE) == roles[-1]]
+    linked: set[str | None] = set()
+    for machine in sorted(last, key=_rank):
+        if machine.get(identity.MARK_STATE) == identity.WHOLE:
+            linked = {machine["id"], machine.get("kernel_id"), machine.get("ramdisk_id")}
+            break
     claimed: dict[str, Image] = {}
-    for image in ranked:
+    for image in sorted(found, key=lambda image: (image["id"] not in linked, _rank(image))):
         role = image.get(identity.MARK_ROLE, "")
         if role in roles:
             claimed.setdefault(role, image)
     return claimed
+
+
+def _rank(image: Image) -> tuple[bool, bool, str, str]:
+    status = image["status"]
+    return status != "active", status not in BUSY, image["created_at"], image["id"]
 
 
 def losers(found: Sequence[Image], claimed: Mapping[str, Image]) -> list[Image]:

@@ -103,12 +103,11 @@ class LocalCloud:
             )
         if options.whole_disk:
             require_disk(images, self.name)
-        try:
-            (self.files).mkdir(parents=True, exist_ok=True)
-            with (self.directory / ".lock").open("a"):
-                pass
-        except OSError as error:
-            raise self._error("write to", error) from error
+        place = self.directory
+        while not place.exists():
+            place = place.parent
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise self._error("write to", OSError(errno.EACCES, "not a writable directory", place))
         self._read()
 
     def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:

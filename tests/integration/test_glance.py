@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import uuid
@@ -17,6 +16,7 @@ import pytest
 from pipeline.clouds import identity
 from pipeline.clouds.glance import GlanceCloud
 from pipeline.clouds.glance_api import Patience
+from pipeline.clouds.glance_images import parts, unfinished
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError, InputError
 from pipeline.model import ImageSet
@@ -255,6 +255,21 @@ def test_where_direct_upload_is_forbidden_the_import_is_used(
         assert len(raw.seen(hidden=True)) == 3
 
 
+def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: ImageSet) -> None:
+    """Data staged and never imported: no upload and no import gets such a record going again."""
+    record = unfinished(parts(images, PublishOptions(), "")[0], images, PublishOptions(), "")
+    record[identity.MARK_KEY] = identity.content_key(images)
+    left = raw.call("POST", "images", json=record).json()["id"]
+    headers = {"Content-Type": "application/octet-stream"}
+    raw.call("PUT", f"images/{left}/stage", data=b"half a kernel", headers=headers)
+    assert raw.image(left)["status"] == "uploading"
+    hasty = GlanceCloud("glance:mine", "mine", replace(QUICK, busy=1.0))
+    found = hasty.publish(images, PublishOptions(), QuietProgress())
+    assert found.kernel_id != left
+    assert raw.data(found.kernel_id) == images.kernel.path.read_bytes()
+    assert len(raw.seen(hidden=True)) == 3
+
+
 _UPLOAD = """
 import resource, sys
 from pathlib import Path
@@ -290,4 +305,3 @@ def test_memory_does_not_grow_with_the_image(
         peaks.append(int(after))
     assert peaks[1] - peaks[0] < 8 * 1024  # KiB: a few buffers
     assert peaks[1] < 200 * 1024
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= peaks[0]
