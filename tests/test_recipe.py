@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError
-from pipeline.recipe import FromEnvironment, choose_recipe, load_recipes
+from pipeline.recipe import FromEnvironment, Recipe, choose_recipe, load_recipes
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -80,3 +80,14 @@ def test_the_nearest_name_is_offered() -> None:
     assert choose_recipe(recipes, "fedora15").release == "F15"
     with pytest.raises(InputError, match="did you mean fedora15"):
         choose_recipe(recipes, "fedora51")
+
+
+def test_every_field_is_documented() -> None:
+    text = (settings.PROJECT / "docs" / "recipes.md").read_text()
+    table = text[text.index("## Fields") : text.index("## Variables")]
+    assert [name for name in Recipe.model_fields if f"`{name}`" not in table] == []
+
+
+def test_every_shipped_recipe_is_documented() -> None:
+    text = (settings.PROJECT / "docs" / "recipes.md").read_text()
+    assert [n for n in load_recipes(settings.recipes_file()) if f"`{n}`" not in text] == []

@@ -187,5 +187,12 @@ def complete(mirror: str, suite: str, tree: Path, answers: Path, place: Path) ->
         shutil.rmtree(work)
 
 
+def netboot(mirror: str, suite: str, release: str, place: Path) -> Path:
+    """The installer's kernel and initrd from their Debian package: the directory with both."""
+    debs = index(mirror, suite, "main/binary-amd64")
+    unpacked = fetch(mirror, debs[f"debian-installer-{release}-netboot-amd64"], place)
+    return next(unpacked.rglob("text/debian-installer/amd64"))
+
+
 if __name__ == "__main__":
     complete(sys.argv[1], sys.argv[2], *map(Path, sys.argv[3:]))
