@@ -210,5 +210,5 @@ def test_a_damaged_inventory_says_what_to_do(content: bytes, tmp_path: Path) -> 
 
 
 def test_other_file_systems_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="it is xfs"):
-        inventory.take(tmp_path / "x", "xfs")
+    with pytest.raises(DiskError, match="it is btrfs"):
+        inventory.take(tmp_path / "x", "btrfs")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pipeline.disk.source import Source
 from pipeline.disk.tree import Inode
@@ -22,6 +23,15 @@ _LEAF_OFFSET = 32 << 30  # bytes; where a directory's index begins
 _MAX_DIRECTORY = 32 << 20
 _MAX_LEVEL = 9  # XFS_BM_MAXLEVELS
 _NREXT64 = 0x10  # di_flags2: extents are counted in 64 bits
+
+
+@dataclass(frozen=True)
+class XfsInode(Inode):
+    """One inode; allocated in bytes."""
+
+    uid: int = 0
+    gid: int = 0
+    allocated: int = 0
 
 
 class Xfs:
@@ -38,6 +48,7 @@ class Xfs:
         self._group_blocks = _number(raw, 84, 4)
         self._version = _number(raw, 100, 2) & 0xF
         self._inode_size = _number(raw, 104, 2)
+        self._free_blocks = _number(raw, 144, 8)
         self._inodes_per_block_log, self._group_log = raw[123], raw[124]
         self._directory_block = self._block_size << raw[192]
         # Whether directory entries say what they lead to: in version 5 an incompatible feature,
@@ -64,6 +75,16 @@ class Xfs:
                 f"but the volume has {source.size}"
             )
 
+    @property
+    def size(self) -> int:
+        """Size of the file system in bytes."""
+        return self._blocks * self._block_size
+
+    @property
+    def used(self) -> int:
+        """Bytes that its own count does not call free, metadata included."""
+        return self.size - min(self._free_blocks, self._blocks) * self._block_size
+
     def broken(self, why: str) -> DiskError:
         """The error for this file system."""
         return DiskError(
@@ -73,7 +94,7 @@ class Xfs:
             next_step="Run `xfs_repair -n` on it to see what is wrong",
         )
 
-    def inode(self, number: int) -> Inode:
+    def inode(self, number: int) -> XfsInode:
         """See Reader."""
         log = self._inodes_per_block_log
         offset = self._byte(number >> log) + (number & (1 << log) - 1) * self._inode_size
@@ -89,7 +110,16 @@ class Xfs:
         count = _number(raw, 24, 8) if wide else _number(raw, 76, 4)
         if form == _EXTENTS:
             end = min(end, head + 16 * count)
-        return Inode(number, mode, size, raw[head:end], form)
+        return XfsInode(
+            number,
+            mode,
+            size,
+            raw[head:end],
+            form,
+            uid=_number(raw, 8, 4),
+            gid=_number(raw, 12, 4),
+            allocated=_number(raw, 64, 8) * self._block_size,
+        )
 
     def _byte(self, block: int) -> int:
         """Where a block lies whose number has the allocation group in its upper bits."""
@@ -117,6 +147,11 @@ class Xfs:
                 piece = data[: max(0, inode.size - start)]
                 content[start : start + len(piece)] = piece
         return bytes(content)
+
+    def pieces(self, inode: Inode) -> Iterator[bytes]:
+        """A regular file's data in order, its holes left out."""
+        for start, data in self._blocks_of(inode, inode.size):
+            yield data[: inode.size - start]
 
     def _blocks_of(self, inode: Inode, end: int) -> Iterator[tuple[int, bytes]]:
         """(offset in the file, block) of what is written below `end`."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import DiskError, InputError
+from pipeline.errors import InputError
 from pipeline.workspace import write_whole
 
 FILE = "inventory.json.gz"
@@ -82,15 +82,10 @@ def take(image: Path, filesystem: str) -> Inventory:
 
     DiskError when it is damaged or of a kind that is not read here.
     """
-    if filesystem not in ("ext2", "ext3", "ext4"):
-        raise DiskError(
-            "list the files in",
-            image,
-            why=f"it is {filesystem}, and only ext2, ext3 and ext4 are read without an appliance",
-        )
-    from pipeline.inventory import ext, packages
+    from pipeline.inventory import packages
+    from pipeline.inventory.tree import open_tree
 
-    with ext.open_tree(image) as tree:
+    with open_tree(image, filesystem) as tree:
         found = packages.find(tree)
         entries = tuple(
             entry._replace(owner=found.owners.get(entry.path, -1)) for entry in tree.entries

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import DiskError
 from pipeline.inventory import Package, rpmdb
-from pipeline.inventory.ext import Tree
+from pipeline.inventory.tree import Tree
 
 _STATUS = "/var/lib/dpkg/status"
 _MAX_STATUS = 64 << 20  # bytes; 3,000 packages take 4 MB

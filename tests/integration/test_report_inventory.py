@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import inventory
 from pipeline.inventory import rpmdb
-from pipeline.inventory.ext import open_tree
+from pipeline.inventory.tree import open_tree
 
 pytestmark = pytest.mark.integration
 
@@ -76,6 +76,39 @@ def test_every_entry_is_what_the_kernel_shows(tmp_path: Path) -> None:
     assert 0 < listing.used < listing.size == 64 << 20
 
 
+def test_xfs_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(os.urandom(300_000))
+    (tmp_path / "proto").write_text(
+        f"""/stand/boot
+0 0
+d--755 0 0
+tool -u-755 12 34 {tmp_path}/data
+etc d--700 0 7
+note ---640 0 0 {tmp_path}/proto
+$
+link l--777 0 0 etc/note
+pipe p--600 0 0
+$
+"""
+    )
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    run("mkfs.xfs", "-q", "-p", tmp_path / "proto", image)
+
+    listing = inventory.take(image, "xfs")
+    found = listing.by_path()
+    assert set(found) == {"/tool", "/etc", "/etc/note", "/link", "/pipe"}
+    tool = found["/tool"]
+    assert (tool.mode, tool.uid, tool.gid, tool.size) == (0o4755, 12, 34, 300_000)
+    assert tool.check == zlib.crc32((tmp_path / "data").read_bytes())
+    assert tool.allocated == 74 * 4096
+    assert (found["/etc"].kind, found["/etc"].mode, found["/etc"].gid) == ("d", 0o700, 7)
+    assert (found["/link"].kind, found["/link"].check) == ("l", zlib.crc32(b"etc/note"))
+    assert found["/pipe"].kind == "o"
+    assert 300_000 < listing.used < listing.size == 320 << 20
+
+
 def test_debian_packages_own_their_files_through_merged_directories(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "usr/bin").mkdir(parents=True)
@@ -104,7 +137,7 @@ def test_links_lead_nowhere_but_into_the_guest(tmp_path: Path) -> None:
     (root / "loop").symlink_to("loop/loop")
     (root / "etc").mkdir()
     make_image(root, tmp_path / "image")
-    with open_tree(tmp_path / "image") as tree:
+    with open_tree(tmp_path / "image", "ext4") as tree:
         assert tree.real("/var/lib/dpkg/passwd") == "/etc/passwd"
         assert tree.read("/var/lib/dpkg/passwd", 1 << 20) is None
         assert tree.read("/loop/x", 1 << 20) is None
@@ -131,6 +164,6 @@ def test_rpm_agrees_on_its_own_database(tmp_path: Path) -> None:
     assert [" ".join(p) for p in listing.packages] == said.splitlines()
     assert listing.manager == "rpm"
     assert listing.by_path()["/usr/bin/hello"].owner == 0
-    with open_tree(tmp_path / "image") as tree:
+    with open_tree(tmp_path / "image", "ext4") as tree:
         (found,) = rpmdb.read(tree, tmp_path) or []
     assert sorted(found.files) == sorted(run(*rpm, "-qal").splitlines())

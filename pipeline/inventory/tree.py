@@ -1,36 +1,63 @@
-"""Every entry of an ext file system, in one walk over its inodes."""
+"""Every entry of a file system, in one walk over its inodes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from posixpath import join, normpath
+from typing import NamedTuple, Protocol
 
 from isal import isal_zlib
 
 from pipeline.errors import DiskError
-from pipeline.guest.extfs import ROOT_INODE, Inode, Reader
+from pipeline.guest import Status
 from pipeline.inventory import Entry
 
 _MAX_ENTRIES = 2_000_000  # forty times a full Debian server
 _MAX_DEPTH = 200  # directories; PATH_MAX allows some 2000, real systems have some 20
 _MAX_LINKS = 40  # what Linux follows before ELOOP (path_resolution(7))
-_SECTOR = 512  # i_blocks counts these (Linux, Documentation/filesystems/ext4/inodes.rst)
-_HUGE_FILE = 0x40000  # inode flag: i_blocks counts file system blocks
+_MAX_TARGET = 4096  # bytes of a link, PATH_MAX
+_KINDS = {"file": "f", "directory": "d", "symlink": "l", "other": "o"}
+
+
+class Facts(NamedTuple):
+    """An inode as lstat(2) shows it; allocated in bytes."""
+
+    status: Status
+    allocated: int
+
+
+class Volume(Protocol):
+    """A file system by inode numbers; DiskError for whatever is damaged or not supported."""
+
+    root: int
+    size: int
+    used: int
+
+    def facts(self, number: int) -> Facts:
+        """What the inode is."""
+
+    def names(self, number: int) -> dict[bytes, int]:
+        """A directory's names and inode numbers, without "." and ".."."""
+
+    def pieces(self, number: int) -> Iterator[bytes]:
+        """A regular file's data in order, its holes left out."""
+
+    def content(self, number: int, limit: int) -> bytes:
+        """A file's or link's bytes; DiskError when there are more than `limit`."""
 
 
 class Tree:
     """The entries in the order of their paths, and bounded reads of some of them."""
 
-    def __init__(self, reader: Reader, path: Path) -> None:
-        self._reader, self._path = reader, path
+    def __init__(self, volume: Volume, path: Path) -> None:
+        self._volume, self._path = volume, path
         self._inodes: dict[str, int] = {}
-        self._to_check = reader.superblock.size
+        self._to_check = volume.size
         self.entries = tuple(sorted(self._walk()))
-        self.size = reader.superblock.size
-        self.used = reader.superblock.used
+        self.size, self.used = volume.size, volume.used
 
     @cached_property
     def links(self) -> dict[str, str]:
@@ -38,8 +65,8 @@ class Tree:
         found = {}
         for entry in self.entries:
             if entry.kind == "l":
-                inode = self._reader.inode(self._inodes[entry.path])
-                found[entry.path] = _text(self._reader.link_target(inode))
+                target = self._volume.content(self._inodes[entry.path], _MAX_TARGET)
+                found[entry.path] = _text(target)
         return found
 
     def real(self, path: str) -> str:
@@ -61,10 +88,10 @@ class Tree:
         number = self._inodes.get(self.real(path))
         if number is None:
             return None
-        inode = self._reader.inode(number)
-        if inode.status().kind != "file" or inode.size > limit:
+        status = self._volume.facts(number).status
+        if status.kind != "file" or status.size > limit:
             return None
-        return self._reader.content(inode, limit)
+        return self._volume.content(number, limit)
 
     def copy(self, path: str, to: Path, limit: int) -> bool:
         """Copy such a file to a new host file; False if there is none or it is too large."""
@@ -75,64 +102,65 @@ class Tree:
         return True
 
     def _walk(self) -> Iterator[Entry]:
-        reader = self._reader
         seen: set[int] = set()
-        waiting = [("", ROOT_INODE, 0)]
+        waiting = [("", self._volume.root, 0)]
         while waiting:
             directory, number, depth = waiting.pop()
-            for name, inode_number in reader.directory(reader.inode(number)).items():
-                inode = reader.inode(inode_number)
+            for name, inode in self._volume.names(number).items():
                 path = f"{directory}/{_text(name)}"
-                entry = self._entry(path, inode, first=inode_number not in seen)
+                entry = self._entry(path, inode, first=inode not in seen)
                 if entry.kind == "d":
                     # A directory has one name; a second one is damage that would never end.
-                    if inode_number in seen or depth >= _MAX_DEPTH:
+                    if inode in seen or depth >= _MAX_DEPTH:
                         continue
-                    waiting.append((path, inode_number, depth + 1))
-                seen.add(inode_number)
-                self._inodes[path] = inode_number
+                    waiting.append((path, inode, depth + 1))
+                seen.add(inode)
+                self._inodes[path] = inode
                 if len(self._inodes) > _MAX_ENTRIES:
                     raise self._broken(f"it has more than {_MAX_ENTRIES} names")
                 yield entry
 
-    def _entry(self, path: str, inode: Inode, *, first: bool) -> Entry:
-        status = inode.status()
-        kind = {"file": "f", "directory": "d", "symlink": "l"}.get(status.kind, "o")
+    def _entry(self, path: str, inode: int, *, first: bool) -> Entry:
+        status, allocated = self._volume.facts(inode)
         check = 0
-        if kind == "f":
-            for _, data in self._reader.chunks(inode):
+        if status.kind == "file":
+            for data in self._volume.pieces(inode):
                 self._to_check -= len(data) if first else 0
                 if self._to_check < 0:
                     raise self._broken("its files share blocks")
                 check = isal_zlib.crc32(data, check)
-        elif kind == "l":
-            check = isal_zlib.crc32(self._reader.link_target(inode))
+        elif status.kind == "symlink":
+            check = isal_zlib.crc32(self._volume.content(inode, _MAX_TARGET))
         return Entry(
             path=path,
-            kind=kind,
+            kind=_KINDS[status.kind],
             mode=status.mode,
             uid=status.uid,
             gid=status.gid,
-            size=status.size if kind != "d" else 0,
-            allocated=self._allocated(inode) if first else 0,
+            size=status.size if status.kind != "directory" else 0,
+            allocated=allocated if first else 0,
             check=check,
         )
-
-    def _allocated(self, inode: Inode) -> int:
-        raw = inode.raw
-        count = int.from_bytes(raw[0x1C:0x20], "little")
-        count |= int.from_bytes(raw[0x74:0x76], "little") << 32
-        return count * (self._reader.superblock.block_size if inode.flags & _HUGE_FILE else _SECTOR)
 
     def _broken(self, why: str) -> DiskError:
         return DiskError("list the files in", self._path, why=why)
 
 
 @contextmanager
-def open_tree(path: Path) -> Iterator[Tree]:
-    """The tree of an ext file system in a file; DiskError when it is damaged."""
-    with Reader(path) as reader:
-        yield Tree(reader, path)
+def open_tree(path: Path, filesystem: str) -> Iterator[Tree]:
+    """The tree of a file system in a file; DiskError when it is damaged or not read here."""
+    with _opened(path, filesystem) as volume:
+        yield Tree(volume, path)
+
+
+def _opened(path: Path, filesystem: str) -> AbstractContextManager[Volume]:
+    from pipeline.inventory import volumes
+
+    if filesystem in ("ext2", "ext3", "ext4"):
+        return volumes.open_ext(path)
+    if filesystem == "xfs":
+        return volumes.open_xfs(path)
+    raise DiskError("list the files in", path, why=f"it is {filesystem or 'of an unknown type'}")
 
 
 def _text(name: bytes) -> str:
