@@ -81,6 +81,7 @@ def test_the_old_swap_line_is_found_within_seconds_of_its_wait(
     assert "lv_swap" in report.failures[0].detail
 
 
+@pytest.mark.long
 def test_a_service_that_fails(sound: Files, tmp_path: Path, tools: Tools) -> None:
     place = "/etc/systemd/system"
     commands = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.settings import PROJECT
 from tests.disks import debian_root_tarball
-from tests.triples import Files, root_image
+from tests.triples import Files, debian_files, root_image
 
 _MIB = 1024
 _TEMPLATES = PROJECT / "templates"
@@ -44,9 +44,19 @@ def debian_root(root: Path) -> Path:
         key.unlink()
     # Debian's sshd makes no keys by itself, unlike Fedora's.
     add_unit(root, "ssh-host-keys.service", (_TEMPLATES / "ssh-host-keys.service").read_text())
+    _answer_the_power_button(root)
     shutil.copy(_TEMPLATES / "rc.local", root / "etc/rc.local")
     (root / "etc/rc.local").chmod(0o755)
     return root
+
+
+def _answer_the_power_button(root: Path) -> None:
+    # This minimal root has no dbus, so systemd-logind, which would do it, does not run.
+    shutil.copytree(debian_files("acpid"), root, symlinks=True, dirs_exist_ok=True)
+    (root / "etc/acpi/events").mkdir(parents=True, exist_ok=True)
+    (root / "etc/acpi/events/power").write_text("event=button/power.*\naction=/sbin/poweroff\n")
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    (wants / "acpid.service").symlink_to("/lib/systemd/system/acpid.service")
 
 
 def add_unit(root: Path, name: str, text: str) -> None:
