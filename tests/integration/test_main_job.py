@@ -202,6 +202,27 @@ def test_the_second_of_two_builds_is_told_who_works(site: Site, tmp_path: Path) 
     assert not (tmp_path / "build" / "demo" / "manifest.json").exists()
 
 
+def test_a_registered_triple_is_verified_by_its_id(site: Site, tmp_path: Path) -> None:
+    machine = ids(site.first.stdout)[0]
+    catalogue = str(site.directory / "catalogue")
+    done = invoke(tmp_path, "verify", machine, "--json", IMAGE_PIPELINE_CATALOGUE=catalogue)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["passed"] is True
+    assert {a["name"] for a in report["assertions"] if not a["passed"]} == set()
+    assert list((tmp_path / "demo" / "verify").glob("*console.log"))
+
+
+def test_a_whole_disk_is_made_and_registered(site: Site, tmp_path: Path) -> None:
+    words = ["build", "demo", "--disk", str(site.build / "disk.img"), "--disk-image"]
+    done = invoke(tmp_path, *words, "--no-verify", "upload", "--unverified", "--whole-disk")
+    assert done.returncode == 0, done.stderr
+    disk = tmp_path / "build" / "demo" / "demo-disk.raw"
+    assert said("blkid", "-o", "value", "-s", "PTTYPE", "-p", disk) == "gpt\n"
+    (found,) = read_mirror(tmp_path / "catalogue")
+    assert found["sha256"] == sha256(disk)
+
+
 @pytest.mark.timeout(1800)
 def test_killed_anywhere_it_leaves_nothing_and_the_rerun_completes(site: Site) -> None:
     words = ["--disk", str(site.build / "disk.img"), "--points", "30", "--seed", "7"]
