@@ -70,7 +70,7 @@ class Layout:
 
     @cached_property
     def first_block(self) -> int:
-        """s_first_data_block: 1 when blocks have 1024 bytes, else 0."""
+        """s_first_data_block: 1 when blocks have 1024 bytes, else (and with bigalloc) 0."""
         return self.u32(0x14)
 
     @cached_property
@@ -138,7 +138,7 @@ class Ext:
             or not 8 <= layout.u32(0x24) <= 8 * layout.block_size  # clusters; blocks as a rule
             or (layout.u32(0x24) != layout.blocks_per_group and not layout.ro_compat & 0x200)
             or not 0 < layout.inodes_per_group <= 8 * layout.block_size
-            or layout.first_block != (1 if layout.block_size == 1024 else 0)
+            or layout.first_block > (1 if layout.block_size == 1024 else 0)
             or layout.blocks <= layout.first_block
         ):
             raise self.broken("its superblock's figures are impossible")
@@ -168,7 +168,7 @@ class Ext:
         layout = self.layout
         size = layout.descriptor_size
         last = layout.groups if count is None else first + count
-        table = (layout.first_block + 1) * layout.block_size
+        table = max(2048, layout.block_size)  # the block after the superblock's
         step = max(1, (1 << 16) // size)
         for start in range(first, last, step):
             stop = min(last, start + step)
@@ -176,20 +176,19 @@ class Ext:
             for offset in range(0, len(raw), size):
                 yield _group(raw[offset : offset + size])
 
-    def inode(self, number: int) -> Inode:
-        """See Reader."""
+    def raw_inode(self, number: int) -> bytes:
+        """All bytes of an inode."""
         layout = self.layout
         group, index = divmod(number - 1, layout.inodes_per_group)
         if not (0 <= group < layout.groups) or layout.incompat & 0x10:
             raise self.broken(f"inode {number} cannot be found")
         table = next(self.groups(group, 1)).inode_table
         block, offset = divmod(index * layout.inode_size, layout.block_size)
-        raw = self.block(table + block)[offset : offset + layout.inode_size]
-        mode = int.from_bytes(raw[:2], "little")
-        size = int.from_bytes(raw[4:8], "little")
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            size |= int.from_bytes(raw[0x6C:0x70], "little") << 32
-        return Inode(number, mode, size, raw[0x28:0x64], int.from_bytes(raw[0x20:0x24], "little"))
+        return self.block(table + block)[offset : offset + layout.inode_size]
+
+    def inode(self, number: int) -> Inode:
+        """See Reader."""
+        return parsed_inode(number, self.raw_inode(number))
 
     def entries(self, directory: Inode) -> dict[bytes, int]:
         """See Reader. Hashed directories read the same: an index block shows as one free entry."""
@@ -230,54 +229,62 @@ class Ext:
     def extents(self, inode: Inode) -> Iterator[tuple[int, int, int]]:
         """(logical block, physical block, count) of what is written of a file, in order.
 
-        DiskError for maps that run backwards or in a circle.
+        DiskError for maps that run backwards, in a circle or through a block twice.
         """
         expected = 0
-        found = (
-            self._tree(inode.map, _MAX_DEPTH) if inode.flags & _EXTENTS else self._pointers(inode)
-        )
+        seen: set[int] = set()
+        if inode.flags & _EXTENTS:
+            found = self._tree(inode.map, _MAX_DEPTH, seen)
+        else:
+            found = self._pointers(inode, seen)
         for logical, physical, count in found:
             if logical < expected or not count:
                 raise self.broken(f"the block map of inode {inode.number} is damaged")
             expected = logical + count
             yield logical, physical, count
 
-    def _tree(self, node: bytes, depth_left: int) -> Iterator[tuple[int, int, int]]:
+    def _node(self, number: int, seen: set[int]) -> bytes:
+        """A block of a map. Empty nodes that share their children would multiply without end."""
+        if number in seen:
+            raise self.broken(f"block {number} is twice in one block map")
+        seen.add(number)
+        return self.block(number)
+
+    def _tree(self, node: bytes, depth_left: int, seen: set[int]) -> Iterator[tuple[int, int, int]]:
         magic, entries, _, depth = struct.unpack_from("<HHHH", node)
         if magic != _EXTENT_MAGIC or depth > depth_left or 12 + 12 * entries > len(node):
             raise self.broken("an extent tree is damaged")
         for offset in range(12, 12 + 12 * entries, 12):
             if depth:
-                # A node that is its own descendant ends here, as its depth does not fall.
                 low, high = struct.unpack_from("<IH", node, offset + 4)
-                yield from self._tree(self.block(low | high << 32), depth - 1)
+                yield from self._tree(self._node(low | high << 32, seen), depth - 1, seen)
                 continue
             logical, count, high, low = struct.unpack_from("<IHHI", node, offset)
             if count <= _UNWRITTEN:
                 yield logical, low | high << 32, count
 
-    def _pointers(self, inode: Inode) -> Iterator[tuple[int, int, int]]:
+    def _pointers(self, inode: Inode, seen: set[int]) -> Iterator[tuple[int, int, int]]:
         last = -(-inode.size // self.layout.block_size)
         span = self.layout.block_size // 4
         yield from self._run(struct.unpack_from("<12I", inode.map), 0, last)
         logical = 12
         for level, pointer in enumerate(struct.unpack_from("<3I", inode.map, 48), 1):
-            yield from self._indirect(pointer, level, logical, last)
+            yield from self._indirect(pointer, level, logical, last, seen)
             logical += span**level
 
     def _indirect(
-        self, pointer: int, level: int, logical: int, last: int
+        self, pointer: int, level: int, logical: int, last: int, seen: set[int]
     ) -> Iterator[tuple[int, int, int]]:
         if not pointer or logical >= last:
             return
         span = self.layout.block_size // 4
-        below = struct.unpack(f"<{span}I", self.block(pointer))
+        below = struct.unpack(f"<{span}I", self._node(pointer, seen))
         if level == 1:
             yield from self._run(below, logical, last)
             return
         for index, entry in enumerate(below):
             start = logical + index * span ** (level - 1)
-            yield from self._indirect(entry, level - 1, start, last)
+            yield from self._indirect(entry, level - 1, start, last, seen)
 
     def _run(
         self, pointers: tuple[int, ...], logical: int, last: int
@@ -285,6 +292,15 @@ class Ext:
         for index, pointer in enumerate(pointers[: max(0, last - logical)]):
             if pointer:
                 yield logical + index, pointer, 1
+
+
+def parsed_inode(number: int, raw: bytes) -> Inode:
+    """The figures of an inode's own bytes."""
+    mode = int.from_bytes(raw[:2], "little")
+    size = int.from_bytes(raw[4:8], "little")
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        size |= int.from_bytes(raw[0x6C:0x70], "little") << 32
+    return Inode(number, mode, size, raw[0x28:0x64], int.from_bytes(raw[0x20:0x24], "little"))
 
 
 def _group(raw: bytes) -> Group:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import DiskError, GuestError
+from pipeline.errors import GuestError, PipelineError
 from pipeline.guest import Facts, Kind, Status
 from pipeline.guest.extfs import STATE_CLEAN, Inode, Reader
 from pipeline.guest.paths import PathGuest, base, below, decoded, encoded, parent, shown
@@ -56,8 +56,7 @@ def unsafe_because(image: PartitionImage) -> str:
     try:
         with Reader(image.path) as reader:
             superblock = reader.superblock
-            size = image.path.stat().st_size
-    except (DiskError, OSError) as error:
+    except (PipelineError, OSError) as error:
         return str(error)
     if superblock.incompat & _NEEDS_RECOVERY:
         return "its journal is not replayed"
@@ -72,8 +71,6 @@ def unsafe_because(image: PartitionImage) -> str:
         return f"it has a feature ({unknown:#x}) that is left to the kernel"
     if superblock.block_size > 4096:
         return f"its blocks are of {superblock.block_size} bytes"
-    if superblock.size > size:
-        return f"it is larger ({superblock.size} bytes) than its file ({size} bytes)"
     if superblock.uuid != image.uuid:
         return f"its UUID {superblock.uuid} is not the one that was found ({image.uuid})"
     return ""
