@@ -41,13 +41,13 @@ class Evidence:
 
 
 def gather(directory: Path) -> Evidence:
-    """The logs and pictures in a directory, by name; empty ones are left out."""
+    """The logs and pictures in a directory, oldest first; empty ones are left out."""
     consoles: list[Console] = []
     pictures: list[Picture] = []
     if not directory.is_dir():
         return Evidence()
-    files = (path for path in sorted(directory.rglob("*")) if not path.is_symlink())
-    for path in [path for path in files if path.is_file()][:_MAX_FILES]:
+    files = [p for p in directory.rglob("*") if p.is_file() and not p.is_symlink()]
+    for path in sorted(files, key=lambda p: (p.stat().st_mtime_ns, p.name))[:_MAX_FILES]:
         name = str(path.relative_to(directory))
         if path.suffix in (".log", ".txt", ".serial", ".console"):
             console = read_console(path, name)

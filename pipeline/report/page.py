@@ -21,6 +21,7 @@ from pipeline.report.markup import Markup, join, table, tag
 _TEMPLATES = settings.PROJECT / "templates" / "report"
 _TOP = 15  # rows of a table of the largest
 _WIDE = 26  # characters that fit beside a size and its bar
+_FOLDED = 60  # lines of a diff; longer ones are folded
 _NOTHING = Markup("")
 
 
@@ -89,7 +90,6 @@ def _header(manifest: Manifest, listing: Inventory | None) -> Markup:
         verdict = tag("span", "boots", class_="verdict passed")
     else:
         verdict = tag("span", "boot check failed", class_="verdict failed")
-    seconds = sum(s.seconds for name, s in manifest.stages.items() if name in timeline.OUTER)
     figures = [
         ("Kernel", manifest.boot.kernel_version),
         ("Root file system", f"{human_bytes(manifest.root.bytes)} {manifest.root.filesystem}"),
@@ -100,7 +100,7 @@ def _header(manifest: Manifest, listing: Inventory | None) -> Markup:
             "SSH after",
             f"{checked.seconds_to_ssh:.1f} s" if checked and checked.seconds_to_ssh else None,
         ),
-        ("Work", timeline.human_seconds(seconds)),
+        ("Took", timeline.human_seconds(timeline.elapsed(manifest.stages))),
         ("Guests ran with", manifest.acceleration),
     ]
     return join(
@@ -325,7 +325,7 @@ def _edits(manifest: Manifest) -> Markup:
                     "details",
                     tag("summary", tag("code", edit.path)),
                     tag("pre", *_diff(edit.change), class_="diff"),
-                    open="",
+                    open="" if edit.change.count("\n") <= _FOLDED else None,
                 )
             )
         else:

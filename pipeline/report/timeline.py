@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.manifest import StageRecord
 from pipeline.report.markup import Markup, tag
 
-OUTER = ("install", "image", "digests", "verify")
+OUTER = ("install", "image", "inventory", "digests", "verify")
 """Stages that are no part of another one."""
 _WIDTH, _ROW, _LABELS, _FIGURES = 1120.0, 30.0, 130.0, 90.0
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
@@ -36,12 +36,17 @@ def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
     return sorted(found, key=lambda bar: (bar.begun, -bar.seconds))
 
 
+def elapsed(stages: Mapping[str, StageRecord]) -> float:
+    """Seconds from the build's start to the end of its last stage."""
+    return max((bar.begun + bar.seconds for bar in bars(stages)), default=0.0)
+
+
 def draw(stages: Mapping[str, StageRecord]) -> Markup:
     """The chart as SVG; nothing when no stage ran."""
     rows = bars(stages)
     if not rows:
         return Markup("")
-    total = max(bar.begun + bar.seconds for bar in rows) or 1.0
+    total = elapsed(stages) or 1.0
     scale = (_WIDTH - _LABELS - _FIGURES) / total
     height = _ROW * len(rows) + 24
     return tag(
