@@ -10,18 +10,22 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import HostError, InputError
 from pipeline.install import door, reap
 from pipeline.install.activity import tcp_bytes
 from pipeline.install.guest import interpreter
 from pipeline.install.picture import png_from_ppm
 from pipeline.install.serve import serve_answers
-from pipeline.install.stage import has_content
+from pipeline.install.stage import has_content, identity
 from pipeline.kickstart import Answers
+from pipeline.recipe import load_recipes
+from pipeline.trees import Tree
 
 UUID = "00000000-1111-2222-3333-444444444444"
 
@@ -152,3 +156,21 @@ def test_answers_are_served_at_their_path_alone() -> None:
             caught.value.close()
             assert caught.value.code == 404
     assert "answers" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_identity_changes_with_what_the_disk_depends_on(tmp_path: Path) -> None:
+    recipe = load_recipes(settings.recipes_file())["demo"]
+    tree = Tree(tmp_path, "k", "i", "one")
+    answers = Answers("ks.cfg", "kickstart", "text", "saved", "n" * 16, ("hunter2",))
+    first = identity(recipe, answers, tree)
+    assert "hunter2" not in repr(first)
+    assert identity(recipe, replace(answers, nonce="m" * 16, text="other nonce"), tree) == first
+    others = [
+        identity(recipe, replace(answers, saved="other"), tree),
+        identity(recipe, replace(answers, secrets=("hunter3",)), tree),
+        identity(recipe, answers, replace(tree, identity="two")),
+        identity(recipe.model_copy(update={"cpu": "maximum"}), answers, tree),
+        identity(recipe.model_copy(update={"disk_gib": 2}), answers, tree),
+    ]
+    assert all(other != first for other in others)
+    assert identity(recipe.model_copy(update={"user": "ann"}), answers, tree) == first

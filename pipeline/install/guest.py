@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import HostError
+from pipeline.errors import HostError, PipelineError
 from pipeline.install import reap
 from pipeline.install.activity import tcp_bytes
 from pipeline.install.argv import PROGRAM
@@ -158,7 +158,7 @@ def _bury(uuid: str) -> None:
 def _forget(uri: str, uuid: str, door: Door, tools: Tools) -> None:
     """Destroy and undefine through virsh what a killed virthost.py left with a daemon."""
     for verb in ("destroy", "undefine"):
-        with contextlib.suppress(HostError, Exception):
+        with contextlib.suppress(PipelineError):
             tools.run.run(
                 ["virsh", "--connect", uri, verb, uuid],
                 timeout=20,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets as random
@@ -12,7 +13,8 @@ import uuid as uuids
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.download import has_password
+from pipeline.errors import InputError, PipelineError
 from pipeline.install.argv import Machine, virt_install_argv
 from pipeline.install.console import Console
 from pipeline.install.door import Door, chosen_uri, open_door
@@ -121,13 +123,20 @@ def plan(recipe: Recipe, tree: Tree | None, acceleration: Acceleration) -> list[
 
 
 def identity(recipe: Recipe, answers: Answers, tree: Tree) -> dict[str, object]:
-    """What the installed disk depends on, for workspace.stage_key: not on nonce or secrets."""
+    """What the installed disk depends on, for workspace.stage_key: not on the nonce.
+
+    Secrets enter by a slow hash (scrypt, RFC 7914), for the key is kept with the build.
+    """
     fields = (
         "architecture answers_argument answers_by installer_arguments tree_argument "
-        "osinfo installer disk_gib memory_mib vcpus"
+        "osinfo installer cpu disk_gib memory_mib vcpus"
     )
     return {
         "answers": answers.saved,
+        "secrets": [
+            hashlib.scrypt(word.encode(), salt=recipe.name.encode(), n=1 << 14, r=8, p=1).hex()
+            for word in answers.secrets
+        ],
         "tree": tree.identity,
         "recipe": {name: getattr(recipe, name) for name in fields.split()},
         "code": stage_key("install", {}, [Path(__file__).parent]),
@@ -164,6 +173,13 @@ def _machine(
     acceleration: Acceleration,
     door: Door,
 ) -> Machine:
+    if recipe.tree_argument and has_password(tree.url):
+        raise InputError(
+            "give the installer its tree by",
+            recipe.tree_argument,
+            why="the tree's URL has a password, which everybody could read in the command line",
+            next_step="Name the tree in the answer file instead: url --url={{tree}}",
+        )
     # virt-install takes commas apart and sockets' names are short: links in the private directory.
     links = {"disk.img": disk, "tree": tree.path}
     for name, target in links.items():
