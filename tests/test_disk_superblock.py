@@ -57,6 +57,7 @@ def test_no_signature() -> None:
 
 def layout(**fields: int) -> Layout:
     raw = bytearray(1024)
+    raw[0x18] = 2  # blocks of 4096 bytes
     places = {"state": (0x3A, 2), "compat": (0x5C, 4), "incompat": (0x60, 4), "ro": (0x64, 4),
               "errors": (0x194, 4), "orphan": (0xE8, 4), "journal": (0xE0, 4)}  # fmt: skip
     for name, value in {"state": 1, **fields}.items():

@@ -78,6 +78,8 @@ def unsafe_features(layout: Layout) -> str:
         return "it has orphans"
     if layout.ro_compat & _METADATA_CSUM and crc32c(layout.raw[:0x3FC]) != layout.u32(0x3FC):
         return "its superblock's checksum is wrong"
+    if layout.block_size == 1024 and layout.first_block != 1:
+        return "its groups do not begin at block 1"
     if layout.compat & _HAS_JOURNAL and layout.u32(0xE0) != JOURNAL_INODE:
         return "its journal lies elsewhere"
     return ""
