@@ -38,39 +38,17 @@ def tools(tmp_path: Path) -> Iterator[Tools]:
         yield Tools(run, QuietProgress(), scratch)
 
 
-def check(files: triples.Files, tools: Tools, **changes: str) -> VerifyReport:
+def check(files: triples.Files, tools: Tools) -> VerifyReport:
     line = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
-    triple = replace(Triple(files.machine, files.kernel, files.ramdisk, line), **changes)  # type: ignore[arg-type] # str fields only
-    before = set(Path("/tmp").glob("boot-check-*"))
     report = verify(
-        triple,
+        Triple(files.machine, files.kernel, files.ramdisk, line),
         acceleration=TCG,
         minutes_per_boot=MINUTES,
         evidence=tools.scratch.parent / "evidence",
         tools=tools,
     )
     assert not list(tools.scratch.iterdir()), "overlays are left"
-    ours = str(files.machine.parent)
-    assert not [line for line in processes() if ours in line], "a guest is left"
-    assert set(Path("/tmp").glob("boot-check-*")) <= before | other_checks()
     return report
-
-
-def processes() -> list[str]:
-    lines = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                lines.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-    return [line for line in lines if line.startswith("qemu")]
-
-
-def other_checks() -> set[Path]:
-    """Directories of boot checks that other processes run at this time."""
-    running = " ".join(processes())
-    return {path for path in Path("/tmp").glob("boot-check-*") if str(path) in running}
 
 
 def failed(report: VerifyReport) -> list[str]:
@@ -105,11 +83,8 @@ def test_a_sound_triple_passes(sound: triples.Files, tools: Tools) -> None:
 
 
 def test_wrong_label(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
-    image = tmp_path / "root.img"
-    shutil.copy(sound.machine, image)
-    subprocess.run(["/sbin/tune2fs", "-L", "another", image], check=True, capture_output=True)
     root = sabotaged(sound, tmp_path / "r", fstab("/dev/vda / ext4 defaults 0 0"))
-    subprocess.run(["/sbin/tune2fs", "-L", "x", root.machine], check=True, capture_output=True)
+    subprocess.run(["/sbin/tune2fs", "-L", "another", root.machine], check=True, timeout=60)
     report = check(root, tools)
     assert failed(report) == [names.ROOT_AS_RECORDED]
     passed = {a.name for a in report.assertions if a.passed}
