@@ -193,6 +193,7 @@ class _Run:
     parts: Sequence[Part]
     made: list[str] = field(default_factory=list)
     direct: bool = True  # until the cloud turns out to forbid uploads but through its import
+    yielded: bool = False  # whether the maker of a record was given time to fill it
 
     def complete(self) -> dict[str, Image]:
         """Make or adopt the images, fill them, show them; the machine image last."""
@@ -308,7 +309,7 @@ class _Run:
     def _fill_record(self, part: Part, image_id: str) -> None:
         """Until the record is active with exactly the part's bytes. Raises _SpoiltError."""
         body: ImageBody | None = None
-        failures = 0
+        failures, broken = 0, False
         busy_until = time.monotonic() + self.api.patience.busy + part.size / (1 << 20)
         attempted = self._attempted("send", part)
         while True:
@@ -322,7 +323,7 @@ class _Run:
             if status in BUSY:
                 if time.monotonic() > busy_until:
                     # Staged data waits for ever for the import of a run that was killed.
-                    if failures or status == "uploading":
+                    if broken or status == "uploading":
                         raise _SpoiltError(f"it stays {status} after an upload broke off")
                     raise self._error(
                         part,
@@ -334,15 +335,29 @@ class _Run:
                 continue
             if status != "queued":
                 raise _SpoiltError(f"it is {status}")
+            if image_id not in self.made and not self.yielded:
+                # Two uploads that begin at once can leave the image in "saving" for ever; one
+                # that was killed will not begin.
+                self.yielded = True
+                self.api.pause(2 * self.api.patience.poll, "leaving it to who made the record")
+                continue
+            if failures >= self.api.patience.tries:
+                raise self._error(
+                    part,
+                    f"{image_id} is empty again after each of {failures} uploads",
+                    "Ask its operator: the log of Glance says why it gives the data up",
+                )
+            failures += 1
             try:
                 body = self._send(part, image_id, attempted)
             except TransientError as failure:
-                failures += 1
                 if failures >= self.api.patience.tries:
                     raise failure.final from None
                 delay = self.api.patience.delay(failures, failure.asked)
                 self.api.pause(delay, f"{failure.final.why}; sending again in {delay:.1f} s")
-                busy_until = time.monotonic() + self.api.patience.broken
+                if not (isinstance(failure.final, StatusError) and failure.final.status == 409):
+                    broken = True
+                    busy_until = time.monotonic() + self.api.patience.broken
 
     def _send(self, part: Part, image_id: str, attempted: str) -> ImageBody:
         label = f"{self.cloud.name}: {part.role} of {self.images.name}"
