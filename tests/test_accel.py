@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from pipeline.stage import Tools
 
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tools]:
     monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(accel.VARIABLE, raising=False)
-    return Tools(Runner(), QuietProgress(), tmp_path)
+    with Runner() as runner:
+        yield Tools(runner, QuietProgress(), tmp_path)
 
 
 def test_the_probe_is_a_boot_sector() -> None:

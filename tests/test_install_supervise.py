@@ -81,6 +81,16 @@ def test_a_guest_that_ended_before_virt_install_had_defined_it(
     assert (verdict and verdict.kind) is kind
 
 
+@pytest.mark.parametrize(("detail", "kind"), [(1, None), (2, errors.GuestKilledError)])
+def test_a_polite_signal_to_qemu_looks_like_a_power_off(
+    detail: int, kind: type[Exception] | None
+) -> None:
+    made = finished()
+    made.event({"event": "lifecycle", "kind": 6, "detail": detail}, 2.0)
+    verdict = made.end(SHUT_DOWN, "")
+    assert (verdict and verdict.kind) is kind
+
+
 def test_virt_install_that_never_started_a_guest() -> None:
     made = Judge(STAND_IN, NONCE, LIMITS, 0.0)
     verdict = made.end({"event": "exit", "code": 1, "state": None, "reason": None}, "")

@@ -5,7 +5,7 @@ the nonce that only the last script of the installed system prints was on the co
 alone are no proof: virt-install also ends with 0 when qemu is killed or the installer gives up.
 
 Numbers are libvirt's enumerations virDomainState, virDomainShutoffReason,
-virDomainEventType and virDomainEventStoppedDetailType.
+virDomainEventType, virDomainEventShutdownDetailType and virDomainEventStoppedDetailType.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _STATE_PAUSED, _STATE_SHUTOFF, _STATE_CRASHED = 3, 5, 6
 _PAUSED_IO_ERROR = 5
 _OFF_SHUTDOWN, _OFF_DESTROYED, _OFF_CRASHED = 1, 2, 3
 _OFF_BY_STOP = {0: _OFF_SHUTDOWN, 1: _OFF_DESTROYED, 2: _OFF_CRASHED}
-_LIFECYCLE_STARTED, _LIFECYCLE_STOPPED, _LIFECYCLE_CRASHED = 2, 5, 8
+_LIFECYCLE_STARTED, _LIFECYCLE_STOPPED, _LIFECYCLE_SHUTDOWN, _LIFECYCLE_CRASHED = 2, 5, 6, 8
+_SHUTDOWN_BY_HOST = 2
 _CONTEXT = 20  # lines kept around what went wrong
 
 
@@ -86,6 +87,7 @@ class Judge:
         self._trouble_at = 0.0
         self._around: list[str] = []
         self._stopped = 0
+        self._ended_by_host = False
 
     @property
     def phase(self) -> str:
@@ -139,6 +141,8 @@ class Judge:
         name = event["event"]
         if name == "lifecycle":
             self._running |= event["kind"] == _LIFECYCLE_STARTED
+            if event["kind"] == _LIFECYCLE_SHUTDOWN:
+                self._ended_by_host = event["detail"] == _SHUTDOWN_BY_HOST
             if event["kind"] == _LIFECYCLE_STOPPED:
                 self._stopped = _OFF_BY_STOP.get(event["detail"], 0)
             if event["kind"] == _LIFECYCLE_CRASHED:
@@ -201,6 +205,8 @@ class Judge:
         if state == _STATE_SHUTOFF and reason in (_OFF_DESTROYED, _OFF_CRASHED):
             what = "was destroyed from outside" if reason == _OFF_DESTROYED else "died"
             return self._say(GuestKilledError, f"the virtual machine {what}")
+        if self._ended_by_host and code == 0:
+            return self._say(GuestKilledError, "qemu was ended by a signal of the host")
         if code != 0 or state != _STATE_SHUTOFF or reason != _OFF_SHUTDOWN:
             if self._running:
                 return self._say(

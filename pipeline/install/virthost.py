@@ -164,6 +164,8 @@ def main() -> None:
         facts = control.state()
         control.end()
         emit("exit", code=code, state=facts["state"], reason=facts["reason"])
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)  # daemon threads sit in libvirt; an orderly exit would wait or crash there
 
 

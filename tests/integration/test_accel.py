@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tools]:
     monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(accel.VARIABLE, raising=False)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    return Tools(Runner(), QuietProgress(), scratch)
+    with Runner() as runner:
+        yield Tools(runner, QuietProgress(), scratch)
 
 
 def test_the_probe_runs_translated(tools: Tools) -> None:

@@ -257,9 +257,10 @@ def killer(bench: Bench, word: str, number: signal.Signals) -> threading.Thread:
     return thread
 
 
-def test_the_guest_is_killed(bench: Bench) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_guest_is_killed(bench: Bench, number: signal.Signals) -> None:
     bench.kickstart(pre="sleep 100000")
-    thread = killer(bench, "\0-uuid\0", signal.SIGKILL)
+    thread = killer(bench, "\0-uuid\0", number)
     with pytest.raises(errors.GuestKilledError) as caught:
         bench.install()
     thread.join()
