@@ -89,11 +89,11 @@ def find(
             next_step="`invoke list` shows the builds; name a --cloud to prune there alone",
         )
     for name in wish.names or known:
-        if (builds / name).is_dir():
+        if name in known:  # a name for a cloud alone may be no build's here, or any path
             found += local_leftovers(builds / name, disks=wish.disks)
         if wish.keep < 1:
             continue
-        recorded = registrations(builds / name / REGISTRATIONS)
+        recorded = registrations(builds / name / REGISTRATIONS) if name in known else []
         for word in dict.fromkeys(wish.clouds or [entry.cloud for entry in recorded]):
             try:
                 found += old_generations(name, open_cloud(word), wish.keep, builds)
@@ -124,8 +124,8 @@ def local_leftovers(directory: Path, *, disks: bool) -> Iterator[Leftover]:
 
 def old_generations(name: str, cloud: Cloud, keep: int, builds: Path) -> list[Leftover]:
     """Registered generations beyond the newest `keep`; never the only one that is known to boot."""
-    directory = builds / name
-    verdicts = known_verdicts(directory) if directory.is_dir() else {}
+    known = [path.name for path in build_directories(builds)]
+    verdicts = known_verdicts(builds / name) if name in known else {}
     return [
         Leftover(
             "generation",
@@ -218,7 +218,7 @@ def delete(
                     _delete_path(leftover.path)
             elif leftover.registration is not None:
                 open_cloud(leftover.registration.cloud).withdraw(leftover.registration)
-                if directory.is_dir():
+                if directory in build_directories(builds):
                     remove_from_record(directory / REGISTRATIONS, leftover.registration)
         except (BusyError, CloudError, OSError) as error:
             failures.append(str(error))

@@ -220,6 +220,15 @@ def test_a_link_in_the_build_directory_is_not_followed(tmp_path: Path) -> None:
     assert (outside / "precious").exists()
 
 
+def test_nothing_outside_the_build_directory_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "builds").mkdir()
+    (tmp_path / "other" / ".work").mkdir(parents=True)
+    wish = prune.Wish(names=("../other",), clouds=(f"local:{tmp_path}/catalogue",), keep=1)
+    answer = prune.prune(tmp_path / "builds", wish, open_one, QuietProgress(), yes=True)
+    assert answer.found == ()
+    assert (tmp_path / "other" / ".work").is_dir()
+
+
 def test_unknown_names_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such build"):
         prune.find(tmp_path, prune.Wish(names=("x",)), open_one)
