@@ -11,7 +11,12 @@ from pipeline.guest import Guest
 from pipeline.guest.boothooks import fresh_host_keys, install_key_script
 from pipeline.guest.editor import Edit, Editor
 from pipeline.guest.fstab import Fstab, root_fstab
-from pipeline.guest.hygiene import remove_identity, remove_installer_traces, remove_volumes
+from pipeline.guest.hygiene import (
+    remove_identity,
+    remove_installer_traces,
+    remove_volumes,
+    warn_of_passwords,
+)
 from pipeline.guest.network import dhcp_everywhere
 from pipeline.guest.pathregex import PatternError
 from pipeline.guest.paths import shown
@@ -58,6 +63,7 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     remove_identity(editor)
     remove_installer_traces(editor)
     remove_volumes(editor)
+    warn_of_passwords(editor)
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
     for warning in editor.warnings:

@@ -260,6 +260,14 @@ def test_another_user_gets_the_keys(tools: Tools) -> None:
     assert any("no user nobody-here" in warning for warning in result.warnings)
 
 
+def test_passwords_that_every_instance_would_share_are_said(tools: Tools) -> None:
+    shadow = "root:$6$salt$hash:1::::::\nempty::1::::::\nlocked:!$6$x:1::::::\nbin:*:1::::::\n"
+    _, result = customized({**DEBIAN_12, "/etc/shadow": shadow}, tools)
+    assert any(warning.startswith("root, empty can log in") for warning in result.warnings)
+    _, result = customized({**DEBIAN_12, "/etc/shadow": "root:*:1::::::\n"}, tools)
+    assert not any("log in" in warning for warning in result.warnings)
+
+
 def test_a_volume_the_system_needs_is_an_error(tools: Tools) -> None:
     tree = {**DEBIAN_12, "/etc/fstab": "/dev/vg/var /var ext4 defaults 0 2\n"}
     with pytest.raises(GuestError, match="/var is on a volume of its own"):

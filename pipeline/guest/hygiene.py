@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.guest.editor import Editor
+from pipeline.guest.paths import shown
 
 _LOGS = (
     "/root/anaconda-ks.cfg",  # holds the installer's root password hash
@@ -49,9 +50,10 @@ def remove_identity(editor: Editor) -> None:
 
 def remove_installer_traces(editor: Editor) -> None:
     """Logs and answer files of the installers."""
+    # Before anything else there goes: listing a directory has its collected edits made first.
+    editor.remove_matching("/var/log", r"anaconda\..*")
     for path in _LOGS:
         editor.remove(path)
-    editor.remove_matching("/var/log", r"anaconda\..*")
     editor.remove_matching("/tmp", r"ks-script-.*|anaconda.*|yum\.log")  # noqa: S108 # the guest's
     # Journals lie below the old machine's id, which nobody will ask for again.
     editor.remove_matching("/var/log/journal", r"[0-9a-f]{32}")
@@ -73,6 +75,20 @@ def remove_volumes(editor: Editor) -> None:
             f"RESUME=none to {resume} and run update-initramfs -u"
         )
     editor.update("/etc/crypttab", _without_volumes)
+
+
+def warn_of_passwords(editor: Editor) -> None:
+    """Accounts that anybody who knows the kickstart can log in to: every instance shares them."""
+    open_accounts = [
+        fields[0]
+        for line in editor.text("/etc/shadow").splitlines()
+        if len(fields := line.split(":")) > 1 and (fields[1] == "" or fields[1][0] == "$")
+    ]
+    if open_accounts:
+        editor.warnings.append(
+            f"{shown(', '.join(open_accounts[:10]))} can log in by password on every instance: "
+            "lock it in the kickstart (rootpw --lock) unless that is meant"
+        )
 
 
 def _without_volumes(text: str) -> str:

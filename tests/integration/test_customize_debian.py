@@ -55,6 +55,7 @@ class Made:
     kernel: bytes
     ramdisk: bytes
     boot: dict[str, bytes]
+    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     result.image = PartitionImage(path, path.stat().st_size, "ext4", uuid, "", "test")
     (directory / "scratch").mkdir()
     kernel, ramdisk = directory / "kernel", directory / "ramdisk"
-    with Runner() as runner:
+    result.log = directory / "log"
+    with Runner(result.log) as runner:
         tools = Tools(runner, QuietProgress(io.StringIO()), directory / "scratch")
         emulated = Acceleration("tcg", "the tests run anywhere")
         with open_guest(
@@ -112,6 +114,12 @@ def test_kernel_and_ramdisk_are_the_guests_own(made: Made) -> None:
     assert made.files.warnings == ()
     assert made.kernel == made.boot[f"vmlinuz-{version}"]
     assert made.ramdisk == made.boot[f"initrd.img-{version}"]
+
+
+def test_one_launch_for_all_edits(made: Made) -> None:
+    lines = made.log.read_text().splitlines()
+    started = [line.split()[0] for line in lines if not line.startswith("#")]
+    assert [name for name in started if name != "zstd"] == ["debugfs", "e2fsck"]
 
 
 def test_independent_tools_agree(made: Made) -> None:
