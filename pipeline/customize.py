@@ -66,8 +66,9 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     warn_of_passwords(editor)
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
-    for warning in editor.warnings:
-        tools.progress.warn(warning)
+    tools.progress.say(
+        f"{len(editor.edits)} changes and {len(editor.removed)} removals in the root file system"
+    )
     return Customization(
         tuple(editor.edits),
         tuple(editor.removed),
@@ -104,10 +105,7 @@ def _check_user(editor: Editor, user: str) -> None:
         if not (fields[2].isdecimal() and fields[3].isdecimal() and fields[5].startswith("/")):
             break
         uid, gid = int(fields[2]), int(fields[3])
-        for name, mode, kind in (
-            (".ssh", 0o700, "directory"),
-            (".ssh/authorized_keys", 0o600, "file"),
-        ):
+        for name, mode, kind in _KEY_FILES:
             path = f"{fields[5]}/{name}"
             status = editor.guest.stat(path)
             if status is not None and status.kind == kind:
