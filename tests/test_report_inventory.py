@@ -7,6 +7,7 @@ import gzip
 import shutil
 import sqlite3
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline import inventory
 from pipeline.errors import DiskError, InputError
+from pipeline.guest import Kind, Status
 from pipeline.inventory import Package, packages, rpmdb
+from pipeline.inventory.tree import Facts, Tree
 from tests.finished import small_inventory
 
 STATUS = """Package: bash
@@ -212,3 +215,48 @@ def test_a_damaged_inventory_says_what_to_do(content: bytes, tmp_path: Path) -> 
 def test_other_file_systems_are_named(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="it is btrfs"):
         inventory.take(tmp_path / "x", "btrfs")
+
+
+class Volume:
+    """A file system in memory: directories by inode number, all other inodes are files."""
+
+    root = 1
+    size = 1 << 20
+    used = 0
+
+    def __init__(self, directories: dict[int, dict[bytes, int]], each: int = 10) -> None:
+        self.directories, self.each, self.read = directories, each, 0
+
+    def facts(self, number: int) -> Facts:
+        kind: Kind = "directory" if number in self.directories else "file"
+        return Facts(Status(kind, 0o755, 0, 0, self.each), self.each)
+
+    def names(self, number: int) -> dict[bytes, int]:
+        return self.directories[number]
+
+    def pieces(self, number: int) -> Iterator[bytes]:
+        self.read += self.each
+        yield bytes(self.each)
+
+    def content(self, number: int, limit: int) -> bytes:
+        raise AssertionError("there are no links")
+
+
+def test_a_file_of_many_names_is_read_once() -> None:
+    volume = Volume({1: {b"%d" % n: 7 for n in range(5000)}}, each=1000)
+    tree = Tree(volume, Path("x"))
+    assert volume.read == 1000
+    assert sum(entry.allocated for entry in tree.entries) == 1000
+    assert len({entry.check for entry in tree.entries}) == 1
+
+
+def test_circles_and_lies_end() -> None:
+    circle = Tree(Volume({1: {b"a": 2}, 2: {b"b": 2, b"c": 3}, 3: {}}), Path("x"))
+    assert [entry.path for entry in circle.entries] == ["/a", "/a/c"]
+    with pytest.raises(DiskError, match="share blocks"):
+        Tree(Volume({1: {b"%d" % n: n for n in range(2, 50)}}, each=100_000), Path("x"))
+    many = {n: {b"x": n + 1} for n in range(1, 50)} | {50: {}}
+    with pytest.raises(DiskError, match="larger than itself"):
+        Tree(Volume(many, each=100_000), Path("x"))
+    deep = {n: {b"x": n + 1} for n in range(1, 999)} | {999: {}}
+    assert len(Tree(Volume(deep), Path("x")).entries) == 200

@@ -55,7 +55,9 @@ class Tree:
     def __init__(self, volume: Volume, path: Path) -> None:
         self._volume, self._path = volume, path
         self._inodes: dict[str, int] = {}
-        self._to_check = volume.size
+        # Neither files nor directories can hold more than their file system, unless they lie.
+        self._data_left = self._names_left = volume.size
+        self._checks: dict[int, int] = {}
         self.entries = tuple(sorted(self._walk()))
         self.size, self.used = volume.size, volume.used
 
@@ -122,15 +124,8 @@ class Tree:
 
     def _entry(self, path: str, inode: int, *, first: bool) -> Entry:
         status, allocated = self._volume.facts(inode)
-        check = 0
-        if status.kind == "file":
-            for data in self._volume.pieces(inode):
-                self._to_check -= len(data) if first else 0
-                if self._to_check < 0:
-                    raise self._broken("its files share blocks")
-                check = isal_zlib.crc32(data, check)
-        elif status.kind == "symlink":
-            check = isal_zlib.crc32(self._volume.content(inode, _MAX_TARGET))
+        if first:
+            self._checks[inode] = self._check(inode, status)
         return Entry(
             path=path,
             kind=_KINDS[status.kind],
@@ -139,8 +134,24 @@ class Tree:
             gid=status.gid,
             size=status.size if status.kind != "directory" else 0,
             allocated=allocated if first else 0,
-            check=check,
+            check=self._checks[inode],
         )
+
+    def _check(self, inode: int, status: Status) -> int:
+        check = 0
+        if status.kind == "file":
+            for data in self._volume.pieces(inode):
+                self._data_left -= len(data)
+                if self._data_left < 0:
+                    raise self._broken("its files share blocks")
+                check = isal_zlib.crc32(data, check)
+        elif status.kind == "symlink":
+            check = isal_zlib.crc32(self._volume.content(inode, _MAX_TARGET))
+        elif status.kind == "directory":
+            self._names_left -= status.size
+            if self._names_left < 0:
+                raise self._broken("its directories are larger than itself")
+        return check
 
     def _broken(self, why: str) -> DiskError:
         return DiskError("list the files in", self._path, why=why)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
+import time
 import zlib
 from pathlib import Path
 
 import pytest
 
 from pipeline import inventory
+from pipeline.errors import DiskError
 from pipeline.inventory import rpmdb
 from pipeline.inventory.tree import open_tree
 
@@ -167,3 +170,37 @@ def test_rpm_agrees_on_its_own_database(tmp_path: Path) -> None:
     with open_tree(tmp_path / "image", "ext4") as tree:
         (found,) = rpmdb.read(tree, tmp_path) or []
     assert sorted(found.files) == sorted(run(*rpm, "-qal").splitlines())
+
+
+def test_damage_costs_an_error_never_time(tmp_path: Path) -> None:
+    """Single bytes and whole fields of the metadata, changed at random but the same each time."""
+    root = tmp_path / "root"
+    info = root / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (info / "a.list").write_text("/a\n")
+    (root / "var/lib/dpkg/status").write_text("Package: a\nStatus: install ok installed\n")
+    (root / "a").write_bytes(b"x" * 20_000)
+    (root / "link").symlink_to("var/lib")
+    image = tmp_path / "image"
+    run("mke2fs", "-q", "-t", "ext4", "-N", "64", "-d", root, image, "2M")
+    whole = image.read_bytes()
+    # Metadata: what is neither zero nor the content of the one large file.
+    used = [n for n in range(1024, len(whole)) if whole[n] not in b"\0x"]
+    choose = random.Random(15)
+    outcomes = {"read": 0, "refused": 0}
+    begun = time.monotonic()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(choose.randint(1, 8)):
+            place = choose.choice(used)
+            width = choose.choice((1, 2, 4))
+            damaged[place : place + width] = choose.randbytes(width)
+        image.write_bytes(damaged)
+        try:
+            inventory.take(image, "ext4")
+        except DiskError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+    assert min(outcomes.values()) > 10, outcomes
+    assert time.monotonic() - begun < 300
