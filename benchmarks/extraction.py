@@ -61,13 +61,14 @@ class Fixture:
 class Cost:
     """One run. seconds: wall; cpu: user and system of all processes; memory: bytes that all
     processes together had to themselves at the worst moment seen; allocated: bytes of the root
-    image.
+    image; ratio: seconds over those of the floor in the same round.
     """
 
     seconds: float
     cpu: float
     memory: int
     allocated: int
+    ratio: float = 1.0
 
 
 class Sampler(threading.Thread):
@@ -306,7 +307,7 @@ def measure(name: str, fixture: Fixture, directory: Path) -> Cost:
 def compare(
     fixture: Fixture, names: Sequence[str], rounds: int, directory: Path
 ) -> dict[str, Cost]:
-    """Medians of alternating runs."""
+    """Medians of alternating runs, and of the ratios within each round."""
     costs: dict[str, list[Cost]] = {name: [] for name in names}
     for number in range(rounds):
         # Each round in another order: what runs after a large writer suffers from its write-back.
@@ -318,6 +319,9 @@ def compare(
             statistics.median(c.cpu for c in runs),
             max(c.memory for c in runs),
             runs[0].allocated,
+            statistics.median(
+                run.seconds / floor.seconds for run, floor in zip(runs, costs[_FLOOR], strict=True)
+            ),
         )
         for name, runs in costs.items()
     }
@@ -325,12 +329,11 @@ def compare(
 
 def table(costs: dict[str, Cost]) -> str:
     """The costs as a Markdown table."""
-    floor = costs[_FLOOR].seconds
     lines = ["| way | s | x floor | CPU s | memory, MB | image takes, MB |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for name, cost in costs.items():
         lines.append(
-            f"| {name} | {cost.seconds:.2f} | {cost.seconds / floor:.2f} | {cost.cpu:.2f} "
+            f"| {name} | {cost.seconds:.2f} | {cost.ratio:.2f} | {cost.cpu:.2f} "
             f"| {cost.memory >> 20} | {cost.allocated >> 20} |"
         )
     return "\n".join(lines)
@@ -341,13 +344,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="1,4", help="GiB used, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sparse", action="store_true", help="also 1 GiB used of 200 GiB")
+    parser.add_argument("--sparse", action="store_true", help="also the first size in 200 GiB")
     parser.add_argument("--guestfs", action="store_true", help="also the appliance (minutes)")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     names = [name for name in RIVALS if options.guestfs or RIVALS[name] is not _guestfs]
     plans = [(float(size), max(2, int(float(size) * 2))) for size in options.sizes.split(",")]
-    plans += [(1.0, 200)] if options.sparse else []
+    plans += [(plans[0][0], 200)] if options.sparse else []
     parts = []
     first: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
@@ -365,8 +368,11 @@ def main() -> None:
             print(parts[-1])
             fixture.disk.unlink()
     document = PROJECT / "docs" / "benchmarks-extraction.md"
-    document.write_text(_PREFACE.format(rounds=options.rounds, host=_host(options.directory))
-                        + "\n".join(parts) + "\n![plot](benchmarks-extraction.svg)\n")  # fmt: skip
+    preface = _PREFACE.format(
+        rounds=options.rounds, host=_host(options.directory), load=os.getloadavg()[0]
+    )
+    plot = "\n![plot](benchmarks-extraction.svg)\n"
+    document.write_text(preface + "\n".join(parts) + plot)
     document.with_suffix(".svg").write_text(
         bars("Seconds, median", {name: cost.seconds for name, cost in first.items()})
     )
@@ -381,10 +387,14 @@ def _host(directory: Path) -> str:
 
 _PREFACE = """# Extraction, measured
 
-Written by `python -m benchmarks.extraction` (as root). Medians of {rounds} alternating rounds; the
-disk out of the page cache before each run, the results synced within it. The disk is laid out as
-Fedora 15 leaves it: MBR, /boot, one LVM volume with ext4 and, besides its files, a quarter as much
-stale data in free blocks. Host: {host}, shared with other work: compare ratios, not seconds.
+Written by `python -m benchmarks.extraction` (as root). {rounds} alternating rounds; seconds and the
+ratios to the floor of the same round are medians. The disk is out of the page cache before each
+run, the results are synced within it. The disk is laid out as Fedora 15 leaves it: MBR, /boot, one
+LVM volume with ext4 and, besides its files, a quarter as much stale data in free blocks.
+
+Host: {host}; load average {load:.0f} when this was written, so compare ratios, not seconds. Rivals
+give a file system that nobody checked and, but for the first two, carry the stale data along;
+memory is the private memory of all processes of a way, sampled.
 
 """
 

@@ -149,7 +149,10 @@ class _Copier:
     def _copy(self, run: Run) -> None:
         done = 0
         if run.at is None:
-            self._write(self._source.read(run.offset, run.length), run.offset)
+            # In small pieces: a step's worth of inflated clusters would not fit the memory bound.
+            for begin in range(run.offset, run.offset + run.length, _BUFFER):
+                length = min(_BUFFER, run.offset + run.length - begin)
+                self._write(self._source.read(begin, length), begin)
             self._by_hand += run.length
         else:
             if self._in_kernel:

@@ -7,7 +7,9 @@ a hostile one could name any file of this host.
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
+from array import array
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -73,7 +75,7 @@ class Qcow2:
         if header.l1_entries < needed or needed * 8 > _MAX_L1 or self._l1 % _SECTOR:
             raise self._broken("its first-level table does not fit its size")
         self._table = lru_cache(_TABLES)(self._read_table)
-        self._inflated = lru_cache(4)(self._inflate)
+        self._inflated = lru_cache(2)(self._inflate)
 
     def _check_features(self) -> None:
         if self._file.size < _HEADER.size + _HEADER3.size:
@@ -167,7 +169,7 @@ class Qcow2:
                 yield offset, count, table[(offset >> self._bits) % self._per_table]
                 offset += count
 
-    def _read_table(self, index: int) -> tuple[int, ...] | None:
+    def _read_table(self, index: int) -> array[int] | None:
         """A second-level table; None if there is none."""
         (entry,) = struct.unpack(">Q", self._file.read(self._l1 + index * 8, 8))
         start = entry & _OFFSET
@@ -175,7 +177,10 @@ class Qcow2:
             return None
         if start % self._cluster:
             raise self._broken(f"its table {index} lies at an impossible place")
-        return struct.unpack(f">{self._per_table}Q", self._file.read(start, self._cluster))
+        table = array("Q", self._file.read(start, self._cluster))
+        if sys.byteorder == "little":
+            table.byteswap()
+        return table
 
     def _place(self, entry: int, offset: int) -> int | None:
         """Where the byte at `offset` lies in the file; None when it reads as zero or must be

@@ -102,6 +102,15 @@ def test_memory_and_work_do_not_grow_with_the_disk(tmp_path: Path) -> None:
     assert (tmp_path / "two/root.img").stat().st_blocks * 512 < 512 * MIB
 
 
+@pytest.mark.parametrize("options", ["-c", "-c -o cluster_size=2M", "-o cluster_size=2M"])
+def test_memory_on_qcow2(options: str, tmp_path: Path) -> None:
+    raw, disk = root_disk(tmp_path / "raw", GIB, 200 * MIB), tmp_path / "disk.qcow2"
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options.split(), raw, disk)
+    figures = measured(disk, tmp_path / "scratch")
+    assert figures["copied"] >= 200 * MIB
+    assert figures["memory"] < MEMORY
+
+
 def test_each_used_byte_is_read_once_and_written_once(tmp_path: Path) -> None:
     used = 256 * MIB
     figures = measured(root_disk(tmp_path / "disk", GIB, used), tmp_path / "scratch")

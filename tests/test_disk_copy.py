@@ -1,0 +1,134 @@
+"""The copy: exactly the ranges, exactly the size, by the kernel or by hand."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.disk import copy as copying
+from pipeline.disk.copy import Copied, clone, copy, data_of, new_file, steps
+from pipeline.disk.source import RawFile, Run
+from pipeline.disk.volume import Stretch, Volume
+from pipeline.errors import DiskError, HostError
+from tests.disks.memory import MemoryDisk
+
+PAGE = 4096
+PAGES = 64
+
+
+def disk_file(path: Path) -> Path:
+    """Every third page holds its own number, the rest are holes."""
+    with path.open("wb") as file:
+        file.truncate(PAGES * PAGE)
+        for page in range(0, PAGES, 3):
+            file.seek(page * PAGE)
+            file.write(bytes([page + 1]) * PAGE)
+    return path
+
+
+def taken(volume: Volume, ranges: list[tuple[int, int]], target: Path) -> tuple[Copied, int]:
+    told: list[int] = []
+    with new_file(target, volume.size) as descriptor:
+        done = copy(volume, ranges, descriptor, target, told.append)
+    return done, sum(told)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, PAGES - 1), min_size=1, max_size=4),
+    st.lists(st.integers(0, 40 * PAGE), min_size=2, max_size=8, unique=True).map(sorted),
+    st.booleans(),
+)
+def test_ranges_arrive_and_nothing_else(starts: list[int], cuts: list[int], by_hand: bool) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        if by_hand:
+            patch.setattr(os, "copy_file_range", refusing(errno.EXDEV))
+        folder = Path(name)
+        with RawFile(disk_file(folder / "disk")) as disk:
+            stretches = [Stretch(start * PAGE, PAGE * min(10, PAGES - start)) for start in starts]
+            volume = Volume(disk, stretches, "volume")
+            whole = volume.read(0, volume.size)
+            cuts = [min(cut, volume.size) for cut in cuts]
+            ranges = [(a, b - a) for a, b in zip(cuts[::2], cuts[1::2], strict=False) if b > a]
+            done, told = taken(volume, ranges, folder / "target")
+            expected = bytearray(volume.size)
+            for offset, length in ranges:
+                expected[offset : offset + length] = whole[offset : offset + length]
+            assert (folder / "target").read_bytes() == bytes(expected)
+            data = sum(run.length for run in data_of(volume, ranges))
+            assert done.copied == told == data
+            if data:
+                assert done.method == ("read and write" if by_hand else "copy_file_range")
+
+
+def refusing(number: int) -> Callable[..., int]:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_neighbours_are_one_run_and_runs_are_cut_into_steps() -> None:
+    disk = MemoryDisk(8 * PAGE)
+    disk.write(PAGE, b"x" * 3 * PAGE)
+    assert list(data_of(disk, [(0, 2 * PAGE), (2 * PAGE, 6 * PAGE)])) == [Run(PAGE, 3 * PAGE, PAGE)]
+    size = copying.CHUNK
+    assert list(steps([Run(5, 2 * size + 1, 7)])) == [
+        Run(5, size, 7), Run(5 + size, size, 7 + size), Run(5 + 2 * size, 1, 7 + 2 * size)
+    ]  # fmt: skip
+    assert [run.at for run in steps([Run(0, size + 1, None)])] == [None, None]
+
+
+def test_an_unreadable_medium_is_a_disk_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "copy_file_range", refusing(errno.EIO))
+    monkeypatch.setattr(os, "preadv", refusing(errno.EIO))
+    with RawFile(disk_file(tmp_path / "disk")) as disk:
+        volume = Volume(disk, [Stretch(0, disk.size)], "volume")
+        with pytest.raises(DiskError, match="Input/output error at byte 0"):
+            taken(volume, [(0, disk.size)], tmp_path / "target")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_target_says_what_to_do(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "copy_file_range", refusing(number))
+    with RawFile(disk_file(tmp_path / "disk")) as disk:
+        volume = Volume(disk, [Stretch(0, disk.size)], "volume")
+        with pytest.raises(HostError, match="Free some space"):
+            taken(volume, [(0, disk.size)], tmp_path / "target")
+
+
+def test_a_disk_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
+    path = disk_file(tmp_path / "disk")
+    with RawFile(path) as disk:
+        volume = Volume(disk, [Stretch(0, disk.size)], "volume")
+        with new_file(tmp_path / "target", volume.size) as descriptor:
+            os.truncate(path, PAGE)
+            with pytest.raises(DiskError, match="shrank"):
+                copying._Copier(volume, path, descriptor, lambda _: None).run([Run(0, 3 * PAGE, 0)])
+
+
+def test_where_nothing_can_be_cloned_nothing_is_left(tmp_path: Path) -> None:
+    with RawFile(disk_file(tmp_path / "disk")) as disk:
+        odd = Volume(disk, [Stretch(0, PAGE), Stretch(PAGE + 1, 10)], "volume")
+        with new_file(tmp_path / "target", odd.size) as descriptor:
+            assert not clone(odd, descriptor)
+        assert (tmp_path / "target").read_bytes() == bytes(odd.size)
+        assert not clone(Volume(MemoryDisk(PAGE), [Stretch(0, PAGE)], "memory"), -1)
+
+
+def test_targets_are_new(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    with pytest.raises(HostError, match="File exists"), new_file(tmp_path / "target", 10):
+        pass
+    assert (tmp_path / "target").read_text() == "precious"
