@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.customize import Customization, customize
@@ -327,6 +328,45 @@ def test_an_old_ifupdown_gets_plain_names(tools: Tools) -> None:
     status = "Package: ifupdown\nVersion: 0.7.53.1\n"
     guest, _ = customized({**DEBIAN_12, "/var/lib/dpkg/status": status}, tools)
     assert "allow-hotplug eth0 ens3" in guest.text("/etc/network/interfaces")
+
+
+_ODD: list[str | bytes | Mapping[str, str] | None] = [
+    None,
+    "",
+    b"\xff\x00\n" * 50,
+    "x" * (2 << 20),
+    {"link": "/"},
+    {"link": "."},
+    {"link": "gone/gone"},
+    {"link": "../../../../../etc/hosts"},
+    {"link": "loop"},
+    {"link": "/etc"},
+]
+_EVERY_PATH = sorted({*FEDORA_15, *DEBIAN_12, "/etc", "/root/.ssh", "/etc/rc.local", "/etc/loop"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([FEDORA_15, DEBIAN_12]),
+    st.dictionaries(st.sampled_from(_EVERY_PATH), st.sampled_from(_ODD), max_size=4),
+)
+def test_odd_guests_cost_a_guest_error_at_most(
+    tree: Tree, odd: Mapping[str, str | bytes | Mapping[str, str] | None]
+) -> None:
+    whole = {path: content for path, content in tree.items() if path not in odd}
+    for path in odd:
+        whole = {p: content for p, content in whole.items() if not p.startswith(f"{path}/")}
+    whole |= {p: c for p, c in odd.items() if not any(p.startswith(f"{o}/") for o in odd)}
+    with Runner() as runner:
+        tools = Tools(runner, QuietProgress(io.StringIO()), Path("/nonexistent"))
+        try:
+            guest, result = customized(whole, tools)
+        except GuestError:
+            return
+    assert guest.facts.label == "uec-rootfs"
+    assert guest.read("/etc/fstab", 1000).startswith(b"LABEL=uec-rootfs / ext4 ")
+    assert any(b"# >>> uec-rootfs" in node.data for node in guest.nodes.values())
+    assert all(guest.stat(path) is None for path in result.removed)
 
 
 # Pure parts
