@@ -31,7 +31,7 @@ from pipeline.standin.contents import host_files
 pytestmark = pytest.mark.integration
 
 SECONDS = 120  # for one program on a host that other tests keep busy
-GUEST_SECONDS = 300  # for one guest: twenty times what it takes on a quiet host without KVM
+GUEST_SECONDS = 600  # for one guest: thirty times what it takes on a quiet host without KVM
 DISK_BYTES = 1 << 30
 SECTOR = 512
 DEMO = (PROJECT / "kickstart/demo.ks").read_text()
