@@ -22,6 +22,9 @@ from pipeline.frontdoor import View, front_door
 
 ROOT = Path(__file__).resolve().parent
 _BUILT = "built"  # key in Invoke's configuration: names of the builds of this run, in order
+# Default of an option that may be repeated: Invoke takes an option's kind from its default, and
+# with a tuple it would take a word for its letters. It adds to copies only.
+_MANY: list[str] = []
 
 _HELP = {
     "recipe": "name of a recipe, see `invoke recipes`",
@@ -73,7 +76,7 @@ def build(
     recipe: str,
     disk: str = "",
     root: str = "",
-    variable: Iterable[str] = (),
+    variable: Iterable[str] = _MANY,
     backend: str = "auto",
     accelerator: str = "",
     no_verify: bool = False,
@@ -158,14 +161,14 @@ def _summary(manifest: Any) -> list[str]:
 )
 def upload(
     c: Context,
-    recipe: Iterable[str] = (),
-    cloud: Iterable[str] = (),
+    recipe: Iterable[str] = _MANY,
+    cloud: Iterable[str] = _MANY,
     visibility: str = "private",
     protected: bool = False,
     hidden: bool = False,
-    tag: Iterable[str] = (),
-    property: Iterable[str] = (),  # the option's name
-    member: Iterable[str] = (),
+    tag: Iterable[str] = _MANY,
+    property: Iterable[str] = _MANY,  # the option's name
+    member: Iterable[str] = _MANY,
     keep: int = 0,
     whole_disk: bool = False,
     unverified: bool = False,
@@ -471,8 +474,8 @@ def diff(c: Context, old: str, new: str, json: bool = False, debug: bool = False
 )
 def prune(
     c: Context,
-    name: Iterable[str] = (),
-    cloud: Iterable[str] = (),
+    name: Iterable[str] = _MANY,
+    cloud: Iterable[str] = _MANY,
     keep: int = 0,
     disks: bool = False,
     yes: bool = False,

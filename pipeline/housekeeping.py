@@ -164,12 +164,19 @@ def comparison_lines(found: Comparison) -> list[str]:
 
 
 def _change(change: Change) -> str:
+    old, new = _short(change.old), _short(change.new)
     if change.old is None:
-        text = f"+ {change.name} {change.new}"
+        text = f"+ {change.name} {new}"
     elif change.new is None:
-        text = f"- {change.name} {change.old}"
+        text = f"- {change.name} {old}"
     else:
-        text = f"~ {change.name} {change.old} → {change.new}"
+        text = f"~ {change.name} {old} → {new}"
     text += f" [{change.what}]" if change.what else ""
     sign = "+" if change.bytes > 0 else "-"
     return text + (f" ({sign}{human_bytes(abs(change.bytes))})" if change.bytes else "")
+
+
+def _short(value: str | None) -> str:
+    """A value that is a diff by its length alone: --json has it whole."""
+    lines = (value or "").count("\n") + 1
+    return f"({lines} lines)" if lines > 1 else value or ""

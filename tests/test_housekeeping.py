@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tasks
 from pipeline import history, housekeeping, prune, registrations
 from pipeline.clouds.identity import content_key
 from pipeline.clouds.protocol import Cloud, PublishOptions
@@ -335,3 +336,13 @@ def test_the_tasks_speak_to_people_and_to_programs(tmp_path: Path) -> None:
     lost = invoke("show", "smal", IMAGE_PIPELINE_BUILD=str(tmp_path))
     assert lost.returncode == 2
     assert "invoke list" in lost.stderr
+
+
+def test_options_that_may_be_repeated_take_whole_words(tmp_path: Path) -> None:
+    for name in tasks.namespace.task_names:
+        task = tasks.namespace[name]
+        kinds = {a.name: a.kind for a in task.get_arguments() if a.name in task.iterable}
+        assert set(kinds) == set(task.iterable), name
+        assert set(kinds.values()) <= {list}, name
+    done = invoke("prune", "--name", "small", "--name", "other", IMAGE_PIPELINE_BUILD=str(tmp_path))
+    assert "Cannot prune other, small: " in done.stderr
