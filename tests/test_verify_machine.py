@@ -104,11 +104,12 @@ def test_first_boots_differ_and_metadata_follows() -> None:
 
 def test_ssh_uses_nothing_of_the_users() -> None:
     keys = KeyRing((Path("/k/id_rsa"), Path("/k/id_ed25519")), KEYS)
-    argv = ssh_argv("debian", 2022, keys, Path("/k/known"), "exec sh -s")
+    argv = ssh_argv("debian", 2022, keys, Path("/k/known"), "exec sh -s", patience=60)
     options = value(argv, "-o")
     assert value(argv, "-F") == ["none"]
     assert {"BatchMode=yes", "IdentityAgent=none", "UserKnownHostsFile=/k/known"} <= set(options)
     assert value(argv, "-i") == ["/k/id_rsa", "/k/id_ed25519"]
+    assert {"ConnectTimeout=60", "ServerAliveInterval=15"} <= set(options)
     assert argv[-2:] == ["127.0.0.1", "exec sh -s"]
 
 

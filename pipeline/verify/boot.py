@@ -53,6 +53,11 @@ class Session:
     seconds: float
     cancelled: Callable[[], bool]
 
+    @property
+    def patience(self) -> int:
+        """Seconds for one key exchange: a guest that boots slowly computes slowly."""
+        return max(30, int(self.seconds / 10))
+
 
 @dataclass(frozen=True)
 class Record:
@@ -177,7 +182,12 @@ class _Attempt:
         said = ssh.remote(
             session.runner,
             ssh.ssh_argv(
-                session.user, self._guest.port, session.keys, self._known_hosts, "exec sh -s"
+                session.user,
+                self._guest.port,
+                session.keys,
+                self._known_hosts,
+                "exec sh -s",
+                patience=session.patience,
             ),
             probe.script(int(left / 2)),  # each of its tries takes more than a second
             seconds=left + 30,
@@ -220,7 +230,9 @@ def boot(plan: Plan, session: Session, overlay: Path) -> Record:
             if guest.picture(picture):
                 evidence.append(picture)
         elif plan.login:
-            host_keys = ssh.host_keys(session.runner, guest.port, session.cancelled)
+            host_keys = ssh.host_keys(
+                session.runner, guest.port, session.cancelled, patience=session.patience
+            )
             begun = guest.seconds
             power_off = guest.power_off(max(_GRACE, session.seconds / 2), session.cancelled)
             seconds = guest.seconds - begun

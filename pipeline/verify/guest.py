@@ -16,6 +16,7 @@ from pipeline.verify.machine import Wiring
 from pipeline.verify.qmp import Qmp
 from pipeline.verify.transcript import Transcript
 
+_GREETING = 15.0  # seconds a starved guest's server may take from accepting to greeting
 _PRESS_AGAIN = 10.0  # seconds between presses of the power button, Nova's shutdown_retry_interval
 
 
@@ -36,7 +37,7 @@ class Guest:
         """Whether an SSH server greets. slirp accepts for the guest, then closes if none does."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-                connection.settimeout(5)
+                connection.settimeout(_GREETING)
                 return connection.recv(4) == b"SSH-"
         except OSError:
             return False

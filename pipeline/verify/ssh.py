@@ -15,7 +15,6 @@ from pipeline.verify.metadata import Key
 
 _ALIAS = "guest"  # host keys are noted under one name, whatever the port
 _LIMIT = 256 * 1024  # bytes taken from a guest's answer; an honest one has a few KiB
-_SCAN = 30  # seconds for one key exchange; a starved guest without acceleration takes five
 _KEY_TYPES = (("rsa", "2048"), ("ed25519", ""), ("ecdsa", "256"))
 
 
@@ -69,13 +68,18 @@ def make_keys(runner: Runner, directory: Path) -> KeyRing:
     return KeyRing(tuple(files), tuple(public))
 
 
-def ssh_argv(user: str, port: int, keys: KeyRing, known_hosts: Path, command: str) -> list[str]:
-    """The client's command line: no agent, no user configuration, no questions."""
+def ssh_argv(
+    user: str, port: int, keys: KeyRing, known_hosts: Path, command: str, *, patience: int
+) -> list[str]:
+    """The client's command line: no agent, no user configuration, no questions.
+
+    patience: seconds the server may take to greet, and later to answer at all.
+    """
     options = {
         "BatchMode": "yes",
         "CheckHostIP": "no",
         "ClearAllForwardings": "yes",
-        "ConnectTimeout": "30",
+        "ConnectTimeout": str(patience),
         "ForwardAgent": "no",
         "GlobalKnownHostsFile": "/dev/null",
         "HostKeyAlgorithms": "+ssh-rsa",  # servers before OpenSSH 7.2 sign with nothing newer
@@ -86,7 +90,7 @@ def ssh_argv(user: str, port: int, keys: KeyRing, known_hosts: Path, command: st
         "PasswordAuthentication": "no",
         "PubkeyAcceptedAlgorithms": "+ssh-rsa",
         "ServerAliveCountMax": "4",
-        "ServerAliveInterval": "15",
+        "ServerAliveInterval": str(-(-patience // 4)),
         "StrictHostKeyChecking": "accept-new",
         "UserKnownHostsFile": str(known_hosts),
     }
@@ -113,10 +117,15 @@ def remote(
     return _bounded(runner, argv, script.encode(), seconds, stop)
 
 
-def host_keys(runner: Runner, port: int, stop: Callable[[], bool]) -> frozenset[str]:
-    """The server's public keys, each as "type base64"; empty when it offers none."""
-    argv = ["ssh-keyscan", "-T", str(_SCAN), "-p", str(port), "-t", "rsa,ecdsa,ed25519"]
-    said = _bounded(runner, [*argv, "127.0.0.1"], b"", 4.0 * _SCAN, stop)
+def host_keys(
+    runner: Runner, port: int, stop: Callable[[], bool], *, patience: int
+) -> frozenset[str]:
+    """The server's public keys, each as "type base64"; empty when it offers none.
+
+    patience: seconds the server may take for each.
+    """
+    argv = ["ssh-keyscan", "-T", str(patience), "-p", str(port), "-t", "rsa,ecdsa,ed25519"]
+    said = _bounded(runner, [*argv, "127.0.0.1"], b"", 4.0 * patience, stop)
     lines = (line.split() for line in said.stdout.splitlines())
     return frozenset(
         " ".join(words[1:]) for words in lines if len(words) == 3 and not words[0].startswith("#")
