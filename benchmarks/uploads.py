@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--glance", action="store_true")
     options = parser.parse_args()
     rows = []
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as text:
         work = Path(text)
         disk = work / "disk.raw"
@@ -219,7 +220,8 @@ def main() -> None:
         "",
         f"{options.mib} MiB of random bytes, answers late by {options.latency_ms:.0f} ms (Glance:"
         f" not), medians of {options.rounds} alternating rounds,"
-        f" {len(os.sched_getaffinity(0))} cores shared by client and server.",
+        f" {len(os.sched_getaffinity(0))} cores shared by client and server, with a load of"
+        f" {load:.1f} before the first round (above their number, wall time tells little).",
         "",
         "| | wall s | ours is so many times as fast |",
         "|---|---|---|",
