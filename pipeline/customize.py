@@ -66,6 +66,14 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     warn_of_passwords(editor)
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
+    # Last, as it has all edits made: a link between two of these files undoes one by the other.
+    if editor.text("/etc/fstab") != fstab.text:
+        raise GuestError(
+            "rewrite the guest's",
+            "/etc/fstab",
+            why="another configuration file of the guest leads to the same file",
+            next_step="Make /etc/fstab a file of its own in the kickstart's %post",
+        )
     tools.progress.say(
         f"{len(editor.edits)} changes and {len(editor.removed)} removals in the root file system"
     )

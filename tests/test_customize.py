@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.customize import Customization, customize
@@ -330,6 +330,7 @@ def test_an_old_ifupdown_gets_plain_names(tools: Tools) -> None:
     assert "allow-hotplug eth0 ens3" in guest.text("/etc/network/interfaces")
 
 
+_TO_HOSTS = {"link": "../../../../../etc/hosts"}
 _ODD: list[str | bytes | Mapping[str, str] | None] = [
     None,
     "",
@@ -338,7 +339,7 @@ _ODD: list[str | bytes | Mapping[str, str] | None] = [
     {"link": "/"},
     {"link": "."},
     {"link": "gone/gone"},
-    {"link": "../../../../../etc/hosts"},
+    _TO_HOSTS,
     {"link": "loop"},
     {"link": "/etc"},
 ]
@@ -346,6 +347,7 @@ _EVERY_PATH = sorted({*FEDORA_15, *DEBIAN_12, "/etc", "/root/.ssh", "/etc/rc.loc
 
 
 @settings(max_examples=60, deadline=None)
+@example(FEDORA_15, dict.fromkeys(("/etc/fstab", "/etc/hostname"), _TO_HOSTS))
 @given(
     st.sampled_from([FEDORA_15, DEBIAN_12]),
     st.dictionaries(st.sampled_from(_EVERY_PATH), st.sampled_from(_ODD), max_size=4),
