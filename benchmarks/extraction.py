@@ -367,10 +367,13 @@ def main() -> None:
             )
             print(parts[-1])
             fixture.disk.unlink()
+            _write_document(options.rounds, options.directory, parts, first)
+
+
+def _write_document(rounds: int, directory: Path, parts: list[str], first: dict[str, Cost]) -> None:
+    """After each size, so that a run that is cut short leaves what it measured."""
     document = PROJECT / "docs" / "benchmarks-extraction.md"
-    preface = _PREFACE.format(
-        rounds=options.rounds, host=_host(options.directory), load=os.getloadavg()[0]
-    )
+    preface = _PREFACE.format(rounds=rounds, host=_host(directory), load=os.getloadavg()[0])
     plot = "\n![plot](benchmarks-extraction.svg)\n"
     document.write_text(preface + "\n".join(parts) + plot)
     document.with_suffix(".svg").write_text(
@@ -392,9 +395,9 @@ ratios to the floor of the same round are medians. The disk is out of the page c
 run, the results are synced within it. The disk is laid out as Fedora 15 leaves it: MBR, /boot, one
 LVM volume with ext4 and, besides its files, a quarter as much stale data in free blocks.
 
-Host: {host}; load average {load:.0f} when this was written, so compare ratios, not seconds. Rivals
-give a file system that nobody checked and, but for the first two, carry the stale data along;
-memory is the private memory of all processes of a way, sampled.
+Host: {host}; load average {load:.0f} when this was written, so compare ratios, not seconds. The
+rivals give a file system that nobody checked; the recipe, cp and qemu-img carry the stale data
+along. Memory is the private memory of all processes of a way, sampled.
 
 """
 

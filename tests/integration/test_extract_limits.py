@@ -84,7 +84,7 @@ def root_disk(path: Path, size: int, used: int) -> Path:
         (top / "etc/fstab").write_text("LABEL=root / ext4\n")
         with (top / "content").open("wb") as file:
             for number in range(used // MIB):
-                file.write(number.to_bytes(8, "little") * (MIB // 8))
+                file.write((number + 1).to_bytes(8, "little") * (MIB // 8))
     return path
 
 
