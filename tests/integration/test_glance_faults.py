@@ -219,6 +219,21 @@ def test_a_cloud_that_reports_another_hash_is_not_trusted(bench: Bench) -> None:
     assert bench.raw.seen(hidden=True) == []
 
 
+ACCEPTED = Fault("status", status=204, body=b"")
+
+
+def test_an_upload_that_is_accepted_and_lost_is_sent_again(bench: Bench) -> None:
+    bench.proxy.choose = once(ACCEPTED, is_upload)
+    bench.assert_whole(bench.publish())
+
+
+def test_a_cloud_that_loses_every_upload_is_told(bench: Bench) -> None:
+    bench.proxy.choose = always(ACCEPTED, is_upload)
+    with pytest.raises(CloudError, match=r"kernel of demo.*empty again after each of 4 uploads"):
+        bench.publish()
+    assert bench.raw.seen(hidden=True) == []
+
+
 def test_an_image_lost_after_its_upload_is_made_again(bench: Bench) -> None:
     lost: list[str] = []
 
