@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin
 
 from invoke.collection import Collection
 from invoke.parser.argument import Argument
+from invoke.tasks import Task
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -154,10 +155,20 @@ def _commands(namespace: Collection) -> Iterator[str]:
                 _argument_default(argument.default),
                 argument.help or "",
             )
-            for argument in task.get_arguments()
+            for argument in arguments(task)
         ]
         if rows:
             yield _table(("Option", "Default", "Meaning"), rows)
+
+
+def arguments(task: Task[Any]) -> list[Argument]:
+    """A task's arguments. Invoke takes their help out of the task, which is put back here."""
+    kept = dict(task.help)
+    try:
+        found: list[Argument] = task.get_arguments()
+    finally:
+        task.help = kept
+    return found
 
 
 def _option(argument: Argument) -> str:

@@ -83,7 +83,7 @@ def commands(text: str) -> list[list[str]]:
 def test_every_command_in_a_document_parses(path: Path) -> None:
     """Task names and options are known to Invoke; what they do is the other tests' matter."""
     known = {
-        name: {flag for argument in task.get_arguments() for flag in _flags(argument.names)}
+        name: {flag for argument in reference.arguments(task) for flag in _flags(argument.names)}
         for name in tasks.namespace.task_names
         for task in [tasks.namespace[name]]
     }

@@ -22,6 +22,7 @@ from pipeline.inventory import Inventory, Package
 from pipeline.manifest import RecipeRecord, read_manifest
 from pipeline.model import Registration
 from pipeline.progress import QuietProgress
+from pipeline.reference import arguments
 from pipeline.workspace import LOCK, exclusive
 from tests.finished import entry, finished_build, small_inventory
 from tests.test_tasks import invoke
@@ -341,7 +342,7 @@ def test_the_tasks_speak_to_people_and_to_programs(tmp_path: Path) -> None:
 def test_options_that_may_be_repeated_take_whole_words(tmp_path: Path) -> None:
     for name in tasks.namespace.task_names:
         task = tasks.namespace[name]
-        kinds = {a.name: a.kind for a in task.get_arguments() if a.name in task.iterable}
+        kinds = {a.name: a.kind for a in arguments(task) if a.name in task.iterable}
         assert set(kinds) == set(task.iterable), name
         assert set(kinds.values()) <= {list}, name
     done = invoke("prune", "--name", "small", "--name", "other", IMAGE_PIPELINE_BUILD=str(tmp_path))
