@@ -180,6 +180,7 @@ def upload(
     """Register kernel, ramdisk and machine image, linked, on one cloud or several."""
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.clouds.protocol import PublishOptions
+        from pipeline.report import write_report
 
         if visibility not in ("private", "shared", "community", "public"):
             raise InputError(
@@ -211,6 +212,8 @@ def upload(
         view.result(
             [answer for answer, _ in answers], [line for _, lines in answers for line in lines]
         )
+        for name in () if dry_run else names:
+            write_report(settings.build_dir() / name)  # it names the ids
         if any("error" in outcome for answer, _ in answers for outcome in answer["clouds"]):
             sys.exit(CloudError.exit_code)
 
