@@ -17,8 +17,9 @@ from pipeline.progress import QuietProgress
 from pipeline.run import Runner
 from pipeline.stage import Tools
 from pipeline.verify import NOVA_COMMAND_LINE, Triple, WholeDisk, plan, verify
+from pipeline.verify.boot import quiet_enough
 from pipeline.verify.machine import DirectBoot, Wiring, comma, qemu_argv
-from pipeline.verify.metadata import Key
+from pipeline.verify.metadata import Key, Request
 from pipeline.verify.probe import fstab_faults, read_facts, script
 from pipeline.verify.roles import metadata, parts
 from pipeline.verify.service import exchange_command
@@ -100,6 +101,15 @@ def test_first_boots_differ_and_metadata_follows() -> None:
     assert three.faults.unavailable > 0
     assert one.instance == two.instance != three.instance
     assert metadata(bare, KEYS) is None
+
+
+def test_a_slow_guest_is_given_longer_silences() -> None:
+    def asked(*seconds: float) -> float:
+        return quiet_enough([Request(s, "GET", "/", 200, False) for s in seconds])
+
+    assert asked() == asked(5.0) == asked(5.0, 5.2, 5.4) == 2.0
+    assert asked(454.0, 471.0, 492.0, 507.0) == 42.0
+    assert asked(10.0, 300.0) == 60.0
 
 
 def test_ssh_uses_nothing_of_the_users() -> None:

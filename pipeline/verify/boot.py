@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -20,7 +21,7 @@ from pipeline.verify.transcript import Sign, Transcript
 
 _POLL = 0.25  # seconds between looks at a guest that boots
 _GRACE = 60.0  # seconds; least time a guest gets from one milestone to the next
-_QUIET = 2.0  # seconds without a metadata request after which the key script is taken as done
+_QUIET = 2.0  # least seconds without a request after which the key script is taken as done
 _RESTLESS = 30.0  # seconds after the first key when it is taken as done in any case
 _TRY_AGAIN = 5.0  # seconds between logins that were refused
 _UNASKED = 15.0  # seconds a second boot may take to ask again before it is taken as content
@@ -169,8 +170,10 @@ class _Attempt:
             return True
         if metadata.key_served:
             self._served_at = self._served_at or now
+            if metadata.quiet_seconds > quiet_enough(metadata.requests):
+                return True
             # Some agents never stop asking.
-            return metadata.quiet_seconds > _QUIET or now - self._served_at > _RESTLESS
+            return now - self._served_at > max(_RESTLESS, self.to_banner or 0.0)
         if self._plan.again:
             return now - (self.to_banner or now) > _UNASKED
         return False
@@ -205,6 +208,16 @@ class _Attempt:
         self._refusal = f"SSH: {words[-1][:200]}" if words else "SSH: the login came to nothing"
         self._next_login = self._guest.seconds + _TRY_AGAIN
         return False
+
+
+def quiet_enough(requests: Sequence[Request]) -> float:
+    """Seconds of silence after which a guest that asked like this has no more to ask.
+
+    Twice its longest pause so far: a starved guest pauses for many seconds between two requests.
+    """
+    times = [request.seconds for request in requests]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    return min(max(_QUIET, 2 * max(pauses, default=0.0)), _GRACE)
 
 
 def boot(plan: Plan, session: Session, overlay: Path) -> Record:
