@@ -8,14 +8,14 @@ a disk without partitions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.disk.ext import Ext
-from pipeline.disk.lvm import Placed, read_groups
+from pipeline.disk.lvm import Groups, Placed, read_groups
 from pipeline.disk.lvm_label import read_label
 from pipeline.disk.partition import Partition
-from pipeline.disk.partitions import read_table
+from pipeline.disk.partitions import Table, read_table
 from pipeline.disk.source import Source
 from pipeline.disk.superblock import Superblock, recognise
 from pipeline.disk.tree import Tree
@@ -84,54 +84,66 @@ def survey(disk: Source) -> Survey:
     DiskError when the partition table itself is damaged; damage further in is listed.
     """
     table = read_table(disk)
-    notes = list(table.notes)
     damage: list[DiskError] = []
-    plain: list[Candidate] = []
+    found, placed = _partitions(disk, table, damage)
+    try:
+        groups = read_groups(placed, disk)
+    except DiskError as error:
+        damage.append(error)
+        groups = Groups((), ())
+    found += _logical_volumes(disk, groups, damage)
+    candidates = []
+    for candidate in found:
+        try:
+            candidates.append(_inspected(candidate))
+        except DiskError as error:
+            damage.append(error)
+            # What a journal has yet to repair says nothing about the file system.
+            dirty = candidate.superblock is not None and candidate.superblock.dirty
+            candidates.append(candidate if dirty else replace(candidate, refusal=error.why))
+    return Survey(tuple(candidates), tuple(damage), (*table.notes, *groups.notes))
+
+
+def _partitions(
+    disk: Source, table: Table, damage: list[DiskError]
+) -> tuple[list[Candidate], list[Placed]]:
+    """What the partitions hold: file systems and physical volumes."""
+    found: list[Candidate] = []
     placed: list[Placed] = []
-    places: list[tuple[str, str, Partition | None, Volume]]
-    if table.partitions:
-        places = [
-            (str(p.number), f"partition {p.number}", p, p.volume(disk)) for p in table.partitions
-        ]
-    else:
-        whole = Volume(disk, (Stretch(0, disk.size),), disk.name)
-        places = [(WHOLE_DISK, "the disk", None, whole)]
-    for name, place, partition, volume in places:
+    whole = Volume(disk, (Stretch(0, disk.size),), disk.name)
+    places: list[tuple[str, Partition | None, Volume]] = [
+        (str(partition.number), partition, partition.volume(disk)) for partition in table.partitions
+    ]
+    for name, partition, volume in places or [(WHOLE_DISK, None, whole)]:
         try:
             there = Volume(disk, [_clip(s, disk.size) for s in volume.stretches], volume.name)
             physical = read_label(there)
             if physical:
                 placed.append(Placed(physical, volume.stretches[0], name))
                 continue
-            found = recognise(there)
+            superblock = recognise(there)
         except DiskError as error:
             damage.append(error)
             continue
-        plain.append(Candidate(name, place, volume, found, partition))
-    try:
-        groups = read_groups(placed, disk)
-    except DiskError as error:
-        damage.append(error)
-    else:
-        notes += groups.notes
-        for logical in groups.volumes:
-            volume = logical.volume(disk)
-            on = " and ".join(f"partition {name}" for name in logical.partitions)
-            place = f"LV {logical.path}" + (f" on {on}" if on else "")
-            try:
-                found = None if logical.refusal or volume.missing else recognise(volume)
-            except DiskError as error:
-                damage.append(error)
-                continue
-            plain.append(Candidate(logical.path, place, volume, found, refusal=logical.refusal))
-    candidates = []
-    for candidate in plain:
+        found.append(Candidate(name, _place(name), volume, superblock, partition))
+    return found, placed
+
+
+def _place(name: str) -> str:
+    return "the disk" if name == WHOLE_DISK else f"partition {name}"
+
+
+def _logical_volumes(disk: Source, groups: Groups, damage: list[DiskError]) -> Iterator[Candidate]:
+    for logical in groups.volumes:
+        volume = logical.volume(disk)
+        on = " and ".join(map(_place, logical.partitions))
+        place = f"LV {logical.path}" + (f" on {on}" if on else "")
         try:
-            candidates.append(_inspected(candidate))
+            superblock = None if logical.refusal or volume.missing else recognise(volume)
         except DiskError as error:
             damage.append(error)
-            candidates.append(replace(candidate, refusal=error.why))
-    return Survey(tuple(candidates), tuple(damage), tuple(notes))
+            continue
+        yield Candidate(logical.path, place, volume, superblock, refusal=logical.refusal)
 
 
 def _clip(stretch: Stretch, size: int) -> Stretch:
