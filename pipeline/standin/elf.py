@@ -62,7 +62,7 @@ def linkage(data: bytes) -> Linkage:
                     if tag == _DT_NULL:
                         break
                     dynamic.append((tag, value))
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError(f"it is cut short: {error}") from error
     strings = next((_file_offset(segments, v) for tag, v in dynamic if tag == _DT_STRTAB), 0)
 
