@@ -129,12 +129,13 @@ def test_withdrawal_keeps_a_kernel_that_another_triple_uses(
 
 def test_what_a_killed_upload_left_is_collected(catalogue: LocalCloud, images: ImageSet) -> None:
     catalogue.files.mkdir(parents=True)
-    left = catalogue.files / f"{'0' * 64}.partial"
-    left.write_bytes(b"half")
+    left = [catalogue.files / f"{'0' * 64}.partial", catalogue.files / ("1" * 64)]
+    for path in left:
+        path.write_bytes(b"of another build")
     theirs = catalogue.files / "README"
     theirs.write_text("not ours")
     upload(catalogue, images)
-    assert not left.exists()
+    assert not any(path.exists() for path in left)
     assert theirs.exists()
 
 

@@ -139,7 +139,6 @@ class LocalCloud:
         try:
             with self._locked(progress):
                 catalogue = self._read()
-                self._collect_garbage(catalogue, partial_only=True)
                 entry = self._find(catalogue, key)
                 if entry is None:
                     files = _files(images, options, key)
@@ -161,6 +160,7 @@ class LocalCloud:
                     catalogue = streams.with_product(catalogue, product, streams.timestamp())
                 # Written in any case: an upload may have been killed before the index.
                 self._write(catalogue)
+                self._collect_garbage(catalogue)
                 return self._registration(images.name, generation, version, created=entry is None)
         except OSError as error:
             raise self._error(f"store {images.name} in", error) from error
@@ -298,12 +298,12 @@ class LocalCloud:
         path = self.files / file.sha256
         return path.is_file() and path.stat().st_size == file.size
 
-    def _collect_garbage(self, catalogue: streams.Products, *, partial_only: bool = False) -> None:
-        """Delete what a killed upload left, and files that no generation names any more."""
+    def _collect_garbage(self, catalogue: streams.Products) -> None:
+        """Delete files that no generation names: of withdrawn ones and of killed uploads."""
         named = streams.referenced(catalogue)
         for path in self.files.iterdir() if self.files.is_dir() else ():
-            orphan = not partial_only and f"{streams.FILES_PATH}/{path.name}" not in named
-            if _DIGEST_NAME.fullmatch(path.name) and (path.suffix == ".partial" or orphan):
+            ours = _DIGEST_NAME.fullmatch(path.name)
+            if ours and f"{streams.FILES_PATH}/{path.name}" not in named:
                 path.unlink()
 
     def _find(self, catalogue: streams.Products, key: str) -> _Entry | None:
