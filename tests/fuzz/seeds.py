@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,32 +104,38 @@ LATE = b"only the journal knows this file" * 2048
 
 
 def _with_journal(folder: Path, clean: Path) -> Path:
-    """A copy of a file system with one more file, whose metadata is in its journal alone.
-
-    The file is written by debugfs into another copy; what differs there goes to the journal,
-    but for the file's own data, which ext4 writes home before it commits.
-    """
-    late, other, dirty = folder / "late", folder / "other.fs", folder / "dirty.fs"
+    """A copy of a file system with one more file, whose metadata is in its journal alone."""
+    late, other = folder / "late", folder / "other.fs"
     late.write_bytes(LATE)
     os.utime(late, (1305315590, 1305315590))
-    for copy in (other, dirty):
-        shutil.copyfile(clean, copy)
+    shutil.copyfile(clean, other)
     run("debugfs", "-w", "-R", f"write {late} late", other, env=_TIME)
-    before, after = clean.read_bytes(), other.read_bytes()
-    changed = [n for n in range(0, len(after), 1024) if after[n : n + 1024] != before[n : n + 1024]]
+    return journalled(clean, other, folder / "dirty.fs", LATE)
+
+
+def journalled(before: Path, after: Path, out: Path, home: bytes = b"") -> Path:
+    """The file system `before`, with what makes it `after` in its journal alone.
+
+    Blocks that are part of `home` are written in place: ext4 writes a file's own data home before
+    it commits.
+    """
+    shutil.copyfile(before, out)
+    old, new = before.read_bytes(), after.read_bytes()
+    changed = [n for n in range(0, len(new), 1024) if new[n : n + 1024] != old[n : n + 1024]]
     script = ["jo"]
-    with dirty.open("r+b") as file:
+    with tempfile.TemporaryDirectory() as name, out.open("r+b") as file:
         for offset in changed:
-            block = after[offset : offset + 1024]
-            if block in LATE:
+            block = new[offset : offset + 1024]
+            if block in home:
                 file.seek(offset)
                 file.write(block)
                 continue
-            (folder / f"block-{offset}").write_bytes(block)
-            script.append(f"jw -b {offset // 1024} {folder / f'block-{offset}'}")
-    (folder / "script").write_text("\n".join([*script, "jc", ""]))
-    run("debugfs", "-w", "-f", folder / "script", dirty, env=_TIME)
-    return dirty
+            (Path(name) / str(offset)).write_bytes(block)
+            script.append(f"jw -b {offset // 1024} {Path(name) / str(offset)}")
+        file.flush()
+        (Path(name) / "script").write_text("\n".join([*script, "jc", ""]))
+        run("debugfs", "-w", "-f", Path(name) / "script", out, env=_TIME)
+    return out
 
 
 def _structures(start: int, block: int = 1024) -> tuple[Region, ...]:

@@ -26,7 +26,7 @@ from pipeline.stage import Tools
 from tests.disks import mounted
 from tests.disks.tools import run
 from tests.disks.writers import write_mbr
-from tests.fuzz.seeds import FileDisk, Seed, make_seeds
+from tests.fuzz.seeds import FileDisk, Seed, journalled, make_seeds
 
 pytestmark = pytest.mark.integration
 
@@ -272,3 +272,20 @@ def test_two_roots_need_a_choice(seeds: dict[str, Seed], tools: Tools, tmp_path:
         extract(image, "", tools)
     assert "1 (ext4" in str(caught.value) and "2 (ext4" in str(caught.value)
     assert extract(image, "2", tools).root.source == "partition 2"
+
+
+def test_a_root_that_exists_in_its_journal_alone_is_found(tools: Tools, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("etc", "usr", "bin"):
+        (tree / name).mkdir(parents=True)
+    (tree / "etc/fstab").write_text("/dev/sda1 / ext4\n")
+    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg",
+            "-U", "0f15f15f-0f15-4f15-8f15-0f15f15f0f15"]  # fmt: skip
+    run(*make, tmp_path / "empty", "16M")
+    run(*make, "-d", tree, tmp_path / "full", "16M")
+    disk = journalled(tmp_path / "empty", tmp_path / "full", tmp_path / "disk.img")
+    assert "etc" not in run("debugfs", "-c", "-R", "ls", disk)
+    done = extract(open_format(disk), "", tools)
+    assert any("journal" in note for note in done.notes)
+    run("e2fsck", "-f", "-n", done.root.path)
+    assert "fstab" in run("debugfs", "-R", "ls /etc", done.root.path)
