@@ -21,6 +21,9 @@ CALM = b"""[    0.000000] Linux version 6.1.0-56-cloud-amd64 (debian-kernel@list
 [    3.000000] end_request: I/O error, dev fd0, sector 0\r
 [   ***  ] A start job is running for Raise network interfaces (5s / 5min 1s)\r
 [   ***  ] A start job is running for /etc/rc.local Compatibility (12s / no limit)\r
+M[\x1b[0m\x1b[0;31m*     \x1b[0m] A start job is running for /dev/ttyS0 (1min 2s / 1min 30s)\r
+M[\x1b[K[\x1b[0;1;33m TIME \x1b[0m] Timed out waiting for device dev-ttyS0.device - /dev/ttyS0.\r
+[DEPEND] Dependency failed for serial-getty@ttyS0.service - Serial Getty on ttyS0.\r
 /bin/sh: can't access tty; job control turned off\r
 localhost login: """
 

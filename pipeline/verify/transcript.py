@@ -53,8 +53,10 @@ _SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
         (names.ROOT, r"bad geometry: block count|can't find ext[234] filesystem", False),
         (names.FSTAB, r"You are in (?:emergency|rescue) mode|Give root password for maint", True),
         # Not any path: a unit may be described by its script's, such as /etc/rc.local.
-        (names.FSTAB, r"A start job is running for (?:/dev/|dev-|Wait for.{1,40}device)", True),
-        (names.FSTAB, r"Timed out waiting for device|Failed to mount [/\w]", False),
+        (names.FSTAB, r"A start job is running for (?:/dev/|dev-)(?!tty|hvc)", True),
+        # A starved guest may wait for the serial port of its login prompt: no entry of fstab.
+        (names.FSTAB, r"Timed out waiting for device(?!.{0,60}\b(?:tty|hvc))", False),
+        (names.FSTAB, r"Failed to mount [/\w]", False),
         (names.FSTAB, r"Dependency failed for (?:/(?!etc/)|Local File|Swap|dev-)", False),
         (names.FSTAB, r"^(?:mount|swapon): .{0,200}(?:failed|No such|not exist|can't find)", False),
         (names.PANIC, r"Kernel panic - not syncing", True),
