@@ -160,7 +160,7 @@ def _system(directory: Path, environment: Mapping[str, str], tools: Tools) -> It
     uri = "qemu:///system"
     # qemu runs as another user there and must be able to reach its files.
     directory.chmod(0o711)
-    if any(_answers(_SYSTEM_RUN / name) for name in ("virtqemud-sock", "libvirt-sock")):
+    if any(answers(_SYSTEM_RUN / name) for name in ("virtqemud-sock", "libvirt-sock")):
         yield Door(uri, directory, environment)
         return
     if os.geteuid() != 0:
@@ -186,7 +186,7 @@ def _daemon(
     """The daemon in the foreground, once it answers on its socket."""
     with tools.run.start([name], env=environment) as program:
         until = time.monotonic() + _START_SECONDS
-        while not _answers(path):
+        while not answers(path):
             if program.poll() is not None or time.monotonic() > until:
                 raise HostError(
                     "start",
@@ -198,7 +198,8 @@ def _daemon(
         yield program
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
+    """Whether a server listens on the socket."""
     with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
         client.settimeout(1.0)
         client.connect(str(path))
