@@ -27,6 +27,10 @@ _TIES = 8  # rounds after which two uploads that stumble over each other give up
 _GONE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
 
 
+class UnavailableError(CloudError):
+    """The cloud gave an image up, or did not make it available in time."""
+
+
 @dataclass(frozen=True)
 class Image:
     """What DescribeImages says of one of our images; "" where the cloud leaves it out."""
@@ -143,7 +147,7 @@ class Images:
         raise AssertionError("the last attempt returns or raises")
 
     def wait(self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]) -> None:
-        """Return once the image is available; CloudError when it failed or took too long."""
+        """Return once the image is available; UnavailableError when not."""
         from botocore.exceptions import ClientError
 
         begun, interval = time.monotonic(), _FIRST_POLL
@@ -160,7 +164,7 @@ class Images:
             if image is not None and image.state == "available":
                 return
             if image is not None and image.failed:
-                raise CloudError(
+                raise UnavailableError(
                     "register",
                     f"{what} on {self._word}",
                     why=f"the cloud made {image_id} and reports it {image.state}"
@@ -170,7 +174,7 @@ class Images:
                 )
             if passed > (seconds if image is not None else _APPEAR_SECONDS):
                 state = image.state if image is not None else "unknown to the cloud"
-                raise CloudError(
+                raise UnavailableError(
                     "register",
                     f"{what} on {self._word}",
                     why=f"{image_id} is still {state} after {passed:.0f} s",
@@ -197,8 +201,11 @@ class Images:
                 Resources=list(ids), Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
             )
 
-    def share(self, image_id: str, options: PublishOptions) -> None:
-        """Make everybody, the named accounts or nobody else have the right to launch an image."""
+    def share(self, image_id: str, options: PublishOptions, *, narrow: bool = True) -> None:
+        """Make everybody, the named accounts or nobody else have the right to launch an image.
+
+        narrow: whether rights may be taken away, too.
+        """
         wanted: set[tuple[str, str]] = {("UserId", member) for member in options.members}
         if options.visibility == "public":
             wanted = {("Group", "all")}
@@ -213,7 +220,7 @@ class Images:
             changes: dict[str, Any] = {}
             if wanted - now:
                 changes["Add"] = [{k: v} for k, v in sorted(wanted - now)]
-            if now - wanted:
+            if narrow and now - wanted:
                 changes["Remove"] = [{k: v} for k, v in sorted(now - wanted)]
             if changes:
                 self._client.modify_image_attribute(

@@ -10,7 +10,7 @@ from pipeline.clouds import identity
 from pipeline.clouds.bundle import bundle, part_name
 from pipeline.clouds.bundle_archive import Compression, implementation
 from pipeline.clouds.bundle_manifest import BundleKeys, Manifest, Sealer, fingerprint
-from pipeline.clouds.ec2_images import Image, Images, user_tags
+from pipeline.clouds.ec2_images import Image, Images, UnavailableError, user_tags
 from pipeline.clouds.ec2_keys import bundle_secret
 from pipeline.clouds.ec2_names import MANIFEST, Names, to_metadata
 from pipeline.clouds.ec2_objects import Bucket, PartUploads
@@ -80,8 +80,11 @@ class Publication:
 
     def _update(self, machine: Image, marks: Mapping[Role, Mapping[str, str]]) -> None:
         ids = (machine.kernel_id, machine.ramdisk_id, machine.id)
+        others = [image for image in self.account.own() if image.id != machine.id]
+        used = {i for image in others for i in (image.kernel_id, image.ramdisk_id)}
         for image_id in ids:
-            self.account.share(image_id, self.options)
+            # A kernel of another generation, which may be public, keeps its readers.
+            self.account.share(image_id, self.options, narrow=image_id not in used)
         tags = user_tags(self.options.tags)
         try:
             for file, image_id in zip(self.images.files(), ids, strict=True):
@@ -136,7 +139,14 @@ class Publication:
         """The id of an image with that content, registered now unless it is there."""
         stem = self.names.of(self.images, file)
         if manifest is None:
-            return self._find(stem)[0].id
+            for image in self._find(stem):
+                return image.id
+            raise CloudError(
+                "link",
+                f"{stem} on {self.cloud}",
+                why="it was there before the upload and is gone",
+                next_step="Try again: it is uploaded then",
+            )
         self.bucket.put(
             f"{stem}{MANIFEST}", manifest.xml(self.sealer), to_metadata(self._marks(file))
         )
@@ -155,12 +165,15 @@ class Publication:
     def _wait(self, image_id: str, file: ImageFile) -> None:
         label = f"{self.cloud}: waiting for {image_id}"
         with self.progress.task(label, unit="steps") as meter:
-            self.account.wait(
-                image_id,
-                f"the {file.role} image",
-                _AVAILABLE_SECONDS + file.size / _AVAILABLE_RATE,
-                lambda: meter.advance(0),
-            )
+            seconds = _AVAILABLE_SECONDS + file.size / _AVAILABLE_RATE
+            try:
+                self.account.wait(
+                    image_id, f"the {file.role} image", seconds, lambda: meter.advance(0)
+                )
+            except UnavailableError:
+                # Also one that an earlier run registered: kept, it would stop every later run.
+                self._made.append(image_id)
+                raise
 
     def _find(self, stem: str) -> list[Image]:
         location = self.names.location(stem)

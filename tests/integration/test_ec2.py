@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pipeline.clouds import ec2_publication
 from pipeline.clouds.aws import open_site
 from pipeline.clouds.bundle_source import unbundle_image
 from pipeline.clouds.ec2 import open_ec2
@@ -238,6 +239,29 @@ def test_public_and_shared_images_and_back(cloud: Cloud, images: ImageSet) -> No
     assert machine.permissions == [{"UserId": "123456789012"}]
     publish(images)
     assert machine.permissions == kernel.permissions == []
+
+
+def test_a_kernel_of_a_public_image_stays_public(cloud: Cloud, images: ImageSet) -> None:
+    first = publish(images, PublishOptions(visibility="public"))
+    second = publish(rebuilt(images, seed=9))
+    assert first.kernel_id == second.kernel_id
+    assert cloud.ec2.images[first.kernel_id].permissions == [{"Group": "all"}]
+    assert cloud.ec2.images[second.machine_id].permissions == []
+
+
+def test_an_image_that_an_earlier_run_left_stuck_is_replaced(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registration = publish(images)
+    del cloud.ec2.images[registration.machine_id]
+    stuck = cloud.ec2.images[registration.kernel_id]
+    stuck.state, stuck.looks = "pending", 10_000
+    monkeypatch.setattr(ec2_publication, "_AVAILABLE_SECONDS", 1.0)
+    with pytest.raises(CloudError, match="still pending"):
+        publish(images)
+    again = publish(images)
+    assert again.kernel_id != stuck.id
+    assert_registered(cloud, images, again)
 
 
 @pytest.mark.parametrize(
