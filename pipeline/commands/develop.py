@@ -1,0 +1,85 @@
+"""Working on the product itself: test, check, format, docs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from pipeline import settings
+
+ROOT = settings.PROJECT
+
+
+@task(
+    help={
+        "unit": "the unit layer only: seconds",
+        "long": "also the tests that take tens of minutes",
+        "k": "only tests whose name matches this pytest expression",
+    }
+)
+def test(c: Context, unit: bool = False, long: bool = False, k: str = "") -> None:
+    """Run the tests: the unit layer, then everything that starts real programs."""
+    selection = f" -k '{k}'" if k else ""
+    pytest = f"{sys.executable} -m pytest -q{selection}"
+    _run(c, f"{pytest} -m 'not integration and not long' -n 2", nothing_is_fine=bool(k))
+    if not unit:
+        marks = "integration or long" if long else "integration and not long"
+        # One worker a file: its fixtures are made once, and a guest keeps one core busy.
+        spread = "-n 2 --dist loadfile --durations=25"
+        _run(c, f"{pytest} -m '{marks}' {spread}", nothing_is_fine=bool(k))
+
+
+@task(name="format")
+def format_(c: Context) -> None:
+    """Format the Python code."""
+    _run(c, f"{sys.executable} -m ruff check --fix-only -q .")
+    _run(c, f"{sys.executable} -m ruff format .")
+
+
+@task
+def docs(c: Context) -> None:
+    """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
+    from pipeline.manifest import json_schema
+    from pipeline.reference import configuration
+    from tasks import namespace
+
+    (ROOT / "docs" / "configuration.md").write_text(configuration(namespace))
+    (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
+
+
+@task
+def check(c: Context, unit: bool = False) -> None:
+    """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
+    python = sys.executable
+    _run(c, f"{python} -m ruff format --check .")
+    _run(c, f"{python} -m ruff check .")
+    _run(c, f"{python} -m mypy")
+    scripts = " ".join(str(path.relative_to(ROOT)) for path in _shell_scripts())
+    _run(c, f"shellcheck {scripts}")
+    test(c, unit=unit)
+
+
+def _shell_scripts() -> list[Path]:
+    """Files whose first line names a shell."""
+    candidates = [ROOT / "invoke", ROOT / ".ci" / "run"]
+    for directory in ("templates", "setup", "tests"):
+        candidates += sorted(path for path in (ROOT / directory).rglob("*") if path.is_file())
+    return [path for path in candidates if _is_shell(path)]
+
+
+def _is_shell(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = file.readline(100)
+    return first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash"))
+
+
+def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
+    with c.cd(str(ROOT)):
+        done = c.run(command, warn=True, pty=sys.stdout.isatty(), echo=True, in_stream=False)
+    status = done.exited if done else 1
+    if status and not (nothing_is_fine and status == 5):  # pytest: 5 is "no tests collected"
+        raise Exit(code=status)
