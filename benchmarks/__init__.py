@@ -1,0 +1,1 @@
+"""Figures against rivals, in one run, on the same files; each module is a command."""

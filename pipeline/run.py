@@ -32,9 +32,6 @@ from pipeline.warden import start_time
 PIPE = subprocess.PIPE
 TimeoutExpired = subprocess.TimeoutExpired
 
-PIPE = subprocess.PIPE
-"""For `Runner.start`: a pipe to or from the program."""
-
 _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "blkid": "util-linux",
     "busybox": "busybox-static",

@@ -59,7 +59,7 @@ def check(c: Context, unit: bool = False) -> None:
     _run(c, f"{python} -m ruff check .")
     _run(c, f"{python} -m mypy")
     scripts = " ".join(str(path.relative_to(ROOT)) for path in _shell_scripts())
-    _run(c, f"shellcheck {scripts}")
+    _run(c, f"shellcheck -S warning {scripts}")
     test(c, unit=unit)
 
 
