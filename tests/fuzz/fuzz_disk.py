@@ -232,8 +232,9 @@ class Harness:
         run("e2fsck", "-f", "-n", image.path)
         files = _files(image.path)
         whole = self._scratch / "whole.img"
-        _copy_whole(disk, image.source, whole)
+        # Free blocks may lie where the disk cannot be read; then there is nothing to compare with.
         with contextlib.suppress(PipelineError):
+            _copy_whole(disk, image.source, whole)
             self._runner.run(["e2fsck", "-f", "-p", whole], timeout=SECONDS, ok=(0, 1))
             if files != _files(whole):
                 raise Faulty("the image differs from the file system copied whole")
