@@ -72,18 +72,19 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
     with workspace.open(), Runner(workspace.directory / "commands.log", secrets) as runner:
         job = _Job(request, workspace, Tools(runner, progress, workspace.scratch))
         if request.fresh:
-            workspace.forget("install", "image", "verify")
+            workspace.forget("install", "image", "verify", "verify-disk")
         disk = job.install()
         image = job.make_files(disk)
         with ThreadPoolExecutor(thread_name_prefix="digest") as pool:
             # Hashing keeps one core busy for as long as the boot check waits for its guest.
             files = pool.submit(job.digests, image)
             contents = pool.submit(job.look_through, image)
-            verification = job.check(image)
-            manifest = job.write_down(image, files.result(), contents.result(), verification)
+            checks = job.check(image), job.check_disk(image)
+            manifest = job.write_down(image, files.result(), contents.result(), *checks)
         write_report(workspace.directory)
-    if manifest.verification is not None and not manifest.verification.passed:
-        raise _refused(manifest, workspace.directory)
+    for name, record in (("verify", checks[0]), ("verify-disk", checks[1])):
+        if record is not None and not record.passed:
+            raise _refused(record, manifest.name, workspace.directory / name)
     return manifest
 
 
@@ -263,30 +264,40 @@ class _Job:
         return records
 
     def check(self, image: Mapping[str, Any]) -> VerificationRecord | None:
-        """Boot exactly these files; None when the user asked to skip it."""
+        """Boot exactly these three files; None when the user asked to skip it."""
+        files = triple(self.request, {role: self._file(image, role) for role in image["files"]})
+        return self._check("verify", files, image)
+
+    def check_disk(self, image: Mapping[str, Any]) -> VerificationRecord | None:
+        """Boot the whole disk by its own boot loader, under BIOS and UEFI, if there is one."""
+        if "disk" not in image["files"]:
+            return None
+        disk = verify.WholeDisk(self._file(image, "disk"), user=self.request.recipe.user)
+        return self._check("verify-disk", disk, image)
+
+    def _check(
+        self, name: str, target: verify.Triple | verify.WholeDisk, image: Mapping[str, Any]
+    ) -> VerificationRecord | None:
         if not self.request.verify:
             return None
-        files = triple(self.request, {role: self._file(image, role) for role in image["files"]})
-        key = stage_key(
-            "verify",
-            {"image": image["key"], "command line": files.command_line, "user": files.user},
-            [_HERE / "verify"],
-        )
-        with self._timed("verify") as stage:
-            known = self.workspace.reuse("verify", key)
+        recipe = self.request.recipe
+        inputs = {"image": image["key"], "command line": recipe.command_line, "user": recipe.user}
+        key = stage_key(name, inputs, [_HERE / "verify"])
+        with self._timed(name) as stage:
+            known = self.workspace.reuse(name, key)
             if known is not None:
                 stage.reused = True
                 return VerificationRecord.model_validate(known)
             report = verify.verify(
-                files,
+                target,
                 acceleration=self.acceleration,
-                minutes_per_boot=self.request.recipe.verify_minutes,
-                evidence=self.workspace.directory / "verify",
+                minutes_per_boot=recipe.verify_minutes,
+                evidence=self.workspace.directory / name,
                 tools=self.tools,
             )
             record = VerificationRecord.from_report(report.to_json())
             if record.passed:  # a failed check is done again: its cause may lie in the host
-                self.workspace.stamp("verify", key, [], record.model_dump())
+                self.workspace.stamp(name, key, [], record.model_dump())
         return record
 
     def look_through(self, image: Mapping[str, Any]) -> inventory.Inventory | None:
@@ -310,6 +321,7 @@ class _Job:
         files: Mapping[str, FileRecord],
         contents: inventory.Inventory | None,
         verification: VerificationRecord | None,
+        disk_verification: VerificationRecord | None,
     ) -> Manifest:
         """Give the files their names and write the manifest, which makes the build whole."""
         directory, recipe = self.workspace.directory, self.request.recipe
@@ -329,6 +341,7 @@ class _Job:
             boot=image["boot"],
             customization=image["customization"],
             verification=verification,
+            disk_verification=disk_verification,
             properties=recipe.properties,
             stages=self.clock,
             acceleration=self._acceleration.accelerator if self._acceleration else None,
@@ -373,13 +386,12 @@ def _identity(disk: DiskImage) -> list[str | int]:
     return [str(disk.path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _refused(manifest: Manifest, directory: Path) -> VerifyError:
-    assert manifest.verification is not None
-    failed = [a for a in manifest.verification.assertions if a.reached and not a.passed]
+def _refused(record: VerificationRecord, name: str, evidence: Path) -> VerifyError:
+    failed = [a for a in record.assertions if a.reached and not a.passed]
     return VerifyError(
         "boot the image set",
-        manifest.name,
+        name,
         why="; ".join(f"{a.name}: {a.detail}" for a in failed) or "the boot check failed",
-        next_step=f"The consoles are in {directory / 'verify'}; `invoke console {manifest.name}` "
-        "boots it on this terminal",
+        next_step=f"The consoles are in {evidence}; `invoke console {name}` boots it on this "
+        "terminal",
     )

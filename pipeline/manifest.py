@@ -136,14 +136,21 @@ class Manifest(_Record):
     boot: BootRecord
     customization: CustomizationRecord
     verification: VerificationRecord | None = Field(None, description="null when it was skipped")
+    disk_verification: VerificationRecord | None = Field(
+        None, description="the boot check of `disk`, under BIOS and UEFI"
+    )
     properties: dict[str, str]
     stages: dict[str, StageRecord]
     acceleration: str | None = Field(
         None, description="kvm or tcg; null when this run started no guest"
     )
 
-    def image_set(self, directory: Path) -> ImageSet:
-        """The three files in `directory`, for `upload`. InputError when one was changed since."""
+    def image_set(self, directory: Path, *, whole_disk: bool = False) -> ImageSet:
+        """The files in `directory`, for `upload`. InputError when one was changed since.
+
+        whole_disk: `verified` speaks of the whole disk, not of the three files.
+        """
+        check = self.disk_verification if whole_disk else self.verification
 
         def file(role: Role, record: FileRecord) -> ImageFile:
             path = directory / record.file
@@ -163,7 +170,7 @@ class Manifest(_Record):
             ramdisk=file(Role.RAMDISK, self.ramdisk),
             kernel_version=self.boot.kernel_version,
             command_line=self.boot.command_line,
-            verified=self.verification is not None and self.verification.passed,
+            verified=check is not None and check.passed,
             properties=self.properties,
             disk=directory / self.disk.file if self.disk else None,
         )

@@ -73,21 +73,11 @@ def _target(
 def check(
     target: Target, evidence: Path, progress: Progress, secrets: Secrets, *, keep: bool
 ) -> VerifyReport:
-    """Boot it and report; a build's triple gets the outcome into its manifest."""
+    """Boot it and report; a build gets the outcome into its manifest."""
 
     def look(tools: Tools, acceleration: Acceleration) -> VerifyReport:
-        boots = target.boots
-        if isinstance(boots, Triple):
-            return verify.verify(
-                boots,
-                acceleration=acceleration,
-                minutes_per_boot=_MINUTES,
-                evidence=evidence,
-                tools=tools,
-                keep=keep,
-            )
-        return verify.verify_disk(
-            boots,
+        return verify.verify(
+            target.boots,
             acceleration=acceleration,
             minutes_per_boot=_MINUTES,
             evidence=evidence,
@@ -96,11 +86,12 @@ def check(
         )
 
     report = _with_tools(look, progress, secrets)
-    if target.build is not None and isinstance(target.boots, Triple):
+    if target.build is not None:
+        field = "verification" if isinstance(target.boots, Triple) else "disk_verification"
         with exclusive(target.build / ".lock", f"the build {target.name}"):
             manifest = read_manifest(target.build)
             record = VerificationRecord.from_report(report.to_json())
-            write_manifest(manifest.model_copy(update={"verification": record}), target.build)
+            write_manifest(manifest.model_copy(update={field: record}), target.build)
             write_report(target.build)
     return report
 

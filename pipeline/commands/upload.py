@@ -105,14 +105,12 @@ def _upload(
 
     directory = settings.build_dir() / name
     manifest = read_manifest(directory)
-    images = manifest.image_set(directory)
+    images = manifest.image_set(directory, whole_disk=options.whole_disk)
     if not (images.verified or unverified):
         raise InputError(
             "upload the build",
             name,
-            why="its boot check failed"
-            if manifest.verification is not None
-            else "its boot check was skipped",
+            why="its boot check failed or was skipped",
             next_step=f"Run `invoke build {name}`, or add --unverified to register it marked so",
         )
     clouds = open_clouds(words)

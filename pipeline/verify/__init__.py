@@ -9,7 +9,7 @@ from pipeline.verify.report import (
     VerifyReport,
     WholeDisk,
 )
-from pipeline.verify.stage import plan, verify, verify_disk
+from pipeline.verify.stage import plan, verify
 
 __all__ = [
     "NOVA_COMMAND_LINE",
@@ -21,5 +21,4 @@ __all__ = [
     "console",
     "plan",
     "verify",
-    "verify_disk",
 ]

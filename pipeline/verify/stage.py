@@ -27,7 +27,7 @@ _SHOWN = 25  # console lines in a report: a screenful
 
 
 def verify(
-    triple: Triple,
+    target: Triple | WholeDisk,
     *,
     acceleration: Acceleration,
     minutes_per_boot: int,
@@ -35,46 +35,46 @@ def verify(
     tools: Tools,
     keep: bool = False,
 ) -> VerifyReport:
-    """Boot the triple four times and report; a failing assertion does not raise.
+    """Boot a triple as Nova would, or a disk by its own boot loader, several times, and report.
 
-    minutes_per_boot: how long one boot may take to reach SSH. evidence: a directory for console
-    logs and screen pictures, made if missing. keep: leave the overlays in `evidence` too.
-    Raises InputError for a missing file, HostError or ProgramError when this host cannot run
-    the check.
+    A failing assertion does not raise. minutes_per_boot: how long one boot may take to reach SSH.
+    evidence: a directory for console logs and screen pictures, made if missing. keep: leave the
+    overlays in `evidence` too. Raises InputError for a missing file, HostError or ProgramError
+    when this host cannot run the check.
     """
-    _require(triple.machine, triple.kernel, triple.ramdisk)
-    size = triple.machine.stat().st_size
-    return _check(
-        triple,
-        size=size,
-        acceleration=acceleration,
-        minutes=minutes_per_boot,
-        evidence=evidence,
-        tools=tools,
-        keep=keep,
-    )
-
-
-def verify_disk(
-    disk: WholeDisk,
-    *,
-    acceleration: Acceleration,
-    minutes_per_boot: int,
-    evidence: Path,
-    tools: Tools,
-    keep: bool = False,
-) -> VerifyReport:
-    """As `verify`, for a disk that boots through its own boot loader under each firmware."""
-    _require(disk.disk)
-    return _check(
-        disk,
-        size=None,
-        acceleration=acceleration,
-        minutes=minutes_per_boot,
-        evidence=evidence,
-        tools=tools,
-        keep=keep,
-    )
+    if isinstance(target, Triple):
+        _require(target.machine, target.kernel, target.ramdisk)
+        size = target.machine.stat().st_size
+    else:
+        _require(target.disk)
+        size = None
+    evidence.mkdir(parents=True, exist_ok=True)
+    chains = _chains(parts(target))
+    for part in parts(target):
+        for old in evidence.glob(f"{part.role}-*"):
+            old.unlink()
+    cancel = threading.Event()
+    overlays = Path(tempfile.mkdtemp(prefix="verify-", dir=tools.scratch))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, overlays, ignore_errors=True)
+        scratch = stack.enter_context(private_directory(tools))
+        keys = make_keys(tools.run, scratch)
+        seconds = minutes_per_boot * 60.0
+        session = Session(tools.run, keys, target.user, scratch, evidence, seconds, cancel.is_set)
+        total = sum(len(chain) for chain in chains)
+        meter = stack.enter_context(tools.progress.task("boot check", total, "steps"))
+        check = _Check(target, acceleration, session, tools, overlays, meter)
+        records = _together([partial(check.chain, chain) for chain in chains], cancel)
+        boots = Boots(
+            records["first"],
+            records["other"],
+            records.get("again"),
+            records.get("bare"),
+            with_bare=any(part.role == "bare" for part in parts(target)),
+        )
+        expected = Expected(size, target.selinux_type, keys.public, seconds)
+        kept = _keep(overlays, evidence) if keep else ()
+    return _report(boots, judge(boots, expected), kept)
 
 
 def plan(triple: Triple | WholeDisk, acceleration: Acceleration) -> list[str]:
@@ -167,45 +167,6 @@ class _Check:
         record = boot(planned, self.session, overlay)
         self.tools.progress.say(f"boot check, {part.purpose}: {_outcome(record)}")
         return record
-
-
-def _check(
-    target: Triple | WholeDisk,
-    *,
-    size: int | None,
-    acceleration: Acceleration,
-    minutes: int,
-    evidence: Path,
-    tools: Tools,
-    keep: bool,
-) -> VerifyReport:
-    evidence.mkdir(parents=True, exist_ok=True)
-    chains = _chains(parts(target))
-    for part in parts(target):
-        for old in evidence.glob(f"{part.role}-*"):
-            old.unlink()
-    cancel = threading.Event()
-    overlays = Path(tempfile.mkdtemp(prefix="verify-", dir=tools.scratch))
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, overlays, ignore_errors=True)
-        scratch = stack.enter_context(private_directory(tools))
-        keys = make_keys(tools.run, scratch)
-        seconds = minutes * 60.0
-        session = Session(tools.run, keys, target.user, scratch, evidence, seconds, cancel.is_set)
-        total = sum(len(chain) for chain in chains)
-        meter = stack.enter_context(tools.progress.task("boot check", total, "steps"))
-        check = _Check(target, acceleration, session, tools, overlays, meter)
-        records = _together([partial(check.chain, chain) for chain in chains], cancel)
-        boots = Boots(
-            records["first"],
-            records["other"],
-            records.get("again"),
-            records.get("bare"),
-            with_bare=any(part.role == "bare" for part in parts(target)),
-        )
-        expected = Expected(size, target.selinux_type, keys.public, seconds)
-        kept = _keep(overlays, evidence) if keep else ()
-    return _report(boots, judge(boots, expected), kept)
 
 
 def _chains(boots: tuple[Part, ...]) -> list[tuple[Part, ...]]:

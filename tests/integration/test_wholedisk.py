@@ -16,7 +16,7 @@ from pipeline.model import Acceleration
 from pipeline.progress import QuietProgress
 from pipeline.run import Runner
 from pipeline.stage import Tools
-from pipeline.verify import WholeDisk, names, verify_disk
+from pipeline.verify import WholeDisk, names, verify
 from pipeline.wholedisk import DiskFormat, make_disk
 from tests import triples
 
@@ -111,7 +111,7 @@ def test_a_failure_leaves_nothing(triple: triples.Files, tmp_path: Path, tools: 
 
 def test_it_boots_under_bios_and_uefi(triple: triples.Files, tmp_path: Path, tools: Tools) -> None:
     made = make(triple, tmp_path / "disk", tools, ("qcow2",))
-    report = verify_disk(
+    report = verify(
         WholeDisk(made["qcow2"], format="qcow2"),
         acceleration=Acceleration("tcg", "tests"),
         minutes_per_boot=10,
