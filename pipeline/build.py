@@ -55,6 +55,7 @@ from pipeline.run import Runner, Secrets
 from pipeline.shrink import shrink
 from pipeline.sparse import image_file
 from pipeline.stage import Tools
+from pipeline.versions import tool_versions
 from pipeline.workspace import Workspace, finish, stage_key, write_whole
 
 _HERE = Path(__file__).parent
@@ -97,6 +98,7 @@ class _Job:
     tools: Tools
     clock: dict[str, StageRecord] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
+    versions: dict[str, str] = field(default_factory=dict)
     _acceleration: Acceleration | None = None
 
     @property
@@ -121,8 +123,9 @@ class _Job:
         disk = DiskImage(directory / "disk.img", "raw")
         with self._timed("install") as stage:
             stage.key = stage_key("install", install.identity(recipe, answers, tree))
-            if self.workspace.reuse("install", stage.key) is not None:
-                stage.reused = True
+            known = self.workspace.reuse("install", stage.key)
+            if known is not None:
+                stage.reused, self.versions = True, known
                 return disk
             self.workspace.forget("install")
             write_whole(directory / answers.file_name, answers.saved)
@@ -135,7 +138,9 @@ class _Job:
                 self.tools,
                 evidence=directory / "install",
             )
-            self.workspace.stamp("install", stage.key, [disk.path], {})
+            versions = tool_versions(self.tools.run, ["qemu", "virt-install"])
+            self.workspace.stamp("install", stage.key, [disk.path], versions)
+            self.versions = versions
         return disk
 
     def make_files(self, disk: DiskImage) -> dict[str, Any]:
@@ -214,6 +219,7 @@ class _Job:
             copied=extraction.copied,
         )
         return {
+            "tools": tool_versions(tools.run, ["e2fsprogs", "qemu"]),
             "files": files,
             "source": source.model_dump(),
             "root": RootRecord(
@@ -343,6 +349,7 @@ class _Job:
             verification=verification,
             disk_verification=disk_verification,
             properties=recipe.properties,
+            tools=self.versions | image["tools"],
             stages=self.clock,
             acceleration=self._acceleration.accelerator if self._acceleration else None,
         )

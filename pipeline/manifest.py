@@ -140,6 +140,9 @@ class Manifest(_Record):
         None, description="the boot check of `disk`, under BIOS and UEFI"
     )
     properties: dict[str, str]
+    tools: dict[str, str] = Field(
+        default_factory=dict, description="versions of the programs that made the files"
+    )
     stages: dict[str, StageRecord]
     acceleration: str | None = Field(
         None, description="kvm or tcg; null when this run started no guest"
