@@ -18,7 +18,7 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 def tool_versions(run: Runner, names: Sequence[str]) -> dict[str, str]:
-    """Version by name ("e2fsprogs", "qemu", "virt-install"), and Python's; "" where none is told."""
+    """Versions by name, Python's too; "" for a program that does not tell. names: of _COMMANDS."""
     versions = {"python": platform.python_version()}
     for name in names:
         try:
