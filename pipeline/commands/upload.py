@@ -18,7 +18,7 @@ from pipeline.frontdoor import View, front_door
 
 
 @task(
-    iterable=["recipe", "cloud", "tag", "property", "member"],
+    iterable=["recipe", "cloud", "tag", "property", "member", "region"],
     help=help_for(
         "json",
         "quiet",
@@ -32,6 +32,10 @@ from pipeline.frontdoor import View, front_door
         tag="a tag, may be repeated",
         property="NAME=VALUE, an image property, may be repeated",
         member="a project or account to share with, may be repeated",
+        region="a further region to copy to, where the cloud has such a call; may be repeated",
+        min_disk="GiB an instance's disk must have",
+        min_ram="MiB an instance's memory must have",
+        replace="the same as --keep 1: older generations go once the new one is proved",
         keep="prune own generations older than the newest N after the new one is proved",
         whole_disk="register the bootable whole disk in place of the triple",
         unverified="upload a build whose boot check failed or was skipped; its images say so",
@@ -47,6 +51,10 @@ def upload(
     tag: Iterable[str] = MANY,
     property: Iterable[str] = MANY,  # the option's name
     member: Iterable[str] = MANY,
+    region: Iterable[str] = MANY,
+    min_disk: int = 0,
+    min_ram: int = 0,
+    replace: bool = False,
     keep: int = 0,
     whole_disk: bool = False,
     unverified: bool = False,
@@ -74,7 +82,10 @@ def upload(
             tags=tuple(tag),
             members=tuple(member),
             properties=variables(property),
-            keep=keep or None,
+            keep=keep or (1 if replace else None),
+            min_disk_gib=min_disk,
+            min_ram_mib=min_ram,
+            regions=tuple(region),
             whole_disk=whole_disk,
         )
         names = [*recipe] or [*c.config.get(BUILT, [])]
