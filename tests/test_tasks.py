@@ -128,3 +128,10 @@ def test_the_launcher_says_what_a_foreign_system_needs(tmp_path: Path) -> None:
     assert "not a Debian-like system" in done.stderr
     assert "virtinst" in done.stderr
     assert "IMAGE_PIPELINE_NO_PACKAGES=1" in done.stderr
+
+
+def test_h_asks_for_help_and_never_hides_images(tmp_path: Path) -> None:
+    shown = invoke("upload", "-h", IMAGE_PIPELINE_BUILD=str(tmp_path))
+    assert shown.returncode == 0
+    assert "--hidden" in shown.stdout
+    assert "\n  -h, " not in shown.stdout

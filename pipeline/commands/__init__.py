@@ -7,8 +7,14 @@ inside the tasks so that a word that needs little starts quickly.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+
+from invoke.tasks import task
 
 from pipeline.errors import InputError
+
+command = partial(task, auto_shortflags=False)
+"""Invoke's decorator without the one-letter options it makes up: `-h` must stay a call for help."""
 
 BUILT = "built"
 """Key in Invoke's configuration: names of the builds of this run, in order."""

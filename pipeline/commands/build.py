@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from invoke.context import Context
-from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.commands import BUILT, MANY, help_for, variables
+from pipeline.commands import BUILT, MANY, command, help_for, variables
 from pipeline.errors import InputError, VerifyError
 from pipeline.frontdoor import front_door
 
 
-@task(
+@command(
     positional=["recipe"],
     iterable=["variable"],
     help=help_for(
@@ -103,7 +102,7 @@ def _summary(manifest: Any) -> list[str]:
     return [*lines, "  time: " + ", ".join(spent)]
 
 
-@task(
+@command(
     positional=["name"],
     help=help_for(
         "json",
@@ -146,7 +145,7 @@ def verify(
             sys.exit(VerifyError.exit_code)
 
 
-@task(
+@command(
     positional=["name"],
     help=help_for(
         "debug",
@@ -163,7 +162,7 @@ def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False
         recheck.console(target, view.progress, view.secrets)
 
 
-@task(help=help_for("json"))
+@command(help=help_for("json"))
 def recipes(c: Context, json: bool = False) -> None:
     """List what can be built."""
     with front_door(as_json=json) as view:

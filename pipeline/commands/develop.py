@@ -7,14 +7,14 @@ from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
 
 from pipeline import settings
+from pipeline.commands import command
 
 ROOT = settings.PROJECT
 
 
-@task(
+@command(
     help={
         "unit": "the unit layer only: seconds",
         "long": "also the tests that take tens of minutes",
@@ -33,14 +33,14 @@ def test(c: Context, unit: bool = False, long: bool = False, k: str = "") -> Non
         _run(c, f"{pytest} -m '{marks}' {spread}", nothing_is_fine=bool(k))
 
 
-@task(name="format")
+@command(name="format")
 def format_(c: Context) -> None:
     """Format the Python code."""
     _run(c, f"{sys.executable} -m ruff check --fix-only -q .")
     _run(c, f"{sys.executable} -m ruff format .")
 
 
-@task
+@command()
 def docs(c: Context) -> None:
     """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
     from pipeline.manifest import json_schema
@@ -51,7 +51,7 @@ def docs(c: Context) -> None:
     (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
 
 
-@task
+@command()
 def check(c: Context, unit: bool = False) -> None:
     """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
     python = sys.executable

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.commands import MANY, help_for
+from pipeline.commands import MANY, command, help_for
 from pipeline.errors import HostError
 from pipeline.frontdoor import front_door
 
 
-@task(
+@command(
     help=help_for(
         "json",
         "debug",
@@ -41,7 +40,7 @@ def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = Fal
             sys.exit(HostError.exit_code)
 
 
-@task(name="list", help=help_for("json", "debug"))
+@command(name="list", help=help_for("json", "debug"))
 def list_(c: Context, json: bool = False, debug: bool = False) -> None:
     """List the builds and what is registered where."""
     with front_door(quiet=True, as_json=json, debug=debug) as view:
@@ -51,7 +50,7 @@ def list_(c: Context, json: bool = False, debug: bool = False) -> None:
         view.result([asdict(one) for one in known], housekeeping.summary_lines(known))
 
 
-@task(
+@command(
     positional=["name"],
     help=help_for("json", "debug", name="a finished build: NAME, NAME@previous or NAME@DIGEST"),
 )
@@ -71,7 +70,7 @@ def show(c: Context, name: str, json: bool = False, debug: bool = False) -> None
         view.result(data, housekeeping.show_lines(manifest, known))
 
 
-@task(
+@command(
     positional=["old", "new"],
     help=help_for(
         "json",
@@ -91,7 +90,7 @@ def diff(c: Context, old: str, new: str, json: bool = False, debug: bool = False
         view.result(asdict(found), housekeeping.comparison_lines(found))
 
 
-@task(
+@command(
     iterable=["name", "cloud"],
     help=help_for(
         "json",
@@ -131,7 +130,7 @@ def prune(
             raise Exit(code=7)
 
 
-@task(positional=["name"], help=help_for("debug", "json", name="a finished build"))
+@command(positional=["name"], help=help_for("debug", "json", name="a finished build"))
 def report(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
     """Write build/NAME/report.html anew."""
     with front_door(quiet=True, as_json=json, debug=debug) as view:

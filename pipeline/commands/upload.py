@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from invoke.context import Context
-from invoke.tasks import task
 
 from pipeline import settings
-from pipeline.commands import BUILT, MANY, help_for, variables
+from pipeline.commands import BUILT, MANY, command, help_for, variables
 from pipeline.errors import CloudError, InputError
 from pipeline.frontdoor import View, front_door
 
 
-@task(
+@command(
     iterable=["recipe", "cloud", "tag", "property", "member", "region"],
     help=help_for(
         "json",
@@ -159,7 +158,7 @@ def _upload(
     return {"name": name, "clouds": data}, lines
 
 
-@task(
+@command(
     positional=["manifest"],
     help=help_for(
         "json",
