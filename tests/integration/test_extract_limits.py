@@ -43,6 +43,11 @@ from pipeline.stage import Tools
 def counts():
     return dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
 
+def peak():
+    # Not ru_maxrss: it starts with the peak of the process that was forked (getrusage(2)).
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
 before = counts()
 with Runner() as runner:
     tools = Tools(runner, QuietProgress(), Path(sys.argv[2]))
@@ -52,7 +57,7 @@ print(json.dumps({
     "copied": done.copied,
     "size": done.root.size,
     "method": done.method,
-    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "memory": peak(),
     "children": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     "read": int(after["rchar"]) - int(before["rchar"]),
     "written": int(after["wchar"]) - int(before["wchar"]),
