@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 from invoke.context import Context
@@ -25,18 +26,20 @@ _TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
 def test(c: Context, unit: bool = False, long: bool = False, k: str = "") -> None:
     """Run the tests: the unit layer, then everything that starts real programs."""
     selection = f" -k '{k}'" if k else ""
-    pytest = f"{sys.executable} -m pytest -q{selection}"
-    _run(c, f"{pytest} -m 'not integration and not long' -n 2", nothing_is_fine=bool(k))
-    if unit:
-        return
-    layer = f"{pytest} -m '{'integration or long' if long else 'integration and not long'}'"
-    # One worker a file: its fixtures are made once, and a guest keeps one core busy.
-    status = _status(c, f"{layer} -n 2 --dist loadfile --durations=25")
-    if status == _TESTS_FAILED:
-        # Guests and servers beside each other can miss their bounds on a busy host. What failed
-        # gets the machine to itself once; a test that fails there has failed.
-        status = _status(c, f"{layer} --last-failed --last-failed-no-failures none")
-    _end(status, nothing_is_fine=bool(k))
+    # A directory of this run's own: pytest's shared one is swept by every other run beside it.
+    with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as place:
+        pytest = f"{sys.executable} -m pytest -q --basetemp={place}/run{selection}"
+        _run(c, f"{pytest} -m 'not integration and not long' -n 2", nothing_is_fine=bool(k))
+        if unit:
+            return
+        layer = f"{pytest} -m '{'integration or long' if long else 'integration and not long'}'"
+        # One worker a file: its fixtures are made once, and a guest keeps one core busy.
+        status = _status(c, f"{layer} -n 2 --dist loadfile --durations=25")
+        if status == _TESTS_FAILED:
+            # Guests and servers beside each other can miss their bounds on a busy host. What
+            # failed gets the machine to itself once; a test that fails there has failed.
+            status = _status(c, f"{layer} --last-failed --last-failed-no-failures none")
+        _end(status, nothing_is_fine=bool(k))
 
 
 @command(name="format")
