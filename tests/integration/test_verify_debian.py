@@ -17,7 +17,7 @@ from pipeline.stage import Tools
 from pipeline.verify import Triple, VerifyReport, names, verify
 from tests.triples import Files, debian
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(5400)]
 
 LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n[Install]\nWantedBy=multi-user.target\n"
