@@ -192,7 +192,7 @@ def parse(document: bytes) -> Manifest:
     """Read a manifest, this pipeline's or another tool's. CloudError says what is missing."""
     try:
         return _parsed(document)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise CloudError("read the bundle manifest", why=str(error)) from error
 
 
