@@ -282,6 +282,10 @@ class DirectUpload:
             advance(raw.size - done)
         finally:
             pool.shutdown(cancel_futures=True)
+            # One refusal ends the run; the blocks that arrived beside it are not sent again.
+            for future, number in running.items():
+                if not future.cancelled() and future.exception() is None:
+                    index.write(number, written[number])
         return content, written
 
     def _put(self, snapshot_id: str, number: int, data: bytes, digest: bytes) -> None:
