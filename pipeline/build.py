@@ -389,8 +389,9 @@ class _Stage:
 
 
 def _identity(disk: DiskImage) -> list[str | int]:
+    # Not the path: a build directory that is moved keeps what it has.
     status = disk.path.stat()
-    return [str(disk.path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
+    return [disk.path.name, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _refused(record: VerificationRecord, name: str, evidence: Path) -> VerifyError:

@@ -112,7 +112,10 @@ def test_signals_clean_up_and_give_their_code(number: signal.Signals) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         os.kill(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number
     assert out == b"cleaned\n"
     assert number.name.encode() in err

@@ -1,16 +1,25 @@
-"""Runs the product's own command line and ends it at a chosen step: a program, run by kills.py.
+"""Runs the product's own command line and does something to it at a chosen step: see bench.py.
 
-usage: trampoline.py LOG POINT SIGNAL SCOPE -- INVOKE ARGUMENTS
+usage: trampoline.py LOG POINT DEED -- INVOKE ARGUMENTS
 
 Every step the interpreter announces to an audit hook (PEP 578) and that changes something outside
 the process is counted: renames, deletions, files opened for writing, programs started, requests
-sent. LOG gets one line a step. Just before step POINT (0: never) the process, or with SCOPE
-"group" its whole process group, gets SIGNAL.
+sent. LOG gets one line a step. Just before step POINT (0: never) DEED is done:
+
+    kill:NUMBER:process     the process gets the signal
+    kill:NUMBER:group       its whole process group gets it
+    fill:DIRECTORY:BYTES    the file system of the directory is filled but for that many bytes
+    inodes:DIRECTORY        the tmpfs mounted there takes no further file
+    readonly:DIRECTORY      the tmpfs mounted there becomes read-only as soon as nobody writes
+    descriptors:COUNT       the process may open that many more files
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import signal
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -32,6 +41,7 @@ STEPS = frozenset(
     }
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+HOG = ".hog"
 
 
 def step(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -42,31 +52,62 @@ def step(event: str, arguments: tuple[Any, ...]) -> bool:
     return event in STEPS
 
 
+def do(deed: str) -> None:
+    """Do what the module's text says."""
+    kind, *words = deed.split(":")
+    if kind == "kill":
+        (os.killpg if words[1] == "group" else os.kill)(os.getpid(), int(words[0]))
+    elif kind == "fill":
+        status = os.statvfs(words[0])
+        room = status.f_bavail * status.f_frsize - int(words[1])
+        if room > 0:
+            hog = os.open(f"{words[0]}/{HOG}", os.O_WRONLY | os.O_CREAT, 0o600)
+            os.posix_fallocate(hog, 0, room)
+            os.close(hog)
+    elif kind == "inodes":
+        status = os.statvfs(words[0])
+        used = status.f_files - status.f_ffree
+        subprocess.run(["mount", "-o", f"remount,nr_inodes={used}", words[0]], check=True)
+    elif kind == "readonly":
+        subprocess.run(["mount", "-o", "remount,ro", words[0]], check=False)
+    elif kind == "descriptors":
+        used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(words[0]), hard))
+    else:
+        raise ValueError(deed)
+
+
 def main() -> None:
     """Install the hook, then become `invoke`."""
-    log, point, number, scope = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    log, point, deed = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    # Whoever starts the harness in the background hands down ignored signals.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     lines = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     lock = threading.Lock()
+    busy = threading.local()
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if not step(event, arguments):
+        if not step(event, arguments) or getattr(busy, "doing", False):
             return
         with lock:
             count += 1
             here = count
         os.write(lines, f"{event} {arguments[:2]!r}\n".replace("\\n", " ").encode())
         if here == point:
-            if scope == "group":
-                os.killpg(os.getpgrp(), number)
-            else:
-                os.kill(os.getpid(), number)
+            busy.doing = True
+            try:
+                do(deed)
+            finally:
+                busy.doing = False
 
     from invoke.main import program
 
     sys.addaudithook(hook)
-    program.run(["invoke", *sys.argv[6:]])
+    program.run(["invoke", *sys.argv[5:]])
 
 
 if __name__ == "__main__":

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.demo import Demo, command, environment, invoke
 from tests.simplestreams_reader import read_mirror
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,8 +25,11 @@ pytestmark = pytest.mark.integration
 class Site:
     """A user's directory, with everything the product may write kept inside it."""
 
-    directory: Path
-    first: subprocess.CompletedProcess[str]
+    demo: Demo
+
+    @property
+    def directory(self) -> Path:
+        return self.demo.directory
 
     @property
     def build(self) -> Path:
@@ -39,35 +41,9 @@ class Site:
         return manifest
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "invoke", "--search-root", str(ROOT), *words]
-
-
-def environment(directory: Path, **more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-    catalogue = str(directory / "catalogue")
-    return {**clean, "IMAGE_PIPELINE_CATALOGUE": catalogue, **more}
-
-
-def invoke(directory: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words),
-        cwd=directory,
-        env=environment(directory, **more),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    directory = tmp_path_factory.mktemp("main-job")
-    first = invoke(directory, "build", "demo", "upload")
-    assert first.returncode == 0, first.stderr[-3000:]
-    yield Site(directory, first)
+def site(finished_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(finished_demo.clone(tmp_path_factory.mktemp("main-job")))
 
 
 def sha256(path: Path) -> str:
@@ -93,7 +69,7 @@ def test_three_files_a_manifest_and_ids(site: Site) -> None:
         assert sha256(site.build / name) == manifest[role]["sha256"]
     assert manifest["verification"]["passed"] is True
     assert manifest["root"]["label"] == "uec-rootfs"
-    assert len(ids(site.first.stdout)) == 3
+    assert len(ids(site.demo.stdout)) == 3
     assert not (site.build / ".work").exists()
 
 
@@ -120,7 +96,7 @@ def test_a_rerun_does_nothing_and_gives_the_same_ids(site: Site) -> None:
     stages = site.manifest["stages"]
     assert all(stages[name]["reused"] for name in ("install", "image", "digests", "verify"))
     assert "already there" in again.stdout
-    assert ids(again.stdout) == ids(site.first.stdout)
+    assert ids(again.stdout) == ids(site.demo.stdout)
 
 
 def test_a_disk_is_only_read_and_gives_the_same_files(site: Site, tmp_path: Path) -> None:
@@ -203,7 +179,7 @@ def test_the_second_of_two_builds_is_told_who_works(site: Site, tmp_path: Path) 
 
 
 def test_a_registered_triple_is_verified_by_its_id(site: Site, tmp_path: Path) -> None:
-    machine = ids(site.first.stdout)[0]
+    machine = ids(site.demo.stdout)[0]
     catalogue = str(site.directory / "catalogue")
     done = invoke(tmp_path, "verify", machine, "--json", IMAGE_PIPELINE_CATALOGUE=catalogue)
     assert done.returncode == 0, done.stderr
