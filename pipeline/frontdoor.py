@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -67,7 +68,10 @@ def front_door(
         sys.exit(0)
     except OSError as error:
         # Disk full, permission denied and their kin are the host's; the text names the file.
-        _explain(view, f"Cannot go on: {error}.", 3, error, debug)
+        _explain(view, f"Cannot go on: {error}.{_remedy(error)}", 3, error, debug)
+    except MemoryError as error:
+        text = "Cannot go on: out of memory. Raise the limit (ulimit -v), or end other programs."
+        _explain(view, text, 3, error, debug)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else int(signal.SIGINT)
         _explain(view, f"Ended by {signal.Signals(number).name}.", 128 + number, stop, debug)
@@ -85,12 +89,37 @@ def _progress(quiet: bool) -> Progress:
     return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there, or set IMAGE_PIPELINE_BUILD to a larger file system",
+    errno.EDQUOT: "Free some of your quota, or set IMAGE_PIPELINE_BUILD to another file system",
+    errno.EROFS: "Set IMAGE_PIPELINE_BUILD to a file system that can be written to",
+    errno.EACCES: "Change its owner or mode, or set IMAGE_PIPELINE_BUILD to a place of your own",
+    errno.EFBIG: "Raise the limit on the size of a file (ulimit -f)",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n 1024)",
+    errno.ENFILE: "End other programs: the host's table of open files is full",
+    errno.EAGAIN: "Raise the limit on processes (ulimit -u), or end other programs",
+    errno.ENOMEM: "Raise the limit on memory (ulimit -v), or end other programs",
+    errno.EIO: "Check the storage it lies on",
+}
+
+
+def _remedy(error: OSError) -> str:
+    """The next step, a sentence with a space before it; nothing where the text says it all."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f" {remedy}." if remedy else ""
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        # nohup(1): whoever had a signal ignored wants the run to outlive it.
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

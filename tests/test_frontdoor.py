@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -69,6 +70,39 @@ def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
         Path("/nonexistent/file").read_text()
     assert stop.value.code == 3
     assert "/nonexistent/file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/b/x"), "/b/x'. Free some space"),
+        (OSError(errno.EMFILE, "Too many open files", "/b/x"), "ulimit -n"),
+        (OSError(errno.EROFS, "Read-only file system", "/b/x"), "IMAGE_PIPELINE_BUILD"),
+        (MemoryError(), "ulimit -v"),
+    ],
+    ids=["full", "descriptors", "read-only", "memory"],
+)
+def test_what_the_host_lacks_has_a_remedy(
+    error: BaseException, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop, front_door():
+        raise error
+    assert stop.value.code == 3
+    assert remedy in capsys.readouterr().err
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    """nohup(1) starts programs so; one that is not ignored ends the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with front_door():
+            os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as stop, front_door():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.value.code == 128 + signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_fault_of_our_own_says_so(capsys: pytest.CaptureFixture[str]) -> None:

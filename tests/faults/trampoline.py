@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 STEPS = frozenset(
@@ -71,7 +72,7 @@ def do(deed: str) -> None:
     elif kind == "readonly":
         subprocess.run(["mount", "-o", "remount,ro", words[0]], check=False)
     elif kind == "descriptors":
-        used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        used = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + int(words[0]), hard))
     else:
