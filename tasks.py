@@ -3,7 +3,7 @@
 from invoke.collection import Collection
 
 from pipeline.commands.build import build, console, recipes, verify
-from pipeline.commands.develop import check, docs, format_, test
+from pipeline.commands.develop import benchmark, check, docs, format_, test
 from pipeline.commands.look import diff, doctor, list_, prune, report, show
 from pipeline.commands.upload import unbundle, upload
 
@@ -24,4 +24,5 @@ namespace = Collection(
     test,
     format_,
     check,
+    benchmark,
 )

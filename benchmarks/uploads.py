@@ -1,34 +1,31 @@
 """Uploads: this pipeline against what users would run, on the same loopback endpoints.
 
-    python -m benchmarks.uploads [--mib 128] [--latency-ms 50] [--rounds 3] [--glance]
-
-EBS direct: ours / one block after the other. S3: our parts / boto3's upload_file (what aws-cli
-does). Both endpoints are the strict stand-in of the tests in a process of its own, every answer
-late by the latency. With --glance: our whole publish / curl's PUT of the same root, on a real
-Glance (its environment is installed first). Rounds alternate; medians; compare ratios. Prints a
-table and writes docs/benchmarks-uploads.md.
+EBS direct: ours / one block after the other. S3: our parts / boto3's upload_file, which is what
+aws-cli does. Both endpoints are the strict stand-in of the tests in a process of its own, every
+answer late by the latency. Glance: our whole publish / curl's PUT of the same root, on a real one,
+whose environment is installed first.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import boto3
 
+from benchmarks.bars import bars
+from benchmarks.document import Section
+from benchmarks.measure import MIB, Options, Work, alternate, circumstances, cost_table, host
 from pipeline.clouds.aws import Site, open_site
 from pipeline.clouds.bundle import PART_SIZE
 from pipeline.clouds.ebs_direct import BLOCK, DirectUpload, aggregate, data_blocks
@@ -39,7 +36,8 @@ from pipeline.progress import QuietProgress
 from pipeline.settings import PROJECT
 from tests.contract.site import image_file, make_images
 
-MIB = 1 << 20
+LATENCY_MS = 50.0
+"""Of every answer: a store some thousand kilometres away."""
 _KEYS = {
     "AWS_ACCESS_KEY_ID": "AKSTANDIN",
     "AWS_SECRET_ACCESS_KEY": "stand-in-secret",
@@ -48,7 +46,6 @@ _KEYS = {
     "AWS_CONFIG_FILE": "/dev/null",
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
-Rival = Callable[[], None]
 
 
 @contextmanager
@@ -66,10 +63,10 @@ def standin(latency: float) -> Iterator[str]:
             process.stdin.close()
 
 
-def ebs_rivals(site: Site, disk: Path) -> dict[str, Rival]:
+def ebs_rivals(site: Site, disk: Path) -> dict[str, Work]:
     """A snapshot of the disk, ours and block by block."""
 
-    def ours() -> None:
+    def ours(_out: Path) -> None:
         DirectUpload(site.ebs(), "bench", lambda _snapshot: True).run(
             disk,
             token=uuid.uuid4().hex,
@@ -79,7 +76,7 @@ def ebs_rivals(site: Site, disk: Path) -> dict[str, Rival]:
             advance=lambda _count: None,
         )
 
-    def naive() -> None:
+    def naive(_out: Path) -> None:
         client = site.ebs()
         gib = -(-disk.stat().st_size >> 30) or 1
         snapshot = client.start_snapshot(VolumeSize=gib, ClientToken=uuid.uuid4().hex)["SnapshotId"]
@@ -103,15 +100,16 @@ def ebs_rivals(site: Site, disk: Path) -> dict[str, Rival]:
             ChecksumAggregationMethod="LINEAR",
         )
 
-    return {"EBS direct: ours": ours, "EBS direct: one block after the other": naive}
+    return {"this pipeline": ours, "one block after the other": naive}
 
 
-def s3_rivals(site: Site, disk: Path) -> dict[str, Rival]:
+def s3_rivals(site: Site, disk: Path) -> dict[str, Work]:
     """The disk's bytes in a bucket: as our parts, and as boto3's multipart upload."""
-    bucket = Bucket(site.s3(), "bench", "bench")
-    bucket.ensure()
+    Bucket(site.s3(), "bench", "bench").ensure()
 
-    def ours() -> None:
+    def ours(_out: Path) -> None:
+        # A client of this process's own: a connection must not be shared with the other runs.
+        bucket = Bucket(site.s3(), "bench", "bench")
         prefix = uuid.uuid4().hex
         with (
             RawFile(disk) as raw,
@@ -121,13 +119,13 @@ def s3_rivals(site: Site, disk: Path) -> dict[str, Rival]:
                 uploads(index, raw.read(offset, min(PART_SIZE, raw.size - offset)))
             uploads.finish(prefix)
 
-    def multipart() -> None:
+    def multipart(_out: Path) -> None:
         client = site.s3()
         # The stand-in wants Content-MD5, which boto3 sends no more unless told.
         client.meta.events.register("before-call.s3.UploadPart", _add_md5)
         client.upload_file(str(disk), "bench", uuid.uuid4().hex)
 
-    return {"S3: ours": ours, "S3: boto3 upload_file": multipart}
+    return {"this pipeline": ours, "boto3 upload_file": multipart}
 
 
 def _add_md5(params: dict[str, object], **_others: object) -> None:
@@ -140,7 +138,7 @@ def _add_md5(params: dict[str, object], **_others: object) -> None:
 
 
 @contextmanager
-def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Rival]]:
+def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
     """A root in a real Glance: our whole publish, and curl's PUT alone."""
     from pipeline.clouds.glance import GlanceCloud
     from tests.servers import glance
@@ -157,11 +155,11 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Rival]]:
         images = make_images(work / "build")
         images = replace(images, machine=image_file(images.machine.role, disk))
 
-        def ours() -> None:
+        def ours(_out: Path) -> None:
             build = replace(images, name=f"b{uuid.uuid4().hex[:8]}")
             GlanceCloud("glance:bench", "bench").publish(build, PublishOptions(), QuietProgress())
 
-        def curl() -> None:
+        def curl(_out: Path) -> None:
             auth = ["-H", f"X-Auth-Token: {token}"]
             record = {"name": "b", "container_format": "ami", "disk_format": "ami"}
             kind = ["-H", "Content-Type: application/json", "-d", json.dumps(record)]
@@ -172,67 +170,45 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Rival]]:
             kind = ["-H", "Content-Type: application/octet-stream"]
             subprocess.run(["curl", "-sf", *auth, *kind, "-T", str(disk), target], check=True)
 
-        yield {"Glance: ours, the whole triple": ours, "Glance: curl, the root alone": curl}
+        yield {"this pipeline, the whole triple": ours, "curl, the root alone": curl}
     finally:
         processes.stop()
 
 
-def measure(rivals: dict[str, Rival], rounds: int) -> dict[str, float]:
-    """Median wall seconds of each, in alternating rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds):
-        for name, run in rivals.items():
-            begun = time.monotonic()
-            run()
-            seconds[name].append(time.monotonic() - begun)
-            print(f"{name}: {seconds[name][-1]:.2f} s", file=sys.stderr)
-    return {name: statistics.median(runs) for name, runs in seconds.items()}
+def section(options: Options) -> Section:
+    """Send the same bytes to each endpoint, by both ways in turn."""
+    mib = 32 if options.quick else 256
+    parts = []
+    plot: dict[str, float] = {}
 
+    def compare(title: str, rivals: dict[str, Work], work: Path) -> None:
+        ours, theirs = rivals
+        costs = alternate(rivals, options.rounds, work, base=theirs)
+        parts.append(
+            f"### {title}\n\n{circumstances(costs, options.rounds)}\n\n"
+            f"{cost_table(costs, 'rival')}\n"
+            f"This pipeline: {1 / costs[ours].ratio:.2f} x as fast."
+        )
+        plot.update({f"{title}: {name}": cost.seconds for name, cost in costs.items()})
 
-def main() -> None:
-    """Measure, print, write the document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mib", type=int, default=128)
-    parser.add_argument("--latency-ms", type=float, default=50.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--glance", action="store_true")
-    options = parser.parse_args()
-    rows = []
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as text:
+    with tempfile.TemporaryDirectory(dir=options.directory) as text:
         work = Path(text)
         disk = work / "disk.raw"
-        disk.write_bytes(os.urandom(options.mib * MIB))
-        # Before the cache is moved: an environment that is there is used.
-        if options.glance:
+        disk.write_bytes(os.urandom(mib * MIB))
+        if not options.quick:
             with glance_rivals(disk, work) as rivals:
-                rows.append(measure(rivals, options.rounds))
+                compare("Glance", rivals, work)
+        # After Glance, whose environment lies in the cache.
         os.environ["IMAGE_PIPELINE_CACHE"] = str(work / "cache")
-        for choose in (ebs_rivals, s3_rivals):
-            with standin(options.latency_ms) as url:
+        for title, choose in (("EBS direct", ebs_rivals), ("S3", s3_rivals)):
+            with standin(LATENCY_MS) as url:
                 os.environ.update(_KEYS, AWS_ENDPOINT_URL=url)
                 boto3.setup_default_session()
-                rows.append(measure(choose(open_site("bench", ""), disk), options.rounds))
-    lines = [
-        "# Benchmark: uploads",
-        "",
-        f"`python -m benchmarks.uploads {' '.join(sys.argv[1:])}`".rstrip(" `") + "`",
-        "",
-        f"{options.mib} MiB of random bytes, answers late by {options.latency_ms:.0f} ms (Glance:"
-        f" not), medians of {options.rounds} alternating rounds,"
-        f" {len(os.sched_getaffinity(0))} cores shared by client and server, with a load of"
-        f" {load:.1f} before the first round (above their number, wall time tells little).",
-        "",
-        "| | wall s | ours is so many times as fast |",
-        "|---|---|---|",
-    ]
-    for row in rows:
-        first = next(iter(row.values()))
-        lines += [f"| {name} | {wall:.2f} | {wall / first:.2f} |" for name, wall in row.items()]
-    text = "\n".join([*lines, ""])
-    print(text)
-    (PROJECT / "docs" / "benchmarks-uploads.md").write_text(text)
-
-
-if __name__ == "__main__":
-    main()
+                compare(title, choose(open_site("bench", ""), disk), work)
+    words = (
+        f"{host(options.directory)}, shared by client and server. {mib} MiB of random bytes. EBS"
+        f" direct and S3 answer late by {LATENCY_MS:.0f} ms, Glance as it does; ours sends kernel"
+        " and ramdisk to it as well."
+        + (" Glance was left out by --quick." if options.quick else "")
+    )
+    return Section("\n\n".join([words, *parts]), bars("Uploads, seconds (median)", plot))

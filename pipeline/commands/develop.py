@@ -1,16 +1,18 @@
-"""Working on the product itself: test, check, format, docs."""
+"""Working on the product itself: test, check, format, docs, benchmark."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 
 from pipeline import settings
-from pipeline.commands import command
+from pipeline.commands import MANY, command
 
 ROOT = settings.PROJECT
 _TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
@@ -58,6 +60,34 @@ def docs(c: Context) -> None:
 
     (ROOT / "docs" / "configuration.md").write_text(configuration(namespace))
     (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
+
+
+@command(
+    iterable=["only"],
+    help={
+        "only": "extraction, build, bundle, uploads or reuse; may be repeated",
+        "sizes": "GiB of files on the disks, separated by commas",
+        "rounds": "how often each comparison is repeated",
+        "quick": "small images, and nothing that takes minutes a run",
+        "directory": "where disks and images lie; some 25 GB for the default sizes",
+    },
+)
+def benchmark(
+    c: Context,
+    only: Iterable[str] = MANY,
+    sizes: str = "1,4",
+    rounds: int = 3,
+    quick: bool = False,
+    directory: str = "",
+) -> None:
+    """Measure the pipeline against its rivals and write docs/benchmarks.md; root, most of an hour.
+
+    With --only, the other sections keep what they say.
+    """
+    words = [f"--only {shlex.quote(name)}" for name in only]
+    words += ["--sizes", shlex.quote(sizes), "--rounds", str(rounds), *(["--quick"] * quick)]
+    words += ["--directory", shlex.quote(directory)] if directory else []
+    _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
 
 
 @command()

@@ -1,0 +1,133 @@
+"""The disks the benchmarks work on: laid out as Fedora 15 leaves them, of any size."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import GIB, MIB
+from pipeline.disk.ext import Ext
+from pipeline.disk.ext_blocks import UsedRanges
+from pipeline.disk.source import RawFile
+from pipeline.disk.survey import survey
+from tests.boot_files import kernel, ramdisk
+from tests.disks.tools import loop, run
+from tests.disks.writers import Pv, group_text, write_mbr, write_pv
+from tests.fuzz.seeds import FileDisk
+
+VERSION = "6.1.0"
+"""Of the kernel in /boot: a header that says so with random bytes behind it."""
+BOOT_START, BOOT_SIZE = MIB, 500 * MIB
+PV_START = BOOT_START + BOOT_SIZE
+ROOT_START = PV_START + MIB
+"""The root volume's first byte: pe_start is 2048 sectors into the physical volume."""
+_BUFFER = 4 * MIB
+_RELEASE = "Fedora release 15 (Lovelock)\n"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk. root_size: bytes of its volume. ranges: (offset, bytes) of what the file system of
+    the root uses and the disk holds as data; used: their sum.
+    """
+
+    path: Path
+    root_size: int
+    used: int
+    ranges: Sequence[tuple[int, int]]
+
+
+def make_disk(path: Path, root_gib: int, used_gib: float) -> Disk:
+    """MBR, /boot, one LVM volume with ext4: `used_gib` of files of 64 KiB to 4 MiB, and a quarter
+    of that as stale data in free blocks.
+    """
+    size = root_gib * GIB
+    disk = FileDisk(path, PV_START + size + 64 * MIB)
+    lvm = (0x8E, PV_START >> 9, (disk.size - PV_START) >> 9)
+    write_mbr(disk, [(0x83, BOOT_START >> 9, BOOT_SIZE >> 9), lvm])
+    pv = Pv("pv0", "0123456789abcdef" * 2, PV_START, disk.size - PV_START)
+    write_pv(disk, pv, group_text("VolGroup", [pv], [("lv_root", [(size // (4 * MIB), "pv0", 0)])]))
+    place = path.with_suffix(".mount")
+    place.mkdir()
+    _fill(path, BOOT_START, BOOT_SIZE, place, "boot", _fill_boot)
+    _fill(path, ROOT_START, size, place, "root", lambda top: _fill_root(top, int(used_gib * GIB)))
+    place.rmdir()
+    with RawFile(path) as file:
+        (root,) = (c for c in survey(file).candidates if c.is_root)
+        data = tuple(
+            (part.at, part.length)
+            for offset, length in UsedRanges(Ext(root.volume))
+            for part in root.volume.runs(offset, length)
+            if part.at is not None
+        )
+    return Disk(path, size, sum(length for _, length in data), data)
+
+
+def _fill(
+    path: Path, start: int, size: int, place: Path, label: str, fill: Callable[[Path], None]
+) -> None:
+    with loop(path, start, size) as device:
+        run("mke2fs", "-q", "-t", "ext4", "-L", label, "-E", "lazy_itable_init=1", device)
+        run("mount", device, place)
+        try:
+            fill(place)
+        finally:
+            run("umount", place)
+
+
+def _fill_boot(top: Path) -> None:
+    draw = random.Random(2011)
+    (top / f"vmlinuz-{VERSION}").write_bytes(kernel(VERSION, payload=0) + draw.randbytes(8 * MIB))
+    # The kernel takes archives one after the other; ours is the first.
+    archive = ramdisk(VERSION) + bytes(512)
+    (top / f"initramfs-{VERSION}.img").write_bytes(archive + bytes(30 * MIB))
+
+
+def _fill_root(top: Path, wanted: int) -> None:
+    for name in ("etc", "usr/bin", "usr/sbin", "boot", "var/log", f"usr/lib/modules/{VERSION}"):
+        (top / name).mkdir(parents=True)
+    for name in ("bin", "sbin", "lib"):
+        (top / name).symlink_to(f"usr/{name}")
+    (top / "etc/fstab").write_text("/dev/VolGroup/lv_root / ext4\nLABEL=boot /boot ext4\n")
+    (top / "etc/fedora-release").write_text(_RELEASE)
+    (top / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\n")
+    (top / "root").mkdir()
+    (top / f"lib/modules/{VERSION}/modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
+    draw = random.Random(15)
+    pattern = draw.randbytes(8 * MIB)
+    with (top / "stale").open("wb") as file:
+        for _ in range(wanted // 4 // len(pattern)):
+            file.write(pattern)
+    done = number = 0
+    while done < wanted:
+        folder = top / "usr" / str(number // 200)
+        folder.mkdir(exist_ok=True)
+        length = min(1 << draw.randrange(16, 23), wanted - done)
+        (folder / str(number)).write_bytes(pattern[:length])
+        done += length
+        number += 1
+    run("sync", "-f", top)
+    (top / "stale").unlink()
+
+
+def floor(disk: Disk, out: Path) -> None:
+    """The serial limit: the used bytes of the root read once, then written once, by 4 MiB."""
+    view = memoryview(bytearray(_BUFFER))
+    source = os.open(disk.path, os.O_RDONLY)
+    for offset, length in disk.ranges:
+        done = 0
+        while done < length:
+            done += os.preadv(source, [view[: min(_BUFFER, length - done)]], offset + done)
+    os.close(source)
+    with (out / "root.img").open("wb", buffering=0) as file:
+        left = disk.used
+        while left > 0:
+            left -= file.write(view[: min(_BUFFER, left)])
+
+
+def root_gib(used: float) -> int:
+    """The size of a root volume that `used` GiB of files fill to a good half."""
+    return max(2, int(used * 1.6) + 1)

@@ -1,0 +1,54 @@
+"""docs/benchmarks.md: a section a benchmark, each replaced by its own run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.settings import PROJECT
+
+DOCUMENT = PROJECT / "docs" / "benchmarks.md"
+TITLES = {
+    "extraction": "Extraction",
+    "build": "Disk to three files with a manifest",
+    "bundle": "EC2 bundle",
+    "uploads": "Uploads",
+    "reuse": "What a second run repeats",
+}
+_PREFACE = """# Benchmarks
+
+`./invoke benchmark` measures everything again and writes this file; `./invoke benchmark --only
+extraction` renews one section. Each run is a process of its own. Compare ratios, which come from
+runs side by side; seconds belong to the host and the hour. CPU is user and system time of all
+processes, memory what all of them together had to themselves at the worst moment, read and written
+what they asked of the kernel.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a benchmark found: Markdown below its heading, and a plot as SVG."""
+
+    text: str
+    plot: str
+
+
+def save(name: str, section: Section, document: Path = DOCUMENT) -> None:
+    """Put the section in its place, whatever the others say, and its plot beside the document."""
+    known = _sections(document.read_text()) if document.exists() else {}
+    plot = f"benchmarks-{name}.svg"
+    document.with_name(plot).write_text(section.plot)
+    known[name] = f"{section.text.strip()}\n\n![{TITLES[name]}]({plot})\n"
+    parts = [f"## {title}\n\n{known[key]}" for key, title in TITLES.items() if key in known]
+    document.write_text("\n".join([_PREFACE, *parts]))
+
+
+def _sections(text: str) -> dict[str, str]:
+    names = {title: name for name, title in TITLES.items()}
+    found = re.split(r"^## (.+)\n\n", text, flags=re.MULTILINE)[1:]
+    return {
+        names[title]: body.rstrip() + "\n"
+        for title, body in zip(found[::2], found[1::2], strict=True)
+        if title in names
+    }
