@@ -43,6 +43,7 @@ from pipeline.manifest import (
     SourceRecord,
     StageRecord,
     VerificationRecord,
+    as_it_was,
     file_record,
     read_manifest,
     write_manifest,
@@ -70,7 +71,9 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
     A boot check that fails leaves the files with a manifest that says so and raises VerifyError.
     """
     workspace = Workspace(settings.build_dir() / request.recipe.name)
-    with workspace.open(), Runner(workspace.directory / "commands.log", secrets) as runner:
+    log = workspace.directory / "commands.log"
+    echo = progress.say if request.verbose else None
+    with workspace.open(), Runner(log, secrets, echo) as runner:
         job = _Job(request, workspace, Tools(runner, progress, workspace.scratch))
         if request.fresh:
             workspace.forget("install", "image", "verify", "verify-disk")
@@ -255,18 +258,16 @@ class _Job:
         except Exception:  # an unreadable manifest only means that we hash again
             known = None
         records: dict[str, FileRecord] = {}
-        with self._timed("digests") as stage, ThreadPoolExecutor() as pool:
+        with self._timed("digests") as stage:
             if known is not None and known.recipe.digest == image["key"]:
                 stage.reused = True
                 return {role: getattr(known, role) for role in image["files"]}
-            for role, record in zip(
-                image["files"],
-                pool.map(
-                    lambda role: image_file(Role.MACHINE, self._file(image, role)), image["files"]
-                ),
-                strict=True,
-            ):
-                records[role] = file_record(record, self.request.recipe.name + SUFFIXES[role])
+            paths = [self._file(image, role) for role in image["files"]]
+            total = sum(path.stat().st_size for path in paths)
+            with self.tools.progress.task("hash", total) as meter, ThreadPoolExecutor() as pool:
+                found = pool.map(lambda path: image_file(Role.MACHINE, path, meter), paths)
+                for role, record in zip(image["files"], found, strict=True):
+                    records[role] = file_record(record, self.request.recipe.name + SUFFIXES[role])
         return records
 
     def check(self, image: Mapping[str, Any]) -> VerificationRecord | None:
@@ -353,6 +354,8 @@ class _Job:
             stages=self.clock,
             acceleration=self._acceleration.accelerator if self._acceleration else None,
         )
+        if all(stage.reused for stage in self.clock.values()):
+            manifest = as_it_was(manifest, directory)
         named = {role: record.file for role, record in files.items()}
         if not self._written_down(image):
             history.keep(directory)

@@ -26,6 +26,7 @@ from pipeline.disk.superblock import recognise
 from pipeline.disk.survey import Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.model import DiskImage, PartitionImage
+from pipeline.progress import human_bytes
 from pipeline.stage import Tools
 
 _EXT = frozenset({"ext2", "ext3", "ext4"})
@@ -201,13 +202,7 @@ def _shows_after_replay(candidate: Candidate) -> bool:
 def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
     """Copy one volume to `target` and make its file system whole."""
     volume = candidate.volume
-    ranges: Iterable[tuple[int, int]] = [(0, volume.size)]
-    what, why = "all data", ""
-    if candidate.filesystem in _EXT:
-        filesystem = Ext(volume)
-        why = check(filesystem)
-        if not why:
-            ranges, what = UsedRanges(filesystem), "used blocks"
+    ranges, what, why = _what_to_copy(candidate)
     need = sum(run.length for run in data_of(volume, ranges))
     with (
         new_file(target, volume.size) as descriptor,
@@ -230,6 +225,41 @@ def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
         f"{candidate.name}: {what} by {copied.method}" + (f" ({why})" if why else ""),
         notes,
     )
+
+
+def _what_to_copy(candidate: Candidate) -> tuple[Iterable[tuple[int, int]], str, str]:
+    """The ranges of its volume, what they are, and why they are not the used blocks alone."""
+    ranges: Iterable[tuple[int, int]] = [(0, candidate.volume.size)]
+    if candidate.filesystem not in _EXT:
+        return ranges, "all data", ""
+    filesystem = Ext(candidate.volume)
+    why = check(filesystem)
+    return (ranges, "all data", why) if why else (UsedRanges(filesystem), "used blocks", "")
+
+
+def foresee(disk: DiskImage, choice: str) -> list[str]:
+    """What `extract` would copy, a line a volume with sizes; for dry runs. Raises what it raises.
+
+    A root that shows only once its journal is replayed in a copy is announced as such.
+    """
+    with _opened(disk) as source:
+        found = survey(source)
+        try:
+            root = choose_root(found, choice, str(disk.path))
+        except PipelineError:
+            dirty = [] if choice else [c for c in found.candidates if _shows_after_replay(c)]
+            if not dirty:
+                raise
+            return [f"replay the journal of {c.place} in a copy to look for a root" for c in dirty]
+        lines = []
+        for candidate in (root, *(c for c in found.candidates if c.is_boot and c is not root)):
+            ranges, what, _ = _what_to_copy(candidate)
+            need = sum(run.length for run in data_of(candidate.volume, ranges))
+            lines.append(
+                f"copy {candidate.place}, {candidate.filesystem} of"
+                f" {human_bytes(candidate.volume.size)}: {human_bytes(need)}, {what}"
+            )
+        return lines
 
 
 def _need_space(need: int, directory: Path) -> None:

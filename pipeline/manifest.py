@@ -212,6 +212,25 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
 
 
+def as_it_was(manifest: Manifest, directory: Path) -> Manifest:
+    """The manifest of a run that did nothing, with when and how fast the files were made.
+
+    manifest: what that run would write. directory: has the manifest before it.
+    """
+    try:
+        before = read_manifest(directory)
+    except InputError:
+        return manifest
+    alike = ("recipe", "verification", "disk_verification")
+    if any(getattr(before, name) != getattr(manifest, name) for name in alike):
+        return manifest
+    kept = ("created", "product", "acceleration", "tools")
+    stages = {n: s.model_copy(update={"reused": True}) for n, s in before.stages.items()}
+    return manifest.model_copy(
+        update={name: getattr(before, name) for name in kept} | {"stages": stages}
+    )
+
+
 def json_schema() -> str:
     """JSON Schema (2020-12) of the manifest."""
     schema: dict[str, Any] = Manifest.model_json_schema()

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-Unit = Literal["bytes", "steps"]
+Unit = Literal["bytes", "steps", "seconds"]
+"""What a task counts. Seconds are those of a forecast: how far it is, not how long it ran."""
+
+_SILENCE = 3  # intervals after which a plain line says that a silent task still runs
 
 
 class Meter(Protocol):
@@ -82,15 +85,31 @@ class _Count:
             self._done += amount
             return self._done
 
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
     def figures(self) -> str:
-        """ "3 of 9", or "1.2 MiB of 4.0 MiB, 7 s left, 410.0 KiB/s"."""
+        """ "3 of 9", "1.2 MiB of 4.0 MiB, 7 s left, 410.0 KiB/s", or "40 %, about 60 s left".
+
+        Empty before the first of them.
+        """
+        if not self._done:
+            return ""
         if self._unit == "steps":
             return f"{self._done}" + (f" of {self._total}" if self._total else "")
-        rate = self._done / max(time.monotonic() - self._begun, 1e-9)
+        rate = self._done / max(self.elapsed, 1e-9)
+        left = 0.0
+        if self._total:
+            left = max(self._total - self._done, 0) / max(rate, 1e-3)
+        if self._unit == "seconds":
+            if not self._total:
+                return ""
+            share = min(100 * self._done // self._total, 99)
+            return f"{share} %, about {human_seconds(left)} left"
         text = human_bytes(self._done)
         if self._total:
-            left = max(self._total - self._done, 0) / max(rate, 1)
-            text += f" of {human_bytes(self._total)}, {left:.0f} s left"
+            text += f" of {human_bytes(self._total)}, {human_seconds(left)} left"
         return f"{text}, {human_bytes(rate)}/s"
 
 
@@ -98,18 +117,34 @@ class _PlainMeter:
     def __init__(self, show: PlainProgress, label: str, count: _Count) -> None:
         self._show, self._label, self._count = show, label, count
         self._last = time.monotonic()
+        self._ended = threading.Event()
 
     def advance(self, amount: int) -> None:
         self._count.add(amount)
-        now = time.monotonic()
-        if now - self._last >= self._show.interval:
-            self._last = now
-            self._show.say(f"{self._label}: {self._count.figures()}")
+        if amount:
+            self._tell_after(self._show.interval)
 
     def describe(self, text: str) -> None:
         if text != self._label:
             self._label = text
-            self._show.say(text)
+            self._tell_after(0)
+
+    def beat(self) -> None:
+        """Until `end`: say now and then that a silent task still runs."""
+        silence = self._show.interval * _SILENCE
+        while not self._ended.wait(max(silence / 2, 0.01)):
+            self._tell_after(silence, f"after {human_seconds(self._count.elapsed)}")
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _tell_after(self, seconds: float, more: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < seconds:
+            return
+        self._last = now
+        figures = ", ".join(text for text in (self._count.figures(), more) if text)
+        self._show.say(f"{self._label}: {figures}" if figures else self._label)
 
 
 class PlainProgress:
@@ -131,7 +166,14 @@ class PlainProgress:
         """Print the label when the task starts and its time when it ends."""
         begun = time.monotonic()
         self.say(label)
-        yield _PlainMeter(self, label, _Count(total, unit))
+        meter = _PlainMeter(self, label, _Count(total, unit))
+        beats = threading.Thread(target=meter.beat, name="beats", daemon=True)
+        beats.start()
+        try:
+            yield meter
+        finally:
+            meter.end()
+            beats.join()
         self.say(f"{label}: done in {time.monotonic() - begun:.1f} s")
 
 
@@ -216,6 +258,19 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """0.35 -> "0.35 s", 75 -> "1 min 15 s", 7260 -> "2 h 1 min"."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.2g} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def printable(text: str) -> str:

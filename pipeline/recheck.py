@@ -71,9 +71,18 @@ def _target(
 
 
 def check(
-    target: Target, evidence: Path, progress: Progress, secrets: Secrets, *, keep: bool
+    target: Target,
+    evidence: Path,
+    progress: Progress,
+    secrets: Secrets,
+    *,
+    keep: bool,
+    echo: Callable[[str], None] | None = None,
 ) -> VerifyReport:
-    """Boot it and report; a build gets the outcome into its manifest."""
+    """Boot it and report; a build gets the outcome into its manifest.
+
+    echo: is given every program as it starts.
+    """
 
     def look(tools: Tools, acceleration: Acceleration) -> VerifyReport:
         return verify.verify(
@@ -85,7 +94,7 @@ def check(
             keep=keep,
         )
 
-    report = _with_tools(look, progress, secrets)
+    report = _with_tools(look, progress, secrets, echo)
     if target.build is not None:
         field = "verification" if isinstance(target.boots, Triple) else "disk_verification"
         with exclusive(target.build / ".lock", f"the build {target.name}"):
@@ -108,8 +117,14 @@ def console(target: Target, progress: Progress, secrets: Secrets) -> int:
 
 
 def _with_tools(
-    body: Callable[[Tools, Acceleration], _Result], progress: Progress, secrets: Secrets
+    body: Callable[[Tools, Acceleration], _Result],
+    progress: Progress,
+    secrets: Secrets,
+    echo: Callable[[str], None] | None = None,
 ) -> _Result:
-    with tempfile.TemporaryDirectory(prefix="boot-check-") as scratch, Runner(None, secrets) as run:
+    with (
+        tempfile.TemporaryDirectory(prefix="boot-check-") as scratch,
+        Runner(None, secrets, echo) as run,
+    ):
         tools = Tools(run, progress, Path(scratch))
         return body(tools, accel.acceleration(tools))

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -153,8 +153,11 @@ class _Warden:
 class Program:
     """A running program; leaving the context ends it and its whole process group."""
 
-    def __init__(self, argv: Sequence[str], process: subprocess.Popen[bytes], runner: Runner):
+    def __init__(
+        self, argv: Sequence[str], shown: str, process: subprocess.Popen[bytes], runner: Runner
+    ) -> None:
         self.argv = tuple(argv)
+        self._shown = shown
         self.process = process
         self._runner = runner
         self._begun = time.monotonic()
@@ -190,7 +193,7 @@ class Program:
         self._runner.warden.drop(self._job)
         if not self._logged:
             self._logged = True
-            self._runner.record(self.argv, status, time.monotonic() - self._begun)
+            self._runner.record(self._shown, status, time.monotonic() - self._begun)
         return status
 
     def _signal(self, number: signal.Signals) -> None:
@@ -213,12 +216,19 @@ class Runner:
     """Starts programs for one build. Safe to use from several threads.
 
     log: a file that gets one line a program, masked and ready to paste; None for none.
+    echo: is given the same line when the program starts.
     """
 
-    def __init__(self, log: Path | None = None, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self,
+        log: Path | None = None,
+        secrets: Secrets | None = None,
+        echo: Callable[[str], None] | None = None,
+    ) -> None:
         self.secrets = secrets or Secrets()
         self.warden = _Warden()
         self._log = log
+        self._echo = echo
         self._lock = threading.Lock()
 
     def run(
@@ -292,7 +302,10 @@ class Runner:
             start_new_session=True,
             pass_fds=pass_fds,
         )
-        return Program(words, process, self)
+        shown = shell_line(words, env or {}, cwd)
+        if self._echo is not None:
+            self._echo(f"$ {self.secrets.mask(shown)}")
+        return Program(words, shown, process, self)
 
     @contextlib.contextmanager
     def cleanup(
@@ -313,11 +326,11 @@ class Runner:
         finally:
             self.warden.drop(number)
 
-    def record(self, argv: Sequence[str], status: int, seconds: float) -> None:
-        """Add a finished program to the log."""
+    def record(self, shown: str, status: int, seconds: float) -> None:
+        """Add a finished program to the log, as `shell_line` writes it."""
         if self._log is None:
             return
-        line = self.secrets.mask(shlex.join(argv))
+        line = self.secrets.mask(shown)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._lock, self._log.open("a") as log:
             log.write(f"# {stamp} status {status} {seconds:.2f} s\n{line}\n")
@@ -356,3 +369,10 @@ def require(program: str, path: str | None = None) -> None:
             why="the program is not installed",
             next_step=f"Install it: apt-get install {package}" if package else "Install it",
         )
+
+
+def shell_line(argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> str:
+    """The command as a shell takes it, with the directory and the variables that it had."""
+    words = ["env", *(f"{name}={value}" for name, value in env.items()), *argv] if env else argv
+    line = shlex.join(words)
+    return f"(cd {shlex.quote(str(cwd))} && {line})" if cwd else line

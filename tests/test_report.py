@@ -22,10 +22,11 @@ from pipeline.manifest import (
     read_manifest,
 )
 from pipeline.model import Registration
+from pipeline.progress import human_seconds
 from pipeline.report import read_facts, write_report
 from pipeline.report.evidence import read_console, read_picture
 from pipeline.report.markup import Markup, join, tag
-from pipeline.report.timeline import bars, human_seconds
+from pipeline.report.timeline import bars
 from pipeline.report.treemap import Box, Node, by_directory, by_package, draw, notable, squarify
 from tests.finished import entry, finished_build, png, small_inventory
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from pipeline.install.forecast import Forecast, read_forecast
 from pipeline.progress import PlainProgress, TerminalProgress
 
 
@@ -80,3 +83,62 @@ def test_plain_lines_tell_what_is_left() -> None:
     with show.task("boots", total=4, unit="steps") as meter:
         meter.advance(1)
     assert "boots: 1 of 4" in stream.getvalue()
+
+
+def test_a_silent_task_is_heard_of_now_and_then() -> None:
+    stream = io.StringIO()
+    show = PlainProgress(stream, interval=0.01)
+    deadline = time.monotonic() + 30
+    with show.task("boot check", total=4, unit="steps"):
+        while "after" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert re.search(r"^boot check: after [\d.]+ s$", stream.getvalue(), re.MULTILINE)
+    # It is silent once the task has ended.
+    told = len(stream.getvalue())
+    time.sleep(0.05)
+    assert len(stream.getvalue()) == told
+
+
+def test_a_forecast_is_shown_as_a_share() -> None:
+    stream = io.StringIO()
+    with PlainProgress(stream, interval=0).task("install", 80, "seconds") as meter:
+        meter.advance(20)
+        meter.advance(60)
+    lines = stream.getvalue().splitlines()
+    assert re.fullmatch(r"install: 25 %, about [\d.]+ s left", lines[1])
+    assert lines[2].startswith("install: 99 %, about 0 s left")  # never done before it is
+
+
+LAST = Forecast(((10.0, "boot"), (20.0, "packages"), (60.0, "configuring"), (80.0, "end")))
+
+
+@pytest.mark.parametrize(
+    ("phases", "now", "position"),
+    [
+        ([], 5, 5),
+        ([], 30, 10),  # nothing seen yet: not beyond the first phase
+        ([(10, "boot")], 15, 15),
+        ([(10, "boot"), (20, "packages")], 50, 50),
+        ([(10, "boot"), (20, "packages")], 500, 60),  # not beyond the next phase
+        ([(20, "boot"), (40, "packages")], 80, 40),  # half as fast
+        ([(20, "boot"), (40, "packages"), (60, "unheard of")], 80, 40),
+        ([(40, "packages"), (120, "configuring"), (160, "end")], 200, 80),
+    ],
+)
+def test_an_install_is_as_far_as_the_last_one_was(
+    phases: list[tuple[float, str]], now: float, position: float
+) -> None:
+    assert LAST.position(phases, now) == pytest.approx(position)
+
+
+def test_a_forecast_needs_an_install_of_the_same_kind(tmp_path: Path) -> None:
+    report = tmp_path / "install.json"
+    assert read_forecast(report, "tcg") == Forecast()
+    assert Forecast().total is None
+    facts = {"accelerator": "tcg", "phases": [{"second": 3, "phase": "boot"}]}
+    report.write_text(json.dumps(facts))
+    assert read_forecast(report, "tcg") == Forecast(((3.0, "boot"),))
+    assert read_forecast(report, "tcg").total == 3
+    assert read_forecast(report, "kvm") == Forecast()
+    report.write_text("{")
+    assert read_forecast(report, "tcg") == Forecast()

@@ -96,9 +96,25 @@ def test_the_log_can_be_pasted(tmp_path: Path) -> None:
     log = tmp_path / "commands.log"
     with Runner(log) as runner:
         runner.run(["printf", "%s", "it's; a $word"], timeout=20)
-    command = log.read_text().splitlines()[1]
-    done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
-    assert done.stdout == b"it's; a $word"
+        place = tmp_path / "a place"
+        place.mkdir()
+        runner.run(["sh", "-c", 'pwd; echo "$HUE"'], timeout=20, cwd=place, env={"HUE": "a b"})
+    plain, placed = log.read_text().splitlines()[1::2]
+    assert said(plain) == "it's; a $word"
+    assert said(placed) == f"{place}\na b\n"
+
+
+def said(command: str) -> str:
+    return subprocess.run(["sh", "-c", command], capture_output=True, check=True, text=True).stdout
+
+
+def test_an_echo_shows_programs_as_they_start_without_secrets() -> None:
+    secrets = Secrets()
+    secrets.add("s3cret")
+    shown: list[str] = []
+    with Runner(None, secrets, shown.append) as runner:
+        runner.run(["true", "s3cret"], timeout=20)
+    assert shown == ["$ true ****"]
 
 
 def test_leaving_the_context_ends_the_whole_group(tmp_path: Path) -> None:

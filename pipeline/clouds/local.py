@@ -26,7 +26,7 @@ from pipeline.clouds.identity import content_key, disk_format, next_generation, 
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import BusyError, CloudError, InputError
 from pipeline.model import ImageFile, ImageSet, Registration, Role
-from pipeline.progress import Meter, Progress
+from pipeline.progress import Meter, Progress, human_bytes
 from pipeline.settings import catalogue_dir
 from pipeline.sparse import CHUNK, data_runs, digests
 from pipeline.workspace import exclusive, finish, write_whole
@@ -119,7 +119,7 @@ class LocalCloud:
                 return [f"keep generation {entry.generation} as it is"]
             return [f"update the attributes of generation {entry.generation}"]
         steps = [
-            f"copy {file.path} to {streams.FILES_PATH}/{file.sha256}"
+            f"copy {file.path}, {human_bytes(file.size)}, to {streams.FILES_PATH}/{file.sha256}"
             for file in _files(images, options, key)
             if not self._whole(file)
         ]

@@ -27,6 +27,7 @@ HELP = {
     "recipe": "name of a recipe, see `invoke recipes`",
     "json": "print the result as JSON on standard output",
     "quiet": "show warnings and errors only",
+    "verbose": "show every external program as it starts",
     "debug": "show a traceback with an error",
     "dry_run": "print what would be done; change nothing",
     "accelerator": "kvm or tcg in place of the measured one",

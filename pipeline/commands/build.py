@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.frontdoor import front_door
         "recipe",
         "json",
         "quiet",
+        "verbose",
         "debug",
         "dry_run",
         "accelerator",
@@ -48,13 +50,15 @@ def build(
     dry_run: bool = False,
     json: bool = False,
     quiet: bool = False,
+    verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Install, take the root filesystem out, make it an image, boot it to prove it works."""
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.build import build
+        from pipeline.plan import plan, plan_lines
         from pipeline.recipe import choose_recipe, load_recipes
-        from pipeline.request import BuildRequest, plan
+        from pipeline.request import BuildRequest
 
         if backend not in ("auto", "guestfs", "e2fsprogs"):
             raise InputError(
@@ -70,10 +74,11 @@ def build(
             verify=not no_verify,
             disk_image=disk_image,
             fresh=fresh,
+            verbose=verbose,
         )
         if dry_run:
             steps = plan(request, view.progress, view.secrets)
-            view.result({"plan": steps}, steps)
+            view.result({"plan": [asdict(step) for step in steps]}, plan_lines(steps))
             return
         manifest = build(request, view.progress, view.secrets)
         c.config[BUILT] = [*c.config.get(BUILT, []), recipe]  # type: ignore[assignment] # a DataProxy takes any
@@ -81,25 +86,42 @@ def build(
 
 
 def _summary(manifest: Any) -> list[str]:
+    from pipeline.progress import human_bytes, human_seconds
+    from pipeline.report.timeline import OUTER, elapsed
+
     directory = settings.build_dir() / manifest.name
-    lines = [f"built {manifest.name}: kernel {manifest.boot.kernel_version}"]
+    place = _short(directory)
+    again = all(stage.reused for stage in manifest.stages.values())
+    did = "nothing to do for" if again else "built"
+    took = "" if again else f" in {human_seconds(elapsed(manifest.stages))}"
+    lines = [f"{did} {manifest.name}{took}: kernel {manifest.boot.kernel_version}"]
     for role in ("machine", "kernel", "ramdisk", "disk"):
         record = getattr(manifest, role)
         if record is not None:
-            lines.append(f"  {role:8}{directory / record.file}  sha256 {record.sha256}")
+            size = human_bytes(record.bytes)
+            lines += [f"  {role:10}  {place / record.file}  {size}  sha256 {record.sha256}"]
     checked = manifest.verification
     if checked is None:
-        lines.append("  boot check: skipped")
+        lines.append("  boot check  skipped")
     elif checked.passed:
         lines.append(
-            f"  boot check: {len(checked.assertions)} assertions hold, "
-            f"SSH after {checked.seconds_to_ssh:.0f} s"
+            f"  boot check  {len(checked.assertions)} assertions hold, "
+            f"SSH after {human_seconds(checked.seconds_to_ssh)}"
         )
-    spent = [
-        f"{name} {'reused' if stage.reused else f'{stage.seconds:.1f} s'}"
-        for name, stage in manifest.stages.items()
-    ]
-    return [*lines, "  time: " + ", ".join(spent)]
+    spent = sorted(
+        ((name, stage) for name, stage in manifest.stages.items() if name in OUTER),
+        key=lambda pair: -pair[1].seconds,
+    )
+    if not again:
+        words = [f"{n} {'reused' if s.reused else human_seconds(s.seconds)}" for n, s in spent]
+        lines.append("  time        " + ", ".join(words))
+    return [*lines, f"  report      {place / 'report.html'}"]
+
+
+def _short(path: Path) -> Path:
+    """As seen from the current directory, where that is shorter."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @command(
@@ -107,6 +129,7 @@ def _summary(manifest: Any) -> list[str]:
     help=help_for(
         "json",
         "quiet",
+        "verbose",
         "debug",
         name="a finished build, or an ami id of the local catalogue",
         whole_disk="boot the build's bootable disk through its own boot loader, BIOS and UEFI",
@@ -124,6 +147,7 @@ def verify(
     evidence: str = "",
     json: bool = False,
     quiet: bool = False,
+    verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Boot a finished build or a registered triple again and say what holds."""
@@ -132,7 +156,8 @@ def verify(
 
         target = recheck.find_target(name, whole_disk=whole_disk, user=user)
         place = Path(evidence) if evidence else (target.build or Path(target.name)) / "verify"
-        report = recheck.check(target, place, view.progress, view.secrets, keep=keep)
+        echo = view.progress.say if verbose else None
+        report = recheck.check(target, place, view.progress, view.secrets, keep=keep, echo=echo)
         marks = {True: "holds", False: "FAILS"}
         view.result(
             report.to_json(),

@@ -19,6 +19,7 @@ from pipeline.install.argv import Machine, virt_install_argv
 from pipeline.install.console import Console
 from pipeline.install.door import Door, chosen_uri, open_door
 from pipeline.install.errors import EmptyDiskError, VirtInstallError
+from pipeline.install.forecast import Forecast, read_forecast
 from pipeline.install.guest import Event, Guest, start_guest
 from pipeline.install.profiles import PROFILES
 from pipeline.install.serve import serve_answers
@@ -67,6 +68,7 @@ def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a ty
     limits = limits or Limits(recipe.install_minutes * 60.0, recipe.quiet_minutes * 60.0)
     for secret in (answers.nonce, *answers.secrets):
         tools.run.secrets.add(secret)
+    forecast = read_forecast(evidence / REPORT, acceleration.accelerator)
     _empty(evidence)
     out.unlink(missing_ok=True)
     disk = tools.scratch / f"{out.name}.partial"
@@ -77,10 +79,18 @@ def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a ty
         door = stack.enter_context(open_door(tools))
         served = stack.enter_context(_deliver(recipe, answers, door))
         machine = _machine(recipe, tree, disk, answers=served, acceleration=acceleration, door=door)
-        meter = stack.enter_context(tools.progress.task(f"install {recipe.name}"))
+        meter = stack.enter_context(
+            tools.progress.task(f"install {recipe.name}", forecast.total, "seconds")
+        )
         judge = Judge(PROFILES[recipe.installer], answers.nonce, limits, time.monotonic())
         _Install(
-            recipe.name, machine, judge, evidence=evidence, tools=tools, meter=meter, door=door
+            recipe.name,
+            machine,
+            judge,
+            evidence=evidence,
+            tools=tools,
+            shown=_Shown(recipe.name, meter, forecast),
+            door=door,
         ).run(virt_install_argv(recipe, machine))
         if not has_content(disk):
             raise EmptyDiskError(
@@ -197,6 +207,22 @@ def _machine(
     )
 
 
+class _Shown:
+    """What the user sees of a running install: its phase, and how far it is."""
+
+    def __init__(self, name: str, meter: Meter, forecast: Forecast) -> None:
+        self._name, self._meter, self._forecast = name, meter, forecast
+        self._position = 0
+
+    def update(self, judge: Judge, now: float) -> None:
+        if self._forecast.total is not None:
+            position = int(self._forecast.position(judge.phases, judge.elapsed(now)))
+            if position > self._position:  # an installer that starts again loses nothing here
+                self._meter.advance(position - self._position)
+                self._position = position
+        self._meter.describe(f"install {self._name}: {judge.phase or 'starting'}")
+
+
 class _Install:
     """The supervision of one running install."""
 
@@ -208,11 +234,11 @@ class _Install:
         *,
         evidence: Path,
         tools: Tools,
-        meter: Meter,
+        shown: _Shown,
         door: Door,
     ) -> None:
         self._name, self._machine, self._judge = name, machine, judge
-        self._evidence, self._tools, self._meter, self._door = evidence, tools, meter, door
+        self._evidence, self._tools, self._shown, self._door = evidence, tools, shown, door
         self._said = door.directory / "said"
         self._block: object = None
         self._network: object = None
@@ -256,7 +282,7 @@ class _Install:
                 self._take(event, now)
             judge.hear(console.poll(), now)
             judge.glimpse(console.unfinished, now)
-            self._meter.describe(f"install {self._name}: {judge.phase or 'starting'}")
+            self._shown.update(judge, now)
             if console.flooded:
                 return judge.flood(console.size)
             if now - self._felt >= _FEEL:

@@ -89,6 +89,10 @@ class Judge:
         self._stopped = 0
         self._ended_by_host = False
 
+    def elapsed(self, now: float) -> float:
+        """Seconds since the install began."""
+        return now - self._begun
+
     @property
     def phase(self) -> str:
         """The phase the installer is in, "" before its first sign."""

@@ -13,7 +13,7 @@ from pipeline.comparison import Build, Comparison
 from pipeline.inventory import Inventory
 from pipeline.manifest import Manifest
 from pipeline.model import Registration
-from pipeline.progress import human_bytes
+from pipeline.progress import human_bytes, human_seconds
 from pipeline.report import changes, timeline, treemap
 from pipeline.report.evidence import Console, Evidence
 from pipeline.report.markup import Markup, join, table, tag
@@ -100,7 +100,7 @@ def _header(manifest: Manifest, listing: Inventory | None) -> Markup:
             "SSH after",
             f"{checked.seconds_to_ssh:.1f} s" if checked and checked.seconds_to_ssh else None,
         ),
-        ("Took", timeline.human_seconds(timeline.elapsed(manifest.stages))),
+        ("Took", human_seconds(timeline.elapsed(manifest.stages))),
         ("Guests ran with", manifest.acceleration),
     ]
     return join(
@@ -250,8 +250,7 @@ def _boot_check(facts: Facts) -> Markup:
         else None
     )
     boots = ", ".join(
-        f"{name} {timeline.human_seconds(seconds)}"
-        for name, seconds in checked.boot_seconds.items()
+        f"{name} {human_seconds(seconds)}" for name, seconds in checked.boot_seconds.items()
     )
     return join(
         lines,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.manifest import StageRecord
+from pipeline.progress import human_seconds
 from pipeline.report.markup import Markup, tag
 
 OUTER = ("install", "image", "inventory", "digests", "verify")
@@ -47,12 +48,14 @@ def draw(stages: Mapping[str, StageRecord]) -> Markup:
     if not rows:
         return Markup("")
     total = elapsed(stages) or 1.0
+    # A rerun that did nothing keeps the figures of the run that did the work.
+    all_reused = all(bar.reused for bar in rows)
     scale = (_WIDTH - _LABELS - _FIGURES) / total
     height = _ROW * len(rows) + 24
     return tag(
         "svg",
         *_grid(total, scale, height),
-        *(_bar(bar, index, scale) for index, bar in enumerate(rows)),
+        *(_bar(bar, index, scale, figures=all_reused) for index, bar in enumerate(rows)),
         class_="timeline",
         viewBox=f"0 0 {_WIDTH:g} {height:g}",
         role="img",
@@ -69,11 +72,11 @@ def _grid(total: float, scale: float, height: float) -> Iterable[Markup]:
         yield tag("text", human_seconds(index * step), x=x, y=height - 5, class_="tick")
 
 
-def _bar(bar: Bar, index: int, scale: float) -> Markup:
+def _bar(bar: Bar, index: int, scale: float, *, figures: bool) -> Markup:
     x = round(_LABELS + bar.begun * scale, 1)
     y = index * _ROW
     width = round(max(bar.seconds * scale, 2), 1)
-    figure = "reused" if bar.reused else human_seconds(bar.seconds)
+    figure = "reused" if bar.reused and not figures else human_seconds(bar.seconds)
     inner = "" if bar.name in OUTER else " inner"
     return tag(
         "g",
@@ -89,16 +92,3 @@ def _bar(bar: Bar, index: int, scale: float) -> Markup:
         ),
         tag("text", figure, x=x + width + 8, y=y + 19, class_="figure"),
     )
-
-
-def human_seconds(seconds: float) -> str:
-    """0.35 -> "0.35 s", 75 -> "1 min 15 s", 7260 -> "2 h 1 min"."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

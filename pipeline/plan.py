@@ -1,0 +1,134 @@
+"""What a build would do: its steps with their exact commands, and sizes where they are known."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import accel, install, kickstart, settings, verify
+from pipeline.extract import foresee, open_format
+from pipeline.manifest import FILE
+from pipeline.model import Acceleration, DiskImage
+from pipeline.progress import Progress, human_bytes
+from pipeline.request import SUFFIXES, BuildRequest, triple
+from pipeline.run import Runner, Secrets
+from pipeline.stage import Tools
+
+_ROOT, _BOOT = "PRIVATE/root.img", "PRIVATE/boot.img"
+_COPY_CHECKS = tuple(f"e2fsck -f -p {image}" for image in (_ROOT, _BOOT))
+_EDITS = (f"debugfs -w -f edits.debugfs {_ROOT}", f"e2fsck -fn {_ROOT}")
+_SHRINK = (
+    f"e2fsck -fy {_ROOT}",
+    f"dumpe2fs -h {_ROOT}",
+    f"resize2fs -P {_ROOT}",
+    f"resize2fs {_ROOT} BLOCKS",
+    f"dumpe2fs -h {_ROOT}",
+    f"e2fsck -fn {_ROOT}",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; commands: ready to read, with words in capitals for what is made on the way."""
+
+    what: str
+    commands: tuple[str, ...] = ()
+
+
+def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[Step]:
+    """What `build` would do without what earlier runs left; writes nothing in build/."""
+    with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
+        acceleration = accel.acceleration(
+            Tools(runner, progress, Path(scratch)), force=request.accelerator
+        )
+    how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
+    return [
+        Step(how),
+        *(_given(request.disk) if request.disk else _install(request, acceleration)),
+        *_image(request),
+        *_check(request, acceleration),
+        *_write(request),
+    ]
+
+
+def plan_lines(steps: Sequence[Step]) -> list[str]:
+    """The steps numbered, each command below its step as a shell would take it."""
+    lines = []
+    for number, step in enumerate(steps, 1):
+        lines.append(f"{number:2}. {step.what}")
+        lines += [f"      $ {command}" for command in step.commands]
+    return lines
+
+
+def _directory(request: BuildRequest) -> Path:
+    return settings.build_dir() / request.recipe.name
+
+
+def _given(path: Path) -> list[Step]:
+    disk = open_format(path)
+    size = human_bytes(path.stat().st_blocks * 512)
+    return [Step(f"read the {disk.format} disk {path}, {size} allocated")]
+
+
+def _install(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
+    recipe = request.recipe
+    kickstart.render(recipe, nonce="0" * 32, overrides=request.variables)
+    tree = "make the stand-in install tree from this host's packages"
+    if recipe.trees:
+        tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
+    size = f"a sparse disk of {recipe.disk_gib} GiB"
+    installs = Step(
+        f"install on {size} with {recipe.memory_mib} MiB of memory, at most"
+        f" {recipe.install_minutes} min",
+        (shlex.join(install.plan(recipe, None, acceleration)),),
+    )
+    disk = _directory(request) / "disk.img"
+    keeps = f"keep the installed disk as {disk}"
+    if disk.exists() and not request.fresh:
+        taken = human_bytes(disk.stat().st_blocks * 512)
+        keeps = f"{disk} is there, {taken}: if no input of the install changed, it is used instead"
+    return [Step(f"check and fill in {recipe.answers}"), Step(tree), installs, Step(keeps)]
+
+
+def _image(request: BuildRequest) -> list[Step]:
+    choice = request.root or request.recipe.root
+    known = request.disk or _directory(request) / "disk.img"
+    copies = [f"copy the root filesystem ({choice or 'found by inspection'}) and a separate /boot"]
+    if request.disk or (known.exists() and not request.fresh):
+        copies = foresee(open_format(known) if request.disk else DiskImage(known, "raw"), choice)
+    ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
+    edits = Step(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
+    if request.backend == "guestfs":
+        edits = Step("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
+    steps = [Step("; ".join(copies), _COPY_CHECKS), edits]
+    if request.recipe.shrink:
+        steps.append(Step("shrink it to its content", _SHRINK))
+    if request.wants_disk:
+        steps.append(Step("make a bootable GPT disk of the three files"))
+    return steps
+
+
+def _check(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
+    if not request.verify:
+        return [Step("skip the boot check: `upload` will want --unverified")]
+    files = {r: _directory(request) / (request.recipe.name + end) for r, end in SUFFIXES.items()}
+    minutes = request.recipe.verify_minutes
+    triple_boots = verify.plan(triple(request, files), acceleration)
+    aids = "overlays by qemu-img, keys by ssh-keygen, a look inside by ssh and ssh-keyscan"
+    what = f"boot the three files, at most {minutes} min a boot ({aids})"
+    steps = [Step(what, tuple(triple_boots))]
+    if request.wants_disk:
+        disk = verify.WholeDisk(files["disk"], user=request.recipe.user)
+        boots = verify.plan(disk, acceleration)
+        steps.append(Step("boot the whole disk by its own boot loader", tuple(boots)))
+    return steps
+
+
+def _write(request: BuildRequest) -> list[Step]:
+    directory = _directory(request)
+    ends = [end for role, end in SUFFIXES.items() if role != "disk" or request.wants_disk]
+    made = [str(directory / (request.recipe.name + end)) for end in ends]
+    return [Step("write " + ", ".join(made)), Step(f"write {directory / FILE}")]
