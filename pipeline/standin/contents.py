@@ -92,6 +92,8 @@ def installer_files(host: Host, templates: Path, tools: Tools) -> FileTree:
     applets = _applets(host, tools)
     tree = _base(host, applets, _INSTALLER_PROGRAMS)
     tree.copy(templates / "installer")
+    script = "usr/share/udhcpc/default.script"
+    tree.put(script, templates / "root" / script, 0o755)
     tree.put("etc/lvm/lvm.conf", templates / "lvm.conf")
     tree.put("etc/mke2fs.conf", _MKE2FS_CONF)
     host.kernel.add_modules(tree)

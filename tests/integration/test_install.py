@@ -199,6 +199,56 @@ def test_answers_that_are_never_read(bench: Bench, tree: Tree) -> None:
     bench.assert_nothing_left()
 
 
+def test_answers_over_http(bench: Bench) -> None:
+    bench.kickstart(pre="poweroff -f")
+    bench.recipe = bench.recipe.model_copy(update={"answers_by": "http"})
+    with pytest.raises(errors.AbortedError):
+        bench.install()
+    assert "installer: Fetching the kickstart" in bench.console()
+    assert "IMAGE-PIPELINE-STARTED" in bench.console()
+    bench.assert_nothing_left()
+
+
+def test_a_success_without_an_installed_disk(bench: Bench) -> None:
+    """An installer that runs every script and writes nothing: the marker alone is no proof."""
+    marker = "grep -o 'IMAGE-PIPELINE-DONE [0-9a-f]*' /run/ks/anaconda-ks.cfg >/dev/ttyS0"
+    bench.kickstart(pre=f"{marker}\npoweroff -f")
+    with pytest.raises(errors.EmptyDiskError) as caught:
+        bench.install()
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+def test_an_installer_that_starts_again_and_again(bench: Bench) -> None:
+    """By kexec, say: a reset would end the guest, for virt-install has on_reboot=destroy."""
+    again = "echo 'Linux version 2.6.38 (again)' >/dev/ttyS0; sleep 1"
+    bench.kickstart(pre=f"while :; do {again}; done")
+    with pytest.raises(errors.RebootLoopError) as caught:
+        bench.install()
+    assert "kernel started" in caught.value.why
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
+@pytest.fixture
+def small_place(bench: Bench) -> Iterator[Path]:
+    """A file system of 24 MiB where the build's disk goes."""
+    place = bench.directory / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_the_hosts_file_system_fills_up(bench: Bench, small_place: Path) -> None:
+    bench.kickstart(pre="dd if=/dev/zero of=/dev/vda bs=1M count=64 conv=fsync; sleep 100000")
+    bench.tools = dataclasses.replace(bench.tools, scratch=small_place)
+    with pytest.raises(errors.DiskSpaceError, match="full") as caught:
+        bench.install()
+    bench.assert_evidence(caught.value)
+    bench.assert_nothing_left()
+
+
 def test_a_kernel_panic(bench: Bench) -> None:
     bench.kickstart(pre="echo c >/proc/sysrq-trigger")
     with pytest.raises(errors.PanicError) as caught:

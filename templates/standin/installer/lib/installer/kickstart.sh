@@ -27,21 +27,41 @@ network_onboot=yes
 services_off=
 source_given=
 
-# find_kickstart: sets `kickstart` to the injected file that the kernel command line names.
+# find_kickstart: sets `kickstart` to the file that the kernel command line names.
 find_kickstart() {
-    local word path=
+    local word path= url=
     # The command line is words.
     # shellcheck disable=SC2013
     for word in $(cat /proc/cmdline); do
         case $word in
             ks=file:* | inst.ks=file:*) path=${word#*=file:} ;;
-            ks=* | inst.ks=*) fatal "ks= must name an injected file: ks=file:/NAME" ;;
+            ks=http://* | inst.ks=http://*) url=${word#*=} ;;
+            ks=* | inst.ks=*)
+                fatal "ks= must name an injected file, ks=file:/NAME, or a plain ks=http://URL"
+                ;;
         esac
     done
+    if [ -n "$url" ]; then
+        fetch_kickstart "$url"
+        return
+    fi
     [ -n "$path" ] || fatal "the command line has no ks=file:/NAME"
     # file:/NAME and file:///NAME are the same file; virt-install injects into the top directory.
     kickstart=/$(echo "$path" | sed 's,^/*,,')
     [ -f "$kickstart" ] || fatal "there is no kickstart $kickstart in the initrd"
+}
+
+# fetch_kickstart URL: sets `kickstart` to a copy of what the network serves there.
+fetch_kickstart() {
+    local card
+    phase "Fetching the kickstart"
+    for card in /sys/class/net/*; do
+        [ -e "$card/device" ] || continue
+        must ip link set "${card##*/}" up
+        must udhcpc -i "${card##*/}" -s /usr/share/udhcpc/default.script -n -q -f -t 10 -T 3
+    done
+    kickstart=$STATE/ks.cfg
+    must wget -q -O "$kickstart" "$1"
 }
 
 # read_kickstart: sections to $STATE, commands to variables and tables.
