@@ -45,6 +45,7 @@ from pipeline.manifest import (
     VerificationRecord,
     as_it_was,
     file_record,
+    manifest_text,
     read_manifest,
     write_manifest,
 )
@@ -57,7 +58,7 @@ from pipeline.shrink import shrink
 from pipeline.sparse import image_file
 from pipeline.stage import Tools
 from pipeline.versions import tool_versions
-from pipeline.workspace import Workspace, finish, stage_key, write_whole
+from pipeline.workspace import Replacements, Workspace, finish, stage_key, write_whole
 
 _HERE = Path(__file__).parent
 _TEMPLATES = settings.PROJECT / "templates"
@@ -357,20 +358,26 @@ class _Job:
         if all(stage.reused for stage in self.clock.values()):
             manifest = as_it_was(manifest, directory)
         named = {role: record.file for role, record in files.items()}
-        if not self._written_down(image):
-            history.keep(directory)
-            # From here until the new manifest is written there is no finished build.
+        if self._written_down(image):
+            write_manifest(manifest, directory)
+            return manifest
+        history.keep(directory)
+        waiting = {name: self._file(image, role) for role, name in named.items()}
+        image["files"] = named
+        # All that takes space is written before the last build is given up.
+        with Replacements() as records:
+            records.add(*self.workspace.record("image", image["key"], waiting, image))
+            if contents is not None:
+                records.add(directory / inventory.FILE, inventory.dump(contents))
+            records.add(directory / FILE, manifest_text(manifest))
+            # From here until the new manifest has its name there is no finished build.
             (directory / FILE).unlink(missing_ok=True)
-            for role, name in named.items():
-                self._file(image, role).replace(directory / name)
+            for name, file in waiting.items():
+                file.replace(directory / name)
             if "disk" not in named:
                 (directory / (recipe.name + SUFFIXES["disk"])).unlink(missing_ok=True)
             (directory / inventory.FILE).unlink(missing_ok=True)
-            if contents is not None:
-                inventory.write(contents, directory / inventory.FILE)
-            image["files"] = named
-            self._remember(image)
-        write_manifest(manifest, directory)
+            records.commit()
         return manifest
 
     @contextmanager

@@ -186,7 +186,12 @@ def file_record(image: ImageFile, name: str) -> FileRecord:
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """The last file of a build: with it the build is whole."""
-    write_whole(directory / FILE, manifest.model_dump_json(indent=1) + "\n")
+    write_whole(directory / FILE, manifest_text(manifest))
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The content of manifest.json."""
+    return manifest.model_dump_json(indent=1) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -69,6 +69,7 @@ _PACKAGES = {  # program -> Debian package, for the next step of "not found"
 }
 _KEPT_ENVIRONMENT = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER")
 _TAIL = 2000  # characters of a failing program's words that fit a terminal screen
+_FULL = 256 << 10  # bytes free; less than any image needs to grow by
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL: qemu flushes and exits within one
 
 
@@ -246,7 +247,8 @@ class Runner:
 
         env: added to the minimal environment. ok: exit statuses that are no failure.
         attempted: the verb phrase of the error, "run NAME" by default.
-        Raises ProgramError for any other status and for a time-out, HostError when missing.
+        Raises ProgramError for any other status and for a time-out, HostError when it is missing
+        or a file system it worked on is full.
         """
         begun = time.monotonic()
         with self.start(
@@ -265,6 +267,7 @@ class Runner:
                 ) from None
             status = program.process.returncode
         if status not in ok:
+            _refuse_full(program.argv)
             words = (stderr.strip() or stdout.strip()).decode(errors="replace")[-_TAIL:]
             raise self._failure(program.argv, attempted, f"exit status {status}: {words}")
         return Completed(program.argv, status, stdout, stderr, time.monotonic() - begun)
@@ -357,6 +360,24 @@ class Runner:
             why=self.secrets.mask(why),
             next_step=f"The command was: {command}",
         )
+
+
+def _refuse_full(argv: Sequence[str]) -> None:
+    """HostError if a file in a failed command's words lies on a full file system.
+
+    Programs have many words for a write that failed, some of which speak of damage.
+    """
+    for word in argv[1:]:
+        if not (word.startswith("/") and os.path.exists(word)):  # noqa: PTH110 # a plain word
+            continue
+        free = shutil.disk_usage(word).free
+        if free < _FULL:
+            raise HostError(
+                f"go on: {Path(argv[0]).name} failed on",
+                word,
+                why=f"its file system is full, {free >> 10} KiB are free",
+                next_step="Free some space there, or set IMAGE_PIPELINE_BUILD to a larger one",
+            )
 
 
 def require(program: str, path: str | None = None) -> None:

@@ -15,7 +15,8 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from pipeline.errors import BusyError, HostError
 
@@ -25,22 +26,69 @@ LOCK = ".lock"
 
 def finish(partial: Path, final: Path) -> None:
     """Give a whole file its final name: sync, rename, sync the directory."""
-    with partial.open("rb") as file:
+    with naming(final), partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(final)
     _sync_directory(final.parent)
 
 
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Write a small file so that it is never seen in part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
+    """Write a small file so that it is never seen in part. An OSError names the file."""
+    with Replacements() as new:
+        new.add(path, content, mode)
+        new.commit()
+
+
+class Replacements:
+    """Small files that are whole on the disk and get their names one after the other.
+
+    What could fail for want of space fails in `add`, before `commit` replaces anything. Leaving
+    the context deletes what was not committed.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Path, Path]] = []
+
+    def add(self, path: Path, content: str | bytes, mode: int = 0o644) -> None:
+        """Write the content of `path` under another name. An OSError names the file."""
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._waiting.append((partial, path))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with naming(path), os.fdopen(os.open(partial, flags, mode), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-        finish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def commit(self) -> None:
+        """Give all files their names, in the order they were added."""
+        while self._waiting:
+            partial, path = self._waiting[0]
+            partial.replace(path)
+            _sync_directory(path.parent)
+            del self._waiting[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for partial, _ in self._waiting:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of a call that knows descriptors only is raised again with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def _sync_directory(directory: Path) -> None:
@@ -153,12 +201,19 @@ class Workspace:
 
     def stamp(self, stage: str, key: str, files: Iterable[Path], result: dict[str, Any]) -> None:
         """Record a finished stage with the files it left in the build's directory."""
+        named = {str(file.relative_to(self.directory)): file for file in files}
+        write_whole(*self.record(stage, key, named, result))
+
+    def record(
+        self, stage: str, key: str, files: Mapping[str, Path], result: dict[str, Any]
+    ) -> tuple[Path, str]:
+        """Where `stamp` writes, and what. files: by name in the directory, where they are now."""
         record = {
             "key": key,
-            "files": {str(f.relative_to(self.directory)): _fingerprint(f) for f in files},
+            "files": {name: _fingerprint(file) for name, file in files.items()},
             "result": result,
         }
-        write_whole(self._stamps / f"{stage}.json", json.dumps(record, indent=1))
+        return self._stamps / f"{stage}.json", json.dumps(record, indent=1)
 
     def forget(self, *stages: str) -> None:
         """Make sure that `reuse` finds nothing for these stages."""

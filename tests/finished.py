@@ -153,7 +153,7 @@ def finished_build(
     """
     directory.mkdir(parents=True, exist_ok=True)
     manifest = finished_manifest(directory, root, **changes)
-    inventory.write(listing or small_inventory(), directory / inventory.FILE)
+    (directory / inventory.FILE).write_bytes(inventory.dump(listing or small_inventory()))
     for name, content in (evidence or {}).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

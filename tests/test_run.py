@@ -212,3 +212,16 @@ def test_programs_from_several_threads() -> None:
         for thread in threads:
             thread.join()
     assert sorted(results) == [f"{n}\n" for n in range(8)]
+
+
+def test_a_program_that_failed_on_a_full_disk_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Runner() as runner:
+        with pytest.raises(ProgramError):
+            runner.run(["false", tmp_path], timeout=10)
+        monkeypatch.setattr("pipeline.run._FULL", 1 << 62)
+        with pytest.raises(HostError, match=f"false failed on {tmp_path}: .* KiB are free"):
+            runner.run(["false", tmp_path], timeout=10)
+        with pytest.raises(ProgramError):
+            runner.run(["false"], timeout=10)

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BusyError, HostError
-from pipeline.workspace import Workspace, exclusive, finish, stage_key, write_whole
+from pipeline.workspace import (
+    Replacements,
+    Workspace,
+    exclusive,
+    finish,
+    naming,
+    stage_key,
+    write_whole,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,3 +140,30 @@ def test_too_little_space_is_said_beforehand(tmp_path: Path) -> None:
     workspace.need_space(1, "extract the root filesystem to")
     with pytest.raises(HostError, match=r"needs about \d+ MiB and \d+ MiB are free"):
         workspace.need_space(1 << 60, "extract the root filesystem to")
+
+
+def test_replacements_take_their_names_together_or_not_at_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("old")
+    with pytest.raises(OSError, match="missing/third"), Replacements() as new:
+        new.add(first, "new")
+        new.add(second, b"new")
+        new.add(tmp_path / "missing" / "third", "new")
+    assert first.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    with Replacements() as new:
+        new.add(first, "new")
+        new.add(second, b"new")
+        assert first.read_text() == "old"
+        new.commit()
+    assert (first.read_text(), second.read_bytes()) == ("new", b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '/the/file'"),
+        naming(Path("/the/file")),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")

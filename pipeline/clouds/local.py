@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from pipeline.model import ImageFile, ImageSet, Registration, Role
 from pipeline.progress import Meter, Progress, human_bytes
 from pipeline.settings import catalogue_dir
 from pipeline.sparse import CHUNK, data_runs, digests
-from pipeline.workspace import exclusive, finish, write_whole
+from pipeline.workspace import exclusive, finish, naming, write_whole
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2), _IOW(0x94, 9, int)
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY})
@@ -261,19 +262,21 @@ class LocalCloud:
         partial = final.with_name(f"{file.sha256}.partial")
         self.files.mkdir(parents=True, exist_ok=True)
         label = f"{self.name}: {file.item} of {images.name}"
-        with progress.task(label, total=2 * file.size) as meter:
-            copy_sparse(file.path, partial, meter)
-            found = digests(partial, ["sha256"], meter)["sha256"]
-        if found != file.sha256:
-            partial.unlink()
-            raise CloudError(
-                f"store the {file.item} of {images.name} in",
-                self.name,
-                why=f"{file.path} is no longer what the build made: its sha256 is {found}, the"
-                f" manifest says {file.sha256}",
-                next_step="Build it again",
-            )
-        finish(partial, final)
+        try:
+            with progress.task(label, total=2 * file.size) as meter, naming(partial):
+                copy_sparse(file.path, partial, meter)
+                found = digests(partial, ["sha256"], meter)["sha256"]
+            if found != file.sha256:
+                raise CloudError(
+                    f"store the {file.item} of {images.name} in",
+                    self.name,
+                    why=f"{file.path} is no longer what the build made: its sha256 is {found}, the"
+                    f" manifest says {file.sha256}",
+                    next_step="Build it again",
+                )
+            finish(partial, final)
+        finally:  # a killed upload's is collected by the next one
+            partial.unlink(missing_ok=True)
 
     def _heal(
         self, entry: _Entry, images: ImageSet, options: PublishOptions, progress: Progress
@@ -342,7 +345,8 @@ def image_id(role: Role, digest: str) -> str:
 def copy_sparse(source: Path, target: Path, meter: Meter) -> None:
     """Copy a file by reference where the file system can, else its data without its holes.
 
-    The meter advances by the whole length; holes count as done.
+    The meter advances by the whole length; holes count as done. OSError ENOSPC before anything is
+    copied if it will not fit.
     """
     with source.open("rb", buffering=0) as file, target.open("wb", buffering=0) as copy:
         size = os.fstat(file.fileno()).st_size
@@ -354,6 +358,10 @@ def copy_sparse(source: Path, target: Path, meter: Meter) -> None:
         else:
             meter.advance(size)
             return
+        need = sum(length for _, length in data_runs(file.fileno(), 0, size))
+        free = shutil.disk_usage(target.parent).free
+        if need > free:
+            raise OSError(errno.ENOSPC, f"it needs {need >> 20} MiB and {free >> 20} MiB are free")
         copy.truncate(size)
         position = 0
         for offset, length in data_runs(file.fileno(), 0, size):

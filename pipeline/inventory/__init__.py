@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.workspace import write_whole
 
 FILE = "inventory.json.gz"
 SCHEMA = 1
@@ -95,8 +94,8 @@ def take(image: Path, filesystem: str) -> Inventory:
         )
 
 
-def write(inventory: Inventory, path: Path) -> None:
-    """Keep it: gzip'd JSON, the same bytes for the same inventory."""
+def dump(inventory: Inventory) -> bytes:
+    """The file that keeps it: gzip'd JSON, the same bytes for the same inventory."""
     document = {
         "schema": SCHEMA,
         "manager": inventory.manager,
@@ -107,11 +106,11 @@ def write(inventory: Inventory, path: Path) -> None:
         "entries": inventory.entries,
     }
     text = json.dumps(document, separators=(",", ":"))
-    write_whole(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
+    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 
 
 def read(path: Path) -> Inventory | None:
-    """What `write` kept; None when there is no such file. InputError when it is not ours."""
+    """What `dump` gave; None when there is no such file. InputError when it is not ours."""
     try:
         with gzip.open(path) as file:
             document: Mapping[str, Any] = json.loads(file.read(_MAX_FILE))

@@ -39,7 +39,8 @@ class Bench:
 
     arguments: of `invoke`. environment: added to this process's own. reset: puts back what lies
     outside the directory. look: faults found outside of it after any run; look_whole: after one
-    that succeeded. keep: the build stays from point to point.
+    that succeeded. keep: the build stays from point to point. logs: where this process keeps what
+    the runs said, the directory itself by default.
     """
 
     directory: Path
@@ -50,8 +51,11 @@ class Bench:
     look: Callable[[], list[str]] = nothing
     look_whole: Callable[[], list[str]] = nothing
     keep: bool = False
+    logs: Path = Path()
 
     def __post_init__(self) -> None:
+        if self.logs == Path():
+            self.logs = self.directory
         for word in (*SEPARATE, "config"):
             (self.directory / word).mkdir(exist_ok=True)
         # The runtime directory holds sockets of the user's daemons: nobody else may enter.
@@ -70,13 +74,13 @@ class Bench:
     @property
     def output(self) -> Path:
         """What the last run said."""
-        return self.directory / "output.log"
+        return self.logs / "output.log"
 
     @property
     def steps(self) -> list[str]:
         """The last run's steps; none if it ended before the first."""
         try:
-            return (self.directory / "steps.log").read_text().splitlines()
+            return (self.logs / "steps.log").read_text().splitlines()
         except FileNotFoundError:
             return []
 
@@ -84,13 +88,13 @@ class Bench:
         self, step: int = 0, deed: str = "", *, wrap: Sequence[str] = ()
     ) -> subprocess.Popen[bytes]:
         """Start the command; `deed` is done to it just before `step`. wrap: a program around it."""
-        log = self.directory / "steps.log"
+        log = self.logs / "steps.log"
         log.unlink(missing_ok=True)
         command = [*wrap, sys.executable, "-P", str(_TRAMPOLINE), str(log), str(step), deed]
         with self.output.open("wb") as output:
             return subprocess.Popen(
                 [*command, "--", "--search-root", str(ROOT), *self.arguments],
-                cwd=self.directory,
+                cwd=self.logs,
                 env=self.environment | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -208,7 +212,8 @@ class World:
 
     @classmethod
     def now(cls) -> World:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        mounts = [" ".join(line.split()[:3]) for line in lines]  # without options
         backing = Path("/sys/block").glob("loop*/loop/backing_file")
         processes = frozenset(pid for pid, _ in _descendants(os.getpid(), frozenset()))
         return cls(frozenset(mounts), frozenset(p.read_text() for p in backing), processes)

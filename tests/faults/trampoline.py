@@ -10,7 +10,6 @@ sent. LOG gets one line a step. Just before step POINT (0: never) DEED is done:
     kill:NUMBER:group       its whole process group gets it
     fill:DIRECTORY:BYTES    the file system of the directory is filled but for that many bytes
     inodes:DIRECTORY        the tmpfs mounted there takes no further file
-    readonly:DIRECTORY      the tmpfs mounted there becomes read-only as soon as nobody writes
     descriptors:COUNT       the process may open that many more files
 """
 
@@ -69,8 +68,6 @@ def do(deed: str) -> None:
         status = os.statvfs(words[0])
         used = status.f_files - status.f_ffree
         subprocess.run(["mount", "-o", f"remount,nr_inodes={used}", words[0]], check=True)
-    elif kind == "readonly":
-        subprocess.run(["mount", "-o", "remount,ro", words[0]], check=False)
     elif kind == "descriptors":
         used = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
