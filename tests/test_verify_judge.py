@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.verify import Assertion, VerifyReport, names
-from pipeline.verify.boot import Record
+from pipeline.verify.boot import Record, unless_starved
 from pipeline.verify.judge import Boots, Expected, judge
 from pipeline.verify.metadata import Key, Request
 from pipeline.verify.probe import Facts
@@ -274,3 +274,27 @@ def test_the_report_is_json() -> None:
     record = json.loads(json.dumps(report.to_json()))
     assert record["assertions"][2] == {"name": "c", "passed": False, "reached": False, "detail": ""}
     assert record["evidence"] == ["x/first-console.log"]
+
+
+STARVED = replace(
+    FIRST,
+    trouble="[ 0.04] Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug",
+)
+PANICKED = replace(FIRST, trouble="[ 1.2] Kernel panic - not syncing: VFS: Unable to mount root fs")
+
+
+@pytest.mark.parametrize(
+    ("boots", "wanted", "tries"),
+    [
+        ([FIRST], FIRST, 1),
+        ([STARVED, STARVED, FIRST], FIRST, 3),
+        ([STARVED, PANICKED, FIRST], PANICKED, 2),  # a panic of the image's own stands
+        ([STARVED] * 9, STARVED, 4),
+    ],
+)
+def test_a_guest_that_the_host_starved_is_booted_again(
+    boots: list[Record], wanted: Record, tries: int
+) -> None:
+    left = list(boots)
+    assert unless_starved(lambda: left.pop(0)) is wanted
+    assert len(boots) - len(left) == tries
