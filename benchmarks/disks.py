@@ -40,11 +40,11 @@ class Disk:
     ranges: Sequence[tuple[int, int]]
 
 
-def make_disk(path: Path, root_gib: int, used_gib: float) -> Disk:
+def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
     """MBR, /boot, one LVM volume with ext4: `used_gib` of files of 64 KiB to 4 MiB, and a quarter
     of that as stale data in free blocks.
     """
-    size = root_gib * GIB
+    size = int(root_gib * GIB)
     disk = FileDisk(path, PV_START + size + 64 * MIB)
     lvm = (0x8E, PV_START >> 9, (disk.size - PV_START) >> 9)
     write_mbr(disk, [(0x83, BOOT_START >> 9, BOOT_SIZE >> 9), lvm])
