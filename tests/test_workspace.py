@@ -145,7 +145,7 @@ def test_too_little_space_is_said_beforehand(tmp_path: Path) -> None:
 def test_replacements_take_their_names_together_or_not_at_all(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("old")
-    with pytest.raises(OSError, match="missing/third"), Replacements() as new:
+    with pytest.raises(OSError, match="missing/.third"), Replacements() as new:
         new.add(first, "new")
         new.add(second, b"new")
         new.add(tmp_path / "missing" / "third", "new")
