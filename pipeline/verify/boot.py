@@ -25,7 +25,7 @@ _QUIET = 2.0  # least seconds without a request after which the key script is ta
 _RESTLESS = 30.0  # seconds after the first key when it is taken as done in any case
 _TRY_AGAIN = 5.0  # seconds between logins that were refused
 _STARVED = "IO-APIC + timer doesn't work"
-_STARVED_TRIES = 4  # at a load of twelve on two processors one boot in three was starved
+_STARVED_TRIES = 4  # each costs a second or two
 _UNASKED = 15.0  # seconds a second boot may take to ask again before it is taken as content
 
 
