@@ -134,3 +134,23 @@ def test_tags_are_pairs() -> None:
 def test_what_ec2_has_no_notion_of_is_refused(options: PublishOptions) -> None:
     with pytest.raises(InputError, match="EC2 has no"):
         check_options(options, "ec2")
+
+
+def test_orphans_are_old_bundles_without_manifest_and_image() -> None:
+    names = Names("images", "x-")
+    digits = {letter: letter * 32 for letter in "abcdef"}
+    used = image("ami-1", f"images/x-machine-demo-{digits['e']}.manifest.xml")
+    ages = {
+        f"x-machine-demo-{digits['a']}.k1.part.00": 90.0,
+        f"x-machine-demo-{digits['a']}.k1.part.01": 80.0,
+        f"x-kernel-demo-{digits['b']}.k1.part.00": 90.0,
+        f"x-kernel-demo-{digits['b']}.manifest.xml": 90.0,
+        f"x-ramdisk-demo-{digits['c']}.k1.part.00": 90.0,
+        f"x-ramdisk-demo-{digits['c']}.k1.part.01": 10.0,
+        f"x-machine-demo-{digits['e']}.k1.part.00": 90.0,
+        f"x-machine-demo2-{digits['f']}.k1.part.00": 90.0,
+        f"machine-demo-{digits['d']}.k1.part.00": 90.0,
+        "x-machine-demo-notes.txt": 90.0,
+    }
+    found = names.orphans(ages, [used], "demo", 60)
+    assert found == [f"x-machine-demo-{digits['a']}.k1.part.0{n}" for n in (0, 1)]

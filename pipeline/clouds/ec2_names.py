@@ -54,6 +54,37 @@ class Names:
         pattern = re.escape(f"{self.prefix}{role}-{name}-") + rf"[0-9a-f]{{{_DIGITS}}}"
         return re.fullmatch(pattern, stem) is not None
 
+    def prefixes(self, name: str) -> list[str]:
+        """What the keys of all of a recipe's bundles begin with, and those of a few others."""
+        return [f"{self.prefix}{role}-{name}-" for role in Role]
+
+    def orphans(
+        self, ages: Mapping[str, float], own: Sequence[Image], name: str, seconds: float
+    ) -> list[str]:
+        """Keys of that recipe's bundles that were begun and never finished.
+
+        ages: of the objects in the bucket, by key, in seconds. A bundle is spared that an image of
+        `own` uses, that has a manifest, since another account may have registered it, and that has
+        an object younger than `seconds`, since another host may be sending it.
+        """
+        pattern = re.compile(
+            re.escape(self.prefix)
+            + rf"(?:{'|'.join(Role)})-{re.escape(name)}-[0-9a-f]{{{_DIGITS}}}(?=\.)"
+        )
+        bundles: dict[str, list[str]] = {}
+        for key in ages:
+            if match := pattern.match(key):
+                bundles.setdefault(match[0], []).append(key)
+        used = {self.stem(image.location) for image in own}
+        return sorted(
+            key
+            for stem, keys in bundles.items()
+            if stem not in used
+            and f"{stem}{MANIFEST}" not in ages
+            and min(ages[key] for key in keys) > seconds
+            for key in keys
+        )
+
     def whole(self, own: Sequence[Image], stem: str) -> list[Image]:
         """The available machine images of a stem whose kernel and ramdisk are available too."""
         ids = {image.id for image in own if image.state == "available"}

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -31,10 +33,15 @@ _HEARTBEAT = 1.0  # seconds between two words to the user while waiting
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as the bucket lists it. etag: without quotes."""
+    """An object as the bucket lists it.
+
+    etag: without quotes. age: seconds since it was stored, by the service's own clock; 0 when the
+    service does not say.
+    """
 
     size: int
     etag: str
+    age: float = 0.0
 
     def holds(self, data: bytes) -> bool:
         """Whether it is `data`, by size and MD5."""
@@ -81,8 +88,13 @@ class Bucket:
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix
             ):
+                headers = page["ResponseMetadata"]["HTTPHeaders"]
                 for entry in page.get("Contents", []):
-                    found[entry["Key"]] = Stored(entry["Size"], entry["ETag"].strip('"'))
+                    found[entry["Key"]] = Stored(
+                        entry["Size"],
+                        entry["ETag"].strip('"'),
+                        _age(headers.get("date", ""), entry.get("LastModified")),
+                    )
         return found
 
     def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
@@ -133,7 +145,15 @@ class Bucket:
                 return None
 
     def delete(self, prefix: str) -> int:
-        """Delete the objects whose key starts with `prefix`; how many there were.
+        """Delete the objects whose key starts with `prefix`; how many there were."""
+        if not self.check():
+            return 0
+        keys = list(self.list(prefix))
+        self.drop(keys)
+        return len(keys)
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Delete these objects; one that is gone already is no error.
 
         One by one: the call that deletes many needs checksums that S3 services disagree on.
         """
@@ -147,13 +167,9 @@ class Bucket:
                     if code_of(error) != "NoSuchKey":
                         raise
 
-        if not self.check():
-            return 0
-        keys = list(self.list(prefix))
         with ThreadPoolExecutor(UPLOADS, thread_name_prefix="s3-delete") as pool:
             for _ in pool.map(drop, keys):
                 pass
-        return len(keys)
 
 
 class PartUploads:
@@ -225,6 +241,16 @@ class PartUploads:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def _age(now: str, stored: datetime | None) -> float:
+    """Seconds between an answer's Date header and a time in it; this host's clock is not asked."""
+    if stored is None:
+        return 0.0
+    try:
+        return max(0.0, (parsedate_to_datetime(now) - stored).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return 0.0
 
 
 def missing(expected: Mapping[str, Stored], listed: Mapping[str, Stored]) -> Sequence[str]:

@@ -303,7 +303,20 @@ def _measure(bench: Bench, disk: Path) -> Extent:
         ("source", _READS, ("-P", str(disk))),
     ):
         bench.forget()
-        bench.run(wrap=("strace", "-f", "-qqq", "-c", "-o", str(counted), *only, "-e", traced))
+        bench.run(
+            wrap=(
+                "strace",
+                "-f",
+                "-qqq",
+                "--seccomp-bpf",
+                "-c",
+                "-o",
+                str(counted),
+                *only,
+                "-e",
+                traced,
+            )
+        )
         for line in counted.read_text().splitlines():
             fields = line.split()
             if len(fields) >= 5 and fields[-1] in (_CALLS if word == "target" else _READS):

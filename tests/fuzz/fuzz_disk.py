@@ -214,7 +214,7 @@ class Harness:
     def run(self, case: Case) -> str:
         """One word on how it ended. Raises Faulty, or whatever the pipeline should not raise."""
         seed = self.seeds[case.seed]
-        with _applied(seed.path, case), _time_limit():
+        with _applied(seed.path, case), time_limit(SECONDS):
             try:
                 disk = open_format(seed.path)
                 done = self._extract(disk)
@@ -309,12 +309,14 @@ def _applied(path: Path, case: Case) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
+def time_limit(seconds: int) -> Iterator[None]:
+    """Faulty when it takes longer."""
+
     def expired(number: int, frame: FrameType | None) -> None:
-        raise Faulty(f"it took more than {SECONDS} s")
+        raise Faulty(f"it took more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -31,6 +32,7 @@ from tests.contract.observers import Observed
 from tests.contract.site import image_file, make_images, rebuilt
 from tests.servers.openstack_cloud import Endpoints
 from tests.standins.protocol import Answer, Refused
+from tests.standins.s3 import Object
 from tests.standins.server import Cloud, error_answer
 
 pytestmark = pytest.mark.integration
@@ -170,6 +172,33 @@ open_ec2("").publish(images, PublishOptions(), QuietProgress())
     before = dict(cloud.s3.buckets["images"])
     assert_registered(cloud, images, publish(images))
     assert all(cloud.s3.buckets["images"][key] is stored for key, stored in before.items())
+
+
+def test_parts_of_a_build_that_was_never_finished_are_swept_after_a_day(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(service: str, operation: str, number: int) -> Answer | None:
+        if operation == "PutObject" and number == 5:
+            return error_answer(service, Refused(403, "AccessDenied", "no more"))
+        return None
+
+    cloud.fault = refuse
+    with pytest.raises(CloudError, match="no more"):
+        publish(images)
+    cloud.fault = lambda service, operation, number: None
+    orphans = {key for key in cloud.s3.buckets["images"] if key.startswith("machine-")}
+    assert orphans
+    cloud.s3.buckets["images"]["machine-demo-of-somebody-else"] = Object(b"x", "etag")
+    rebuilt_images = rebuilt(images, 2)
+    publish(rebuilt_images)
+    assert orphans <= cloud.s3.buckets["images"].keys(), "another host may be sending them"
+    for stored in cloud.s3.buckets["images"].values():
+        stored.modified -= timedelta(days=2)
+    registration = publish(rebuilt_images)
+    assert not orphans & cloud.s3.buckets["images"].keys()
+    assert "machine-demo-of-somebody-else" in cloud.s3.buckets["images"]
+    assert_registered(cloud, rebuilt_images, registration)
+    assert not registration.created
 
 
 def test_a_part_that_the_store_lost_is_told_and_sent_again(cloud: Cloud, images: ImageSet) -> None:
