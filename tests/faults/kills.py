@@ -1,9 +1,10 @@
 """Kills builds and uploads at seeded points and looks at what is left.
 
-    python -m tests.faults.kills --disk DISK --points 300 --seed 1 [--scene build]
+    python -m tests.faults.kills [--disk DISK] [--points 300] [--seed 1] [--scene build]
 
 Each point: a fresh state, the real command killed at one step or moment, the invariants looked
-at, and the command run again to its end. The scenes are those of scenes.py.
+at, and the command run again to its end. The scenes are those of scenes.py; without a disk they
+start from a small one made for the purpose.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.bench import Bench, World, become_subreaper
+from tests.faults.bench import Bench, World, become_subreaper, orderly_end
 from tests.faults.scenes import SCENES
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -61,6 +62,7 @@ def points(count: int, seed: int, steps: int, seconds: float) -> list[Point]:
 
 def series(bench: Bench, count: int, seed: int) -> list[str]:
     """Kill `count` times; the faults found, each with its point. Prints one line a point."""
+    orderly_end()
     become_subreaper()
     before = World.now()
     bench.forget()

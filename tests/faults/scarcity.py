@@ -1,6 +1,6 @@
 """Takes space, inodes, descriptors, memory or a working disk from the pipeline, at seeded points.
 
-    python -m tests.faults.scarcity --disk DISK --points 100 --seed 1
+    python -m tests.faults.scarcity [--disk DISK] [--points 100] [--seed 1] [--only WORDS]
 
 A build of a new disk over a finished build, then its upload to the local catalogue, all on a
 tmpfs. Real limits wherever there are some: the tmpfs is filled or takes no further file from a
@@ -25,12 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.bench import Bench, World, become_subreaper
+from tests.faults.bench import Bench, World, become_subreaper, orderly_end
+from tests.faults.disks import small_disk
 from tests.faults.trampoline import HOG
 
 MIB = 1 << 20
 _INODES = 100_000
-LARGE = "1g"  # of the tmpfs: four times what two builds and their catalogue take
+LARGE = "1g"  # of the tmpfs: four times what two builds of a demo's disk and their catalogue take
 _CALLS = ("copy_file_range", "fsync", "ftruncate", "pwrite64", "rename", "mkdir")
 _READS = "pread64,preadv,preadv2,copy_file_range"
 _FULL = r"No space left|needs about \d+ MiB|needs \d+ MiB|Could not allocate|full"
@@ -76,7 +77,7 @@ def lacks(count: int, seed: int, extent: Extent) -> list[Lack]:
 def _fills(rng: random.Random, extent: Extent) -> Lack:
     step, left = (
         rng.randint(1, extent.steps),
-        rng.choice((0, 0, 4096, 65536, MIB, 8 * MIB, 40 * MIB)),
+        rng.choice((0, 0, 4096, 65536, MIB, 8 * MIB)),
     )
     return Lack(
         f"the disk fills at step {step} but for {left} bytes",
@@ -88,7 +89,7 @@ def _fills(rng: random.Random, extent: Extent) -> Lack:
 
 
 def _small(rng: random.Random, extent: Extent) -> Lack:
-    size = rng.randrange(100 * MIB)
+    size = int(2 ** rng.uniform(10, 26.5))
     return Lack(f"{size} bytes are free", frozenset({3, 7}), _FULL, size=size)
 
 
@@ -179,11 +180,12 @@ _KINDS = (
 
 
 @contextlib.contextmanager
-def scene(directory: Path, disk: Path) -> Iterator[tuple[Bench, World]]:
+def scene(directory: Path, disk: Path | None) -> Iterator[tuple[Bench, World]]:
     """A finished, catalogued build on a tmpfs, and the bench that builds its successor."""
     place, saved, logs = (directory / word for word in ("place", "saved", "logs"))
     for path in (place, saved, logs):
         path.mkdir()
+    disk = disk or small_disk(directory / "disk.img")
     for name in ("old", "new"):  # the disk's path is part of what a stage is remembered by
         (directory / name).symlink_to(disk.absolute())
     words = ["build", "demo", "--no-verify", "upload", "--unverified"]
@@ -271,8 +273,9 @@ def _leftovers(place: Path) -> list[Path]:
     ]
 
 
-def series(disk: Path, count: int, seed: int, only: str = "") -> list[str]:
+def series(disk: Path | None, count: int, seed: int, only: str = "") -> list[str]:
     """Try `count` faults, one line each; what was wrong. only: part of the faults' texts."""
+    orderly_end()
     become_subreaper()
     with (
         tempfile.TemporaryDirectory(prefix="scarcity-") as name,
@@ -328,7 +331,7 @@ def _measure(bench: Bench, disk: Path) -> Extent:
 def main(words: Sequence[str] | None = None) -> None:
     """Run a series from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--disk", type=Path, required=True, help="an installed disk to start from")
+    parser.add_argument("--disk", type=Path, help="an installed disk to start from")
     parser.add_argument("--points", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="only faults whose text has this in it")

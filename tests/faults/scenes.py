@@ -15,33 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.bench import Bench
+from tests.faults.disks import small_disk
 from tests.servers import glance
 from tests.servers.fixtures import token_settings
 from tests.servers.processes import Processes, free_port
 
 Scene = Callable[[Path, Path | None], AbstractContextManager[Bench]]
-"""(a directory of its own, an installed disk) to the bench."""
+"""(a directory of its own, an installed disk or None for a small one) to the bench."""
 
 _UNPROVED = ("--no-verify", "upload", "--unverified")
 _ROLES = {"aki": "kernel", "ari": "ramdisk", "ami": "machine"}
 
 
-def _from_disk(disk: Path | None) -> list[str]:
-    if disk is None:
-        raise SystemExit("this scene needs --disk: any finished build has one, build/demo/disk.img")
-    return ["build", "demo", "--disk", str(disk.absolute())]
+def _from_disk(directory: Path, disk: Path | None) -> list[str]:
+    return ["build", "demo", "--disk", str((disk or small_disk(directory / "disk.img")).absolute())]
 
 
 @contextmanager
 def build(directory: Path, disk: Path | None) -> Iterator[Bench]:
     """A disk to a registered triple: extraction, edits, collection, the local catalogue."""
-    yield Bench(directory, [*_from_disk(disk), *_UNPROVED])
+    yield Bench(directory, [*_from_disk(directory, disk), *_UNPROVED])
 
 
 @contextmanager
 def boot(directory: Path, disk: Path | None) -> Iterator[Bench]:
     """The same with the boot check: two guests."""
-    yield Bench(directory, [*_from_disk(disk), "upload"])
+    if disk is None:
+        raise SystemExit("boot needs --disk: any build has one that boots, build/NAME/disk.img")
+    yield Bench(directory, [*_from_disk(directory, disk), "upload"])
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def _finished(
     look_whole: Callable[[], list[str]],
 ) -> Bench:
     """A bench whose command uploads a build that is made now."""
-    making = Bench(directory, [*_from_disk(disk), "--no-verify"])
+    making = Bench(directory, [*_from_disk(directory, disk), "--no-verify"])
     if making.run():
         raise RuntimeError(making.output.read_text()[-2000:])
     return Bench(

@@ -223,7 +223,7 @@ class Harness:
         tree, path = scratch / "tree", scratch / "root.img"
         tree.mkdir()
         for name, content in SEEDS[case.seed].items():
-            _put(tree, name, content)
+            put(tree, name, content)
         for change in case.changes:
             # Two changes may be at odds, say a file below a link: the first one stands.
             with contextlib.suppress(OSError, ValueError, UnsafeError):
@@ -276,7 +276,8 @@ def _inside(tree: Path, path: str) -> Path:
     return tree / path.lstrip("/")
 
 
-def _put(tree: Path, name: str, content: str | bytes | Mapping[str, str] | None) -> None:
+def put(tree: Path, name: str, content: str | bytes | Mapping[str, str] | None) -> None:
+    """One entry of a seed below a directory of the host."""
     path = _inside(tree, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is None:
