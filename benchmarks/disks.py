@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pipeline.disk.ext import Ext
 from pipeline.disk.ext_blocks import UsedRanges
 from pipeline.disk.source import RawFile
 from pipeline.disk.survey import survey
-from tests.boot_files import kernel, ramdisk
+from tests.boot_files import cpio, kernel
 from tests.disks.tools import loop, run
 from tests.disks.writers import Pv, group_text, write_mbr, write_pv
 from tests.fuzz.seeds import FileDisk
@@ -25,6 +26,7 @@ PV_START = BOOT_START + BOOT_SIZE
 ROOT_START = PV_START + MIB
 """The root volume's first byte: pe_start is 2048 sectors into the physical volume."""
 _BUFFER = 4 * MIB
+_MODULES = ("virtio_blk", "virtio_pci", "ext4")
 _RELEASE = "Fedora release 15 (Lovelock)\n"
 
 
@@ -49,7 +51,7 @@ def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
     lvm = (0x8E, PV_START >> 9, (disk.size - PV_START) >> 9)
     write_mbr(disk, [(0x83, BOOT_START >> 9, BOOT_SIZE >> 9), lvm])
     pv = Pv("pv0", "0123456789abcdef" * 2, PV_START, disk.size - PV_START)
-    write_pv(disk, pv, group_text("VolGroup", [pv], [("lv_root", [(size // (4 * MIB), "pv0", 0)])]))
+    write_pv(disk, pv, _group(pv, size))
     place = path.with_suffix(".mount")
     place.mkdir()
     _fill(path, BOOT_START, BOOT_SIZE, place, "boot", _fill_boot)
@@ -64,6 +66,13 @@ def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
             if part.at is not None
         )
     return Disk(path, size, sum(length for _, length in data), data)
+
+
+def _group(pv: Pv, size: int) -> str:
+    """The group's metadata with what lvm2 itself, in a guestfs appliance, wants on top of ours."""
+    text = group_text("VolGroup", [pv], [("lv_root", [(size // (4 * MIB), pv.name, 0)])])
+    text = text.replace("extent_size", "max_lv = 0\nmax_pv = 0\nextent_size")
+    return text.replace('id = "l"', 'id = "rrrrrr-rrrr-rrrr-rrrr-rrrr-rrrr-rrrrrr"')
 
 
 def _fill(
@@ -81,9 +90,10 @@ def _fill(
 def _fill_boot(top: Path) -> None:
     draw = random.Random(2011)
     (top / f"vmlinuz-{VERSION}").write_bytes(kernel(VERSION, payload=0) + draw.randbytes(8 * MIB))
-    # The kernel takes archives one after the other; ours is the first.
-    archive = ramdisk(VERSION) + bytes(512)
-    (top / f"initramfs-{VERSION}.img").write_bytes(archive + bytes(30 * MIB))
+    modules = [f"lib/modules/{VERSION}/kernel/x/{name}.ko" for name in _MODULES]
+    files = dict.fromkeys(modules, b"module") | {"rest": draw.randbytes(30 * MIB)}
+    packed = gzip.compress(cpio(files), compresslevel=1, mtime=0)
+    (top / f"initramfs-{VERSION}.img").write_bytes(packed)
 
 
 def _fill_root(top: Path, wanted: int) -> None:
