@@ -3,7 +3,7 @@
 from invoke.collection import Collection
 
 from pipeline.commands.build import build, console, recipes, verify
-from pipeline.commands.develop import benchmark, check, docs, format_, test
+from pipeline.commands.develop import benchmark, check, docs, faults, format_, test
 from pipeline.commands.look import diff, doctor, list_, prune, report, show
 from pipeline.commands.upload import unbundle, upload
 
@@ -25,4 +25,5 @@ namespace = Collection(
     format_,
     check,
     benchmark,
+    faults,
 )

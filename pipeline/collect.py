@@ -33,6 +33,8 @@ from pipeline.workspace import finish
 _MAX_CONFIG = 1 << 20
 _MAX_LIST = 8 << 20  # modules.builtin and a kernel's config have some 300 KB
 _MAX_ENTRIES = 200
+_MAX_KERNEL = 256 << 20  # distributions' have 5 to 15 MB, with all drivers built in 50
+_MAX_RAMDISK = 1 << 30  # with every module and firmware some 200 MB; a guest must hold it in memory
 _GRUB2 = ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg")
 _ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
 _LEGACY = ("/boot/grub/grub.conf", "/boot/grub/menu.lst", "/etc/grub.conf")
@@ -79,13 +81,13 @@ def collect(guest: Guest, kernel_out: Path, ramdisk_out: Path, tools: Tools) -> 
     kernel, choice = _kernel(guest, entry, source, warnings)
     unchecked = [out.with_name(f".{out.name}.unchecked") for out in (kernel_out, ramdisk_out)]
     try:
-        guest.download(kernel, unchecked[0])
+        _download(guest, kernel, unchecked[0], _MAX_KERNEL)
         version = kernel_release(unchecked[0]) or choice.version
         if choice.version and version != choice.version:
             raise _unpaired(kernel, f"the kernel says that it is {shown(version)}")
         modules = _modules(guest, version)
         ramdisk = _ramdisk(guest, version, entry, kernel)
-        guest.download(ramdisk, unchecked[1])
+        _download(guest, ramdisk, unchecked[1], _MAX_RAMDISK)
         content = scan(unchecked[1], tools)
         builtin = _builtin(guest, modules, version)
         problem, found = judge(content, builtin, version, guest.facts.filesystem)
@@ -100,6 +102,19 @@ def collect(guest: Guest, kernel_out: Path, ramdisk_out: Path, tools: Tools) -> 
         for file in unchecked:
             file.unlink(missing_ok=True)
     return BootFiles(version, kernel, ramdisk, choice.because, tuple(warnings))
+
+
+def _download(guest: Guest, path: str, out: Path, limit: int) -> None:
+    """Copy a file that is small enough to be what it should be: a hole of a TiB costs no space."""
+    status = guest.stat(path)
+    if status is not None and status.size > limit:
+        raise GuestError(
+            "take out the guest's",
+            shown(path),
+            why=f"it has {status.size >> 20} MiB and at most {limit >> 20} are expected",
+            next_step="Look at what the installer wrote there",
+        )
+    guest.download(path, out)
 
 
 def default_entry(guest: Guest) -> tuple[Entry | None, str]:

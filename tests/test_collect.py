@@ -311,3 +311,14 @@ def test_any_header_is_read_or_refused(at: int, junk: bytes) -> None:
             kernel_release(Path(file.name))
         except GuestError as error:
             assert file.name in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"), [("vmlinuz", "_MAX_KERNEL"), ("initramfs", "_MAX_RAMDISK")]
+)
+def test_files_larger_than_any_of_their_kind_are_left(
+    name: str, bound: str, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"pipeline.collect.{bound}", 100)
+    with pytest.raises(GuestError, match=rf"/boot/{name}.*at most 0 are expected"):
+        collected(installed(NEW), tools)

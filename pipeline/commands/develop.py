@@ -1,4 +1,4 @@
-"""Working on the product itself: test, check, format, docs, benchmark."""
+"""Working on the product itself: test, check, faults, format, docs, benchmark."""
 
 from __future__ import annotations
 
@@ -88,6 +88,28 @@ def benchmark(
     words += ["--sizes", shlex.quote(sizes), "--rounds", str(rounds), *(["--quick"] * quick)]
     words += ["--directory", shlex.quote(directory)] if directory else []
     _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
+
+
+@command(
+    iterable=["only"],
+    help={
+        "only": "kills, glance, ec2, scarcity, disks, guests, boot or install; may be repeated",
+        "points": "how many faults each of them puts, in place of its own number",
+        "seed": "chooses the faults",
+        "disk": "an installed disk to start from, in place of a small one; boot needs it",
+    },
+)
+def faults(
+    c: Context, only: Iterable[str] = MANY, points: int = 0, seed: int = 1, disk: str = ""
+) -> None:
+    """Kill, starve and deceive the pipeline at seeded points; root, hours.
+
+    Without --only, all but boot and install run, as docs/faults.md tells.
+    """
+    words = [shlex.quote(name) for name in only]
+    words += ["--points", str(points), "--seed", str(seed)]
+    words += ["--disk", shlex.quote(disk)] if disk else []
+    _run(c, f"{sys.executable} -m tests.faults {' '.join(words)}")
 
 
 @command()

@@ -57,22 +57,24 @@ CORPUS = Path(__file__).parent / "guest-corpus"
 SECRET = "the host's own secret, never to be copied"
 NEW, OLD = "5.14.0", "5.9.1"
 BAIT = "@BAIT@"  # stands for the bait directory in a case, whose place changes
+Tree = Mapping[str, str | bytes | Mapping[str, str] | None]
 _GRUB2 = f"""set default="1"
 menuentry 'a' {{ linux /boot/vmlinuz-{OLD} root=x
  initrd /boot/initramfs-{OLD}.img }}
 menuentry 'b' {{ linux /boot/vmlinuz-{NEW} root=x
  initrd /boot/initramfs-{NEW}.img }}
 """
-_BOOT: dict[str, str | bytes | Mapping[str, str] | None] = {
-    f"/boot/{name.format(version)}": content
+_BOOT: Tree = {
+    path: content
     for version in (OLD, NEW)
-    for name, content in (
-        ("vmlinuz-{}", kernel(version)),
-        ("initramfs-{}.img", ramdisk(version)),
-        ("config-{}", b"CONFIG_EXT4_FS=y\n"),
+    for path, content in (
+        (f"/boot/vmlinuz-{version}", kernel(version)),
+        (f"/boot/initramfs-{version}.img", ramdisk(version)),
+        (f"/boot/config-{version}", b"CONFIG_EXT4_FS=y\n"),
+        (f"/lib/modules/{version}/modules.builtin", b"kernel/fs/ext4/ext4.ko\n"),
     )
-} | {f"/lib/modules/{v}/modules.builtin": b"kernel/fs/ext4/ext4.ko\n" for v in (OLD, NEW)}
-SEEDS: dict[str, dict[str, str | bytes | Mapping[str, str] | None]] = {
+}
+SEEDS: dict[str, Tree] = {
     "fedora": {
         **FEDORA_15,
         **_BOOT,

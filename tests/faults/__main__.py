@@ -1,0 +1,101 @@
+"""python -m tests.faults [HARNESS ...] [--points N] [--seed S] [--disk DISK]: the long fault runs.
+
+Without names: all that need no disk of an install. Each harness prints a line a point, then all
+of them one table; the exit code is 1 if any found a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from tests.faults import kills, scarcity
+from tests.fuzz import fuzz_disk, fuzz_guest
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for. disk: an installed disk, or None for a small one."""
+
+    points: int
+    seed: int
+    disk: Path | None
+
+
+@dataclass(frozen=True)
+class Harness:
+    """text: one line for people. points: unless asked otherwise. run: the faults it found."""
+
+    text: str
+    points: int
+    run: Callable[[Order], list[str]]
+    usual: bool = True
+
+
+def _kill(scene: str, order: Order) -> list[str]:
+    return kills.campaign(scene, order.disk, order.points, order.seed)
+
+
+def _starve(order: Order) -> list[str]:
+    return scarcity.series(order.disk, order.points, order.seed)
+
+
+def _fuzz(what: ModuleType, order: Order) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        harness = what.Harness(Path(folder))
+        try:
+            ends, faults = what.campaign(harness, order.points, order.seed)
+        finally:
+            harness.close()
+    print("\n".join(f"{number:8} {end}" for end, number in sorted(ends.items())))
+    return list(faults)
+
+
+HARNESSES: Mapping[str, Harness] = {
+    "kills": Harness("a build from a disk and its upload, killed", 300, partial(_kill, "build")),
+    "glance": Harness("an upload to a real Glance, killed", 60, partial(_kill, "glance")),
+    "ec2": Harness("an upload to an S3-backed EC2 cloud, killed", 60, partial(_kill, "ec2")),
+    "scarcity": Harness("disks full or broken, limits reached", 200, _starve),
+    "disks": Harness("mutated disks", 10_000, partial(_fuzz, fuzz_disk)),
+    "guests": Harness("mutated guests", 10_000, partial(_fuzz, fuzz_guest)),
+    "boot": Harness("the boot check, killed", 20, partial(_kill, "boot"), usual=False),
+    "install": Harness("an install, killed", 20, partial(_kill, "install"), usual=False),
+}
+
+
+def main() -> None:
+    """Run what was asked for and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    usual = [name for name, harness in HARNESSES.items() if harness.usual]
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(HARNESSES)}")
+    parser.add_argument("--points", type=int, default=0, help="in place of each one's own number")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--disk", type=Path, help="an installed disk, which is only read")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(HARNESSES)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(HARNESSES)}")
+    table, found = [], []
+    for name in options.names or usual:
+        harness = HARNESSES[name]
+        order = Order(options.points or harness.points, options.seed, options.disk)
+        print(f"{name}: {harness.text}, {order.points} points, seed {order.seed}", flush=True)
+        begun = time.monotonic()
+        faults = harness.run(order)
+        seconds = time.monotonic() - begun
+        table.append(f"{name:10} {order.points:7} {len(faults):7} {seconds:9.0f}")
+        found += [f"{name}: {fault}" for fault in faults]
+    print(f"\n{'harness':10} {'points':>7} {'faults':>7} {'seconds':>9}")
+    print("\n".join([*table, *found]))
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
