@@ -67,6 +67,7 @@ def test_a_disk_boots_under_each_firmware() -> None:
 def test_acceleration_is_never_left_to_qemu(accelerator: str, cpu: str) -> None:
     line = shlex.split(plan(TRIPLE, Acceleration(accelerator, "measured"))[0])  # type: ignore[arg-type] # a parameter of two literals
     assert value(line, "-accel") == [accelerator]
+    assert ("-icount" in line) == (accelerator == "tcg")
     assert value(line, "-cpu") == [cpu]
 
 
