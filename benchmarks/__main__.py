@@ -17,7 +17,7 @@ from benchmarks.measure import Options
 
 
 def main() -> None:
-    """Run the sections one after the other; each is in the document when it is done."""
+    """Run the sections one after the other; what is done is in the document at once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=TITLES, default=None)
     parser.add_argument("--sizes", default="1,4", help="GiB of files, separated by commas")
@@ -36,8 +36,8 @@ def main() -> None:
     )
     for name in chosen.only or TITLES:
         print(f"# {name}", flush=True)
-        section = import_module(f"benchmarks.{name}").section(options)
-        save(name, section, chosen.document)
+        for section in import_module(f"benchmarks.{name}").sections(options):
+            save(name, section, chosen.document)
         print(section.text, flush=True)
 
 

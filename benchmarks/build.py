@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from benchmarks.bars import bars
 from benchmarks.disks import Disk, floor, make_disk, root_gib
 from benchmarks.document import Section
-from benchmarks.extraction import APPLIANCE, FLOOR, TCG, extracted
+from benchmarks.extraction import FLOOR, TCG, extracted, through_appliance
 from benchmarks.measure import (
     MIB,
     Cost,
@@ -35,7 +35,6 @@ from pipeline.request import BuildRequest
 from pipeline.run import Runner, Secrets
 from pipeline.sparse import digests
 from pipeline.stage import Tools
-from tests.disks.tools import run
 
 E2FSPROGS = "this pipeline, e2fsprogs"
 GUESTFS = "this pipeline, guestfs appliance without acceleration"
@@ -79,7 +78,7 @@ def _launch(image: PartitionImage, out: Path) -> None:
             pass
 
 
-def section(options: Options) -> Section:
+def sections(options: Options) -> Iterator[Section]:
     """Build from a disk of each size; sparsify a finished image for comparison."""
     parts = [
         f"{host(options.directory)}. The disks are those of the extraction, out of the page cache;"
@@ -112,13 +111,12 @@ def section(options: Options) -> Section:
                 f"{circumstances(costs, options.rounds)}\n\n{cost_table(costs, 'floor')}\n"
                 f"{_stages(costs)}\n{_verdict(costs)}"
             )
-            print(parts[-1], flush=True)
             plot.update({f"{used:g} GiB: {name}": c.seconds for name, c in costs.items()})
             if number == 0:
                 parts.append(_sparsified(disk, options, work))
             shutil.rmtree(work / "extracted")
             disk.path.unlink()
-    return Section("\n\n".join(parts), bars("Disk to manifest, seconds (median)", plot))
+            yield Section("\n\n".join(parts), bars("Disk to manifest, seconds (median)", plot))
 
 
 def _stages(costs: Mapping[str, Cost]) -> str:
@@ -169,7 +167,7 @@ def _sparsified(disk: Disk, options: Options, work: Path) -> str:
             _build(disk, "e2fsprogs", shrink, place)
             image = place / "bench" / "bench.img"
             before = image.stat().st_blocks * 512
-            run("virt-sparsify", "--quiet", "--in-place", image, env=APPLIANCE)
+            through_appliance("virt-sparsify", "--quiet", "--in-place", image)
             allocated |= {name: before, f"{name}, sparsified": image.stat().st_blocks * 512}
         return allocated
 

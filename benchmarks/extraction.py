@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -48,9 +50,11 @@ from tests.disks.tools import loop, run
 FLOOR = "serial floor: read the used bytes, then write them"
 OURS = "this pipeline: root and /boot, checked by e2fsck"
 RECIPE = "2011 recipe: dd, losetup, dd, tune2fs, cp"
+CP = "cp --sparse=always from a loop device"
 GUESTFS = "guestfs appliance without acceleration: download of the volume"
 TCG = Acceleration("tcg", "as the appliance is measured")
 SPARSE_GIB = 200
+_SECONDS = 3600  # a bound; a GB through a translated appliance takes minutes
 APPLIANCE = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
 """For libguestfs's own programs, which choose KVM wherever there is a /dev/kvm."""
 _Rival = Callable[[Disk, Path], None]
@@ -110,9 +114,16 @@ def _e2image(disk: Disk, out: Path) -> None:
     run("e2image", "-ra", "-o", str(ROOT_START), disk.path, out / "root.img")
 
 
+def through_appliance(*argv: str | Path) -> None:
+    """Run one of libguestfs's own programs."""
+    subprocess.run(
+        argv, env=os.environ | APPLIANCE, capture_output=True, timeout=_SECONDS, check=True
+    )
+
+
 def _guestfs(disk: Disk, out: Path) -> None:
-    run("guestfish", "--ro", "-a", disk.path, "run", ":", "download", "/dev/VolGroup/lv_root",
-        out / "root.img", env=APPLIANCE)  # fmt: skip
+    through_appliance("guestfish", "--ro", "-a", disk.path, "run", ":", "download",
+                      "/dev/VolGroup/lv_root", out / "root.img")  # fmt: skip
 
 
 RIVALS: dict[str, _Rival] = {
@@ -120,11 +131,11 @@ RIVALS: dict[str, _Rival] = {
     "this pipeline: copy of the root alone": _copy_alone,
     OURS: _ours,
     RECIPE: _recipe,
-    "cp --sparse=always from a loop device": _cp,
+    CP: _cp,
     "qemu-img convert with offset and size": _qemu_img,
     "e2image -ra": _e2image,
 }
-_DENSE = {_recipe, _cp}
+DENSE = (RECIPE, CP)
 """Rivals that go through every zero of a volume: they have nothing to say about 200 GiB of them."""
 
 KERNEL_OURS = "this pipeline: choose, pair and check them, from the extracted file systems"
@@ -140,7 +151,7 @@ def _our_kernel(root: PartitionImage, boot: PartitionImage | None, out: Path) ->
 
 
 def _virt_get_kernel(disk: Disk, out: Path) -> None:
-    run("virt-get-kernel", "-a", disk.path, "-o", out, env=APPLIANCE)
+    through_appliance("virt-get-kernel", "-a", disk.path, "-o", out)
 
 
 def _missing(program: str, options: Options) -> str:
@@ -150,8 +161,8 @@ def _missing(program: str, options: Options) -> str:
     return "" if shutil.which(program) else f"{program} (not installed; Debian: guestfs-tools)"
 
 
-def section(options: Options) -> Section:
-    """Measure every size, the first in a sparse 200 GiB too, and the kernel part."""
+def sections(options: Options) -> Iterator[Section]:
+    """Every size, the first in a sparse 200 GiB too, and the kernel part."""
     parts = [
         f"{host(options.directory)}. The disk is laid out as Fedora 15 leaves it: MBR, /boot, one "
         "LVM volume with ext4 and, besides its files, a quarter as much stale data in free blocks. "
@@ -165,29 +176,33 @@ def section(options: Options) -> Section:
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         work = Path(name)
         for number, (used, root) in enumerate(plans):
-            sparse = root == SPARSE_GIB
             disk = make_disk(work / "disk.img", root, used)
-            rivals: dict[str, Work] = {
-                label: partial(rival, disk)
-                for label, rival in RIVALS.items()
-                if not (sparse and rival in _DENSE)
-            }
-            why = _missing("guestfish", options)
-            once: dict[str, Work] = {} if number or why else {GUESTFS: partial(_guestfs, disk)}
+            rivals: dict[str, Work] = {label: partial(each, disk) for label, each in RIVALS.items()}
+            notes = []
+            if root == SPARSE_GIB:
+                for label in DENSE:
+                    del rivals[label]
+            elif shutil.disk_usage(work).free < 2 * disk.root_size + MIB:
+                del rivals[RECIPE]
+                notes.append("the recipe, for whose two dense copies the host has no room")
+            once: dict[str, Work] = {}
+            if number == 0 and not (why := _missing("guestfish", options)):
+                once = {GUESTFS: partial(_guestfs, disk)}
+            elif number == 0:
+                notes.append(why)
             costs = alternate(rivals, options.rounds, work, base=FLOOR, cold=[disk.path], once=once)
             first = first or costs
             parts.append(
                 f"### {used:g} GiB of files, root volume of {root} GiB, {disk.used >> 20} MiB of it"
                 f" in use\n\n{circumstances(costs, options.rounds)}"
-                + (f" Left out: {why}." if why and not number else "")
+                + (f" Left out: {'; '.join(notes)}." if notes else "")
                 + f"\n\n{cost_table(costs, 'floor')}\n{_verdict(costs)}"
             )
-            print(parts[-1], flush=True)
             if number == 0:
                 parts.append(_kernel_part(disk, options, work))
             disk.path.unlink()
-    plot = bars("Extraction, seconds (median)", {name: c.seconds for name, c in first.items()})
-    return Section("\n\n".join(parts), plot)
+            seconds = {name: cost.seconds for name, cost in first.items()}
+            yield Section("\n\n".join(parts), bars("Extraction, seconds (median)", seconds))
 
 
 def _verdict(costs: dict[str, Cost]) -> str:

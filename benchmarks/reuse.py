@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ def _make_site(work: Path) -> _Site:
     return site
 
 
-def section(options: Options) -> Section:
+def sections(options: Options) -> Iterator[Section]:
     """Build the demo, time what needs nothing new, then change one thing after another."""
     with tempfile.TemporaryDirectory(dir=options.directory) as text:
         work = Path(text)
@@ -122,7 +122,7 @@ def section(options: Options) -> Section:
         " Digests and inventory run beside the boot check, `verify`, and end before it."
     )
     plot = bars("Builds, seconds", {name: c.seconds for name, c in (quick | costs).items()})
-    return Section(words, plot)
+    yield Section(words, plot)
 
 
 def _stage_table(done: Mapping[str, Mapping[str, Any]]) -> str:

@@ -175,7 +175,7 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
         processes.stop()
 
 
-def section(options: Options) -> Section:
+def sections(options: Options) -> Iterator[Section]:
     """Send the same bytes to each endpoint, by both ways in turn."""
     mib = 32 if options.quick else 256
     parts = []
@@ -211,4 +211,4 @@ def section(options: Options) -> Section:
         " and ramdisk to it as well."
         + (" Glance was left out by --quick." if options.quick else "")
     )
-    return Section("\n\n".join([words, *parts]), bars("Uploads, seconds (median)", plot))
+    yield Section("\n\n".join([words, *parts]), bars("Uploads, seconds (median)", plot))
