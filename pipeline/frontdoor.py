@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,8 +16,15 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.progress import PlainProgress, Progress, QuietProgress, TerminalProgress, printable
-from pipeline.run import Secrets
+from pipeline.progress import (
+    Masked,
+    PlainProgress,
+    Progress,
+    QuietProgress,
+    TerminalProgress,
+    printable,
+)
+from pipeline.run import Secrets, environment_secrets
 
 DEBUG = "IMAGE_PIPELINE_DEBUG"
 
@@ -45,6 +53,12 @@ class View:
             for line in lines:
                 print(printable(line))
 
+    def complain(self, text: str) -> str:
+        """One of several failures, on standard error; the words as they were shown."""
+        text = printable(self.secrets.mask(text))
+        print(text, file=sys.stderr)
+        return text
+
 
 @contextlib.contextmanager
 def front_door(
@@ -58,9 +72,11 @@ def front_door(
     """
     debug = debug or os.environ.get(DEBUG, "") not in ("", "0")
     secrets = Secrets()
-    view = View(_progress(quiet or as_json), secrets, as_json)
+    for value in environment_secrets(os.environ):
+        secrets.add(value)
+    view = View(Masked(_progress(quiet or as_json), secrets.mask), secrets, as_json)
     try:
-        with _signals():
+        with _signals(), _library_words(view):
             yield view
     except PipelineError as error:
         _explain(view, str(error), error.exit_code, error, debug)
@@ -107,6 +123,26 @@ def _remedy(error: OSError) -> str:
     """The next step, a sentence with a space before it; nothing where the text says it all."""
     remedy = _REMEDIES.get(error.errno or 0)
     return f" {remedy}." if remedy else ""
+
+
+class _Words(logging.Handler):
+    def __init__(self, view: View) -> None:
+        super().__init__(logging.WARNING)
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._view.progress.say(self.format(record))
+
+
+@contextlib.contextmanager
+def _library_words(view: View) -> Iterator[None]:
+    """What libraries log goes the masked way too: keystoneauth quotes URLs with their passwords."""
+    words = _Words(view)
+    logging.getLogger().addHandler(words)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(words)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
@@ -249,6 +249,38 @@ class TerminalProgress:
                 self._running -= 1
                 if self._running == 0:
                     self._bars.stop()
+
+
+class Masked:
+    """Another view, without what must not be shown. mask: from a text to the text to show."""
+
+    def __init__(self, inner: Progress, mask: Callable[[str], str]) -> None:
+        self._inner, self._mask = inner, mask
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+        self._inner.say(self._mask(text))
+
+    def warn(self, text: str) -> None:
+        """See Progress."""
+        self._inner.warn(self._mask(text))
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
+        """See Progress."""
+        with self._inner.task(self._mask(label), total, unit) as meter:
+            yield _MaskedMeter(meter, self._mask)
+
+
+class _MaskedMeter:
+    def __init__(self, inner: Meter, mask: Callable[[str], str]) -> None:
+        self._inner, self._mask = inner, mask
+
+    def advance(self, amount: int) -> None:
+        self._inner.advance(amount)
+
+    def describe(self, text: str) -> None:
+        self._inner.describe(self._mask(text))
 
 
 def human_bytes(count: float) -> str:

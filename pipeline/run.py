@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import HostError, ProgramError
 from pipeline.warden import start_time
@@ -68,6 +69,8 @@ _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "zstd": "zstd",
 }
 _KEPT_ENVIRONMENT = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER")
+_CLOUDS = ("OS_", "AWS_", "EC2_", "S3_")
+_SECRETS = ("PASSWORD", "SECRET", "TOKEN", "SECRET_KEY", "ACCESS_KEY")
 _TAIL = 2000  # characters of a failing program's words that fit a terminal screen
 _FULL = 256 << 10  # bytes free; less than any image needs to grow by
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL: qemu flushes and exits within one
@@ -107,6 +110,31 @@ class Completed:
         return self.stdout.decode(errors="replace")
 
 
+def environment_secrets(environ: Mapping[str, str]) -> Iterator[str]:
+    """Values that must not be shown: credentials of clouds, passwords in URLs such as a proxy's.
+
+    Other programs' secrets are not looked for: a database's password may be an ordinary word.
+    """
+    for name, value in environ.items():
+        if name.startswith(_CLOUDS) and name.endswith(_SECRETS):
+            yield value
+        elif "://" in value and "@" in value:
+            with contextlib.suppress(ValueError):
+                word = urlsplit(value).password
+                if word:
+                    yield word
+                    yield unquote(word)
+
+
+def _environment() -> dict[str, str]:
+    """What programs get to know of this process's environment: nothing secret."""
+    environment = {k: os.environ[k] for k in _KEPT_ENVIRONMENT if k in os.environ}
+    # Administration tools live in sbin, which an ordinary user's PATH leaves out.
+    environment["PATH"] = f"{environment.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+    environment["LC_ALL"] = "C.UTF-8"
+    return environment
+
+
 class _Warden:
     """The pipeline's end of warden.py, started when first needed."""
 
@@ -114,6 +142,10 @@ class _Warden:
         self._process: subprocess.Popen[bytes] | None = None
         self._ids = itertools.count()
         self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     def add(self, job: Mapping[str, object]) -> int:
         with self._lock:
@@ -126,6 +158,7 @@ class _Warden:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                     cwd="/",
+                    env=_environment(),
                 )
             number = next(self._ids)
             self._tell({"add": number, **job})
@@ -289,11 +322,7 @@ class Runner:
         the starting *thread* ends (prctl(2), PR_SET_PDEATHSIG).
         """
         words = [os.fspath(word) for word in argv]
-        environment = {k: os.environ[k] for k in _KEPT_ENVIRONMENT if k in os.environ}
-        # Administration tools live in sbin, which an ordinary user's PATH leaves out.
-        environment["PATH"] = f"{environment.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-        environment["LC_ALL"] = "C.UTF-8"
-        environment.update(env or {})
+        environment = _environment() | dict(env or {})
         require(words[0], environment["PATH"])
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *words],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -63,6 +64,30 @@ def test_secrets_and_control_characters_do_not_pass(capsys: pytest.CaptureFixtur
     seen = capsys.readouterr().err
     assert "hunter2" not in seen
     assert "\x1b" not in seen.splitlines()[-1]
+
+
+def test_secrets_of_the_environment_are_shown_nowhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "OS_PASSWORD": "pass-one",
+        "OS_APPLICATION_CREDENTIAL_SECRET": "pass-two",
+        "AWS_SECRET_ACCESS_KEY": "pass-three",
+        "https_proxy": "http://me:pass%2Dfour@proxy:3128/",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit), front_door(debug=True) as view:
+        view.progress.say("pass-one")
+        view.progress.warn("pass-two")
+        with view.progress.task("pass-three") as meter:
+            meter.describe("pass-four")
+            meter.advance(1)
+        view.complain("pass%2Dfour")
+        logging.getLogger("a.library").warning("no answer from http://x:%s@host", "pass-one")
+        raise CloudError("log in to", "x", why="pass-one pass-two pass-three pass-four pass%2Dfour")
+    seen = capsys.readouterr()
+    assert "****" in seen.err and "no answer from" in seen.err
+    assert "pass-" not in seen.err + seen.out and "pass%" not in seen.err
 
 
 def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,3 +225,15 @@ def test_a_program_that_failed_on_a_full_disk_is_not_blamed(
             runner.run(["false", tmp_path], timeout=10)
         with pytest.raises(ProgramError):
             runner.run(["false"], timeout=10)
+
+
+def test_no_child_gets_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never-handed-down")
+    with Runner() as runner, runner.start(["sleep", "60"]) as program:
+        warden = runner.warden.pid
+        assert warden is not None
+        for pid in (program.pid, warden):
+            assert until(lambda pid=pid: Path(f"/proc/{pid}/environ").read_bytes() != b"")  # type: ignore[misc]
+            assert until(
+                lambda pid=pid: b"never-handed" not in Path(f"/proc/{pid}/environ").read_bytes()  # type: ignore[misc]
+            )

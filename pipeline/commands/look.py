@@ -125,7 +125,7 @@ def prune(
         )
         view.result(asdict(answer), prune.lines(answer))
         for failure in answer.failures:
-            print(failure, file=sys.stderr)
+            view.complain(failure)
         if answer.failures:
             raise Exit(code=7)
 

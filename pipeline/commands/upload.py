@@ -153,8 +153,8 @@ def _upload(
             ]
             data.append({**asdict(known), "withdrawn": [asdict(w) for w in outcome.withdrawn]})
         else:
-            print(f"{outcome.cloud}: {outcome.error}", file=sys.stderr)
-            data.append({"cloud": outcome.cloud, "error": str(outcome.error)})
+            error = view.complain(f"{outcome.cloud}: {outcome.error}")
+            data.append({"cloud": outcome.cloud, "error": error.removeprefix(f"{outcome.cloud}: ")})
     return {"name": name, "clouds": data}, lines
 
 

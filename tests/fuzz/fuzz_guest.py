@@ -94,7 +94,7 @@ SEEDS: dict[str, Tree] = {
     },
 }  # fmt: skip
 _TARGETS = (
-    *("/", ".", "..", "../" * 60 + "etc", "/etc", "x" * 255, "a/" * 2000, "\n", "/dev/zero"),
+    *("/", ".", "..", "../" * 60 + "etc", "/etc", "x" * 255, "a/" * 450, "\n", "/dev/zero"),
     *("/proc/self/mem", "/etc/passwd", "../../../../../../etc/shadow", f"{BAIT}/file", BAIT),
     *(f"{BAIT}/new", f"../../../../../..{BAIT}/file", "/boot", "/etc/fstab", "fstab"),
 )
