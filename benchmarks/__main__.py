@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from importlib import import_module
@@ -34,6 +35,7 @@ def main() -> None:
         chosen.quick,
         chosen.directory,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in chosen.only or TITLES:
         print(f"# {name}", flush=True)
         for section in import_module(f"benchmarks.{name}").sections(options):

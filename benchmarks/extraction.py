@@ -172,7 +172,7 @@ def sections(options: Options) -> Iterator[Section]:
     ]
     first: dict[str, Cost] = {}
     plans = [(used, root_gib(used)) for used in options.sizes]
-    plans.append((options.sizes[0], SPARSE_GIB))
+    plans.insert(1, (options.sizes[0], SPARSE_GIB))
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         work = Path(name)
         for number, (used, root) in enumerate(plans):

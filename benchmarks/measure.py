@@ -12,6 +12,7 @@ import platform
 import random
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -141,7 +142,12 @@ def measure(name: str, work: Work, directory: Path, cold: Sequence[Path] = ()) -
         os.close(writer)
         sampler = _Sampler(child)
         sampler.start()
-        _, status = os.waitpid(child, 0)
+        try:
+            _, status = os.waitpid(child, 0)
+        except BaseException:
+            os.killpg(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            raise
         seconds = time.monotonic() - begun
         busy = busy_seconds() - busy
         memory = sampler.stop()
@@ -172,6 +178,8 @@ def _drop_from_cache(path: Path) -> None:
 
 def _run_and_leave(work: Work, out: Path, writer: int) -> None:
     status = 1
+    # With what it starts it is a group, so that an interrupted benchmark leaves nothing running.
+    os.setpgid(0, 0)
     try:
         report = work(out) or {}
         for path in _files(out):
