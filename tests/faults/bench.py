@@ -24,7 +24,7 @@ from types import FrameType
 ROOT = Path(__file__).parent.parent.parent
 _TRAMPOLINE = Path(__file__).with_name("trampoline.py")
 _PR_SET_CHILD_SUBREAPER = 36
-_SETTLE = 40.0  # s until everything must be gone: the warden's own bounds, doubled
+SETTLE = 40.0  # s until everything must be gone: the warden's own bounds, doubled
 _RUN = 900.0  # s for one whole command on a busy host
 SEPARATE = ("build", "catalogue", "tmp", "run")
 
@@ -58,7 +58,7 @@ class Bench:
         if self.logs == Path():
             self.logs = self.directory
         for word in (*SEPARATE, "config"):
-            (self.directory / word).mkdir(exist_ok=True)
+            (self.directory / word).mkdir(parents=True, exist_ok=True)
         # The runtime directory holds sockets of the user's daemons: nobody else may enter.
         (self.directory / "run").chmod(0o700)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("OS_", "AWS_", "EC2_"))}
@@ -238,7 +238,7 @@ def orderly_end() -> None:
 
 def settled_descendants(known: frozenset[int]) -> list[str]:
     """Command lines of unknown descendants that are still there when all should be gone."""
-    limit = time.monotonic() + _SETTLE
+    limit = time.monotonic() + SETTLE
     while True:
         left = list(_descendants(os.getpid(), known))
         for pid, _ in left:

@@ -240,7 +240,7 @@ def try_one(lack: Lack, bench: Bench, before: World) -> tuple[int, list[str]]:
     status = bench.run(lack.step, lack.deed, wrap=lack.wrap)
     words = bench.output.read_text(errors="replace")
     _lift(bench.directory)
-    found = _wording(lack, status, words) + bench.faults(before)
+    found = wording(lack, status, words) + bench.faults(before)
     if not (bench.directory / "build" / "demo" / "manifest.json").exists():
         found.append("neither the earlier build nor the new one is there")
     found += [f"{path} was left" for path in _leftovers(bench.directory)]
@@ -248,7 +248,8 @@ def try_one(lack: Lack, bench: Bench, before: World) -> tuple[int, list[str]]:
     return status, found + [f"the rerun: {fault}" for fault in again]
 
 
-def _wording(lack: Lack, status: int, words: str) -> list[str]:
+def wording(lack: Lack, status: int, words: str) -> list[str]:
+    """What is wrong with an exit code and with what was said."""
     if status == 0:  # it did not bite, or it was survived
         return []
     said = " | ".join(words.splitlines()[-3:])[-700:]

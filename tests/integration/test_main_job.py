@@ -6,7 +6,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,18 +196,3 @@ def test_a_whole_disk_is_made_and_registered(site: Site, tmp_path: Path) -> None
     assert said("blkid", "-o", "value", "-s", "PTTYPE", "-p", disk) == "gpt\n"
     (found,) = read_mirror(tmp_path / "catalogue")
     assert found["sha256"] == sha256(disk)
-
-
-@pytest.mark.timeout(1800)
-def test_killed_anywhere_it_leaves_nothing_and_the_rerun_completes(site: Site) -> None:
-    words = ["--disk", str(site.build / "disk.img"), "--points", "30", "--seed", "7"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kills", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "30 points, 0 faults" in done.stdout
