@@ -107,7 +107,7 @@ def sections(options: Options) -> Iterator[Section]:
                 }
             costs = alternate(contenders | slow, options.rounds, work, base=FLOOR, cold=[disk.path])
             parts.append(
-                f"### {used:g} GiB of files, root volume of {root_gib(used)} GiB\n\n"
+                f"### {used:g} GiB of files, root volume of {root_gib(used):g} GiB\n\n"
                 f"{circumstances(costs, options.rounds)}\n\n{cost_table(costs, 'floor')}\n"
                 f"{_stages(costs)}\n{_verdict(costs)}"
             )

@@ -25,6 +25,7 @@ BOOT_START, BOOT_SIZE = MIB, 500 * MIB
 PV_START = BOOT_START + BOOT_SIZE
 ROOT_START = PV_START + MIB
 """The root volume's first byte: pe_start is 2048 sectors into the physical volume."""
+EXTENT = 4 * MIB
 _BUFFER = 4 * MIB
 _MODULES = ("virtio_blk", "virtio_pci", "ext4")
 _RELEASE = "Fedora release 15 (Lovelock)\n"
@@ -32,8 +33,8 @@ _RELEASE = "Fedora release 15 (Lovelock)\n"
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk. root_size: bytes of its volume. ranges: (offset, bytes) of what the file system of
-    the root uses and the disk holds as data; used: their sum.
+    """A disk. root_size: bytes of its volume. ranges: (offset, bytes) of what root and /boot use
+    and the disk holds as data; used: their sum.
     """
 
     path: Path
@@ -46,7 +47,7 @@ def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
     """MBR, /boot, one LVM volume with ext4: `used_gib` of files of 64 KiB to 4 MiB, and a quarter
     of that as stale data in free blocks.
     """
-    size = int(root_gib * GIB)
+    size = round(root_gib * GIB / EXTENT) * EXTENT
     disk = FileDisk(path, PV_START + size + 64 * MIB)
     lvm = (0x8E, PV_START >> 9, (disk.size - PV_START) >> 9)
     write_mbr(disk, [(0x83, BOOT_START >> 9, BOOT_SIZE >> 9), lvm])
@@ -58,11 +59,12 @@ def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
     _fill(path, ROOT_START, size, place, "root", lambda top: _fill_root(top, int(used_gib * GIB)))
     place.rmdir()
     with RawFile(path) as file:
-        (root,) = (c for c in survey(file).candidates if c.is_root)
-        data = tuple(
+        volumes = [c.volume for c in survey(file).candidates if c.is_root or c.is_boot]
+        data = sorted(
             (part.at, part.length)
-            for offset, length in UsedRanges(Ext(root.volume))
-            for part in root.volume.runs(offset, length)
+            for volume in volumes
+            for offset, length in UsedRanges(Ext(volume))
+            for part in volume.runs(offset, length)
             if part.at is not None
         )
     return Disk(path, size, sum(length for _, length in data), data)
@@ -70,7 +72,7 @@ def make_disk(path: Path, root_gib: float, used_gib: float) -> Disk:
 
 def _group(pv: Pv, size: int) -> str:
     """The group's metadata with what lvm2 itself, in a guestfs appliance, wants on top of ours."""
-    text = group_text("VolGroup", [pv], [("lv_root", [(size // (4 * MIB), pv.name, 0)])])
+    text = group_text("VolGroup", [pv], [("lv_root", [(size // EXTENT, pv.name, 0)])])
     text = text.replace("extent_size", "max_lv = 0\nmax_pv = 0\nextent_size")
     return text.replace('id = "l"', 'id = "rrrrrr-rrrr-rrrr-rrrr-rrrr-rrrr-rrrrrr"')
 
@@ -124,7 +126,7 @@ def _fill_root(top: Path, wanted: int) -> None:
 
 
 def floor(disk: Disk, out: Path) -> None:
-    """The serial limit: the used bytes of the root read once, then written once, by 4 MiB."""
+    """The serial limit: the used bytes read once, then written once, by 4 MiB."""
     view = memoryview(bytearray(_BUFFER))
     source = os.open(disk.path, os.O_RDONLY)
     for offset, length in disk.ranges:
@@ -138,6 +140,6 @@ def floor(disk: Disk, out: Path) -> None:
             left -= file.write(view[: min(_BUFFER, left)])
 
 
-def root_gib(used: float) -> int:
+def root_gib(used: float) -> float:
     """The size of a root volume that `used` GiB of files fill to a good half."""
-    return max(2, int(used * 1.6) + 1)
+    return round(used * 1.75 + 0.125, 3)

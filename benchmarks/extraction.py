@@ -172,7 +172,7 @@ def sections(options: Options) -> Iterator[Section]:
     ]
     first: dict[str, Cost] = {}
     plans = [(used, root_gib(used)) for used in options.sizes]
-    plans.insert(1, (options.sizes[0], SPARSE_GIB))
+    plans.insert(1, (options.sizes[0], float(SPARSE_GIB)))
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         work = Path(name)
         for number, (used, root) in enumerate(plans):
@@ -193,16 +193,17 @@ def sections(options: Options) -> Iterator[Section]:
             costs = alternate(rivals, options.rounds, work, base=FLOOR, cold=[disk.path], once=once)
             first = first or costs
             parts.append(
-                f"### {used:g} GiB of files, root volume of {root} GiB, {disk.used >> 20} MiB of it"
-                f" in use\n\n{circumstances(costs, options.rounds)}"
+                f"### {used:g} GiB of files, root volume of {root:g} GiB, {disk.used >> 20} MiB in"
+                f" use with /boot\n\n{circumstances(costs, options.rounds)}"
                 + (f" Left out: {'; '.join(notes)}." if notes else "")
                 + f"\n\n{cost_table(costs, 'floor')}\n{_verdict(costs)}"
             )
-            if number == 0:
-                parts.append(_kernel_part(disk, options, work))
-            disk.path.unlink()
             seconds = {name: cost.seconds for name, cost in first.items()}
-            yield Section("\n\n".join(parts), bars("Extraction, seconds (median)", seconds))
+            plot = bars("Extraction, seconds (median)", seconds)
+            yield Section("\n\n".join(parts), plot)
+            if number == len(plans) - 1:
+                yield Section("\n\n".join([*parts, _kernel_part(disk, options, work)]), plot)
+            disk.path.unlink()
 
 
 def _verdict(costs: dict[str, Cost]) -> str:
