@@ -22,11 +22,15 @@ from tests.fuzz import fuzz_disk, fuzz_guest
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for. disk: an installed disk, or None for a small one."""
+    """What was asked for.
+
+    disk: an installed disk, or None for a small one. chain: kills before each rerun.
+    """
 
     points: int
     seed: int
     disk: Path | None
+    chain: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Harness:
 
 
 def _kill(scene: str, order: Order) -> list[str]:
-    return kills.campaign(scene, order.disk, order.points, order.seed)
+    return kills.campaign(scene, order.disk, order.points, order.seed, order.chain)
 
 
 def _starve(order: Order) -> list[str]:
@@ -78,6 +82,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=0, help="in place of each one's own number")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--disk", type=Path, help="an installed disk, which is only read")
+    parser.add_argument("--chain", type=int, default=1, help="kills before each rerun")
     options = parser.parse_args()
     unknown = set(options.names) - set(HARNESSES)
     if unknown:
@@ -85,7 +90,7 @@ def main() -> None:
     table, found = [], []
     for name in options.names or usual:
         harness = HARNESSES[name]
-        order = Order(options.points or harness.points, options.seed, options.disk)
+        order = Order(options.points or harness.points, options.seed, options.disk, options.chain)
         print(f"{name}: {harness.text}, {order.points} points, seed {order.seed}", flush=True)
         begun = time.monotonic()
         faults = harness.run(order)

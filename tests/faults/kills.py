@@ -2,9 +2,9 @@
 
     python -m tests.faults.kills [--disk DISK] [--points 300] [--seed 1] [--scene build]
 
-Each point: a fresh state, the real command killed at one step or moment, the invariants looked
-at, and the command run again to its end. The scenes are those of scenes.py; without a disk they
-start from a small one made for the purpose.
+Each point: a fresh state, or what the last kill left, the real command killed at one step or
+moment, the invariants looked at, and the command run again to its end. The scenes are those of
+scenes.py; without a disk they start from a small one made for the purpose.
 """
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ def points(count: int, seed: int, steps: int, seconds: float) -> list[Point]:
     return chosen
 
 
-def series(bench: Bench, count: int, seed: int) -> list[str]:
-    """Kill `count` times; the faults found, each with its point. Prints one line a point."""
+def series(bench: Bench, count: int, seed: int, chain: int = 1) -> list[str]:
+    """Kill `count` times; the faults found, each with its point. Prints one line a point.
+
+    chain: so many kills, each of a run over what the one before left, come before each rerun.
+    """
     orderly_end()
     become_subreaper()
     before = World.now()
@@ -73,26 +76,28 @@ def series(bench: Bench, count: int, seed: int) -> list[str]:
     if found:
         return found
     for index, point in enumerate(points(count, seed, steps, seconds), 1):
-        bench.forget()
+        if (index - 1) % chain == 0:
+            bench.forget()
         status = point.run(bench)
         what = bench.steps
         faults = bench.faults(before)
         if status > 0 and status != 128 + point.number:
             faults.append(f"it ended with {status}: {bench.output.read_text()[-600:]}")
-        faults += [f"the rerun: {fault}" for fault in bench.whole_faults(before, bench.run())]
+        if index % chain == 0 or index == count:
+            faults += [f"the rerun: {fault}" for fault in bench.whole_faults(before, bench.run())]
         place = what[point.step - 1] if 0 < point.step <= len(what) else ""
         print(f"{index:4} {point}: {status}, {faults or 'clean'} {place[:90]}", flush=True)
         found += [f"{point} ({place}): {fault}" for fault in faults]
     return found
 
 
-def campaign(scene: str, disk: Path | None, count: int, seed: int) -> list[str]:
+def campaign(scene: str, disk: Path | None, count: int, seed: int, chain: int = 1) -> list[str]:
     """One series in a directory of its own; the faults found."""
     with (
         tempfile.TemporaryDirectory(prefix="kills-") as directory,
         SCENES[scene](Path(directory), disk) as bench,
     ):
-        return series(bench, count, seed)
+        return series(bench, count, seed, chain)
 
 
 def main() -> None:
@@ -102,8 +107,9 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scene", choices=SCENES, default="build")
+    parser.add_argument("--chain", type=int, default=1, help="kills before each rerun")
     options = parser.parse_args()
-    found = campaign(options.scene, options.disk, options.points, options.seed)
+    found = campaign(options.scene, options.disk, options.points, options.seed, options.chain)
     print(f"{options.points} points, {len(found)} faults")
     for fault in found:
         print(fault)
