@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import bars
+from benchmarks.disks import make_disk, root_gib
 from benchmarks.document import Section
 from benchmarks.measure import (
     Cost,
@@ -29,9 +31,14 @@ from benchmarks.measure import (
 from pipeline.settings import PROJECT
 
 _COPIED = ("tasks.py", "pipeline", "templates", "kickstart")
-_ABOUT = (
+_WHOLE = (
     "`invoke build demo upload` with the local cloud; guests run without acceleration where the"
     " probe finds none."
+)
+_QUICK_GIB = 0.25
+_QUICK = (
+    f"Taken with --quick: no guest is started, `invoke build demo --disk DISK --no-verify upload"
+    f" --unverified` begins with a disk of {_QUICK_GIB} GiB of files; the local cloud."
 )
 START = "`invoke --list`: Invoke's own start-up"
 UNCHANGED = "unchanged rebuild"
@@ -78,6 +85,10 @@ def _make_site(work: Path) -> _Site:
             shutil.copytree(PROJECT / name, site.project / name)
         else:
             shutil.copy(PROJECT / name, site.project)
+    # The demo's bounds are for a host that does nothing else; a slow guest is no failure here.
+    recipes = site.project / "kickstart" / "recipes.toml"
+    bound = re.compile(r"^(install|quiet|verify)_minutes = .*$", re.MULTILINE)
+    recipes.write_text(bound.sub(r"\1_minutes = 60", recipes.read_text()))
     return site
 
 
@@ -94,26 +105,31 @@ def sections(options: Options) -> Iterator[Section]:
             done[name] = site.stages()
             print(f"  {name}: {costs[name].seconds:.1f} s", flush=True)
 
-        once("first build and upload", "build demo upload")
+        build, upload = "build demo", "upload"
+        if options.quick:
+            disk = make_disk(work / "disk.img", root_gib(_QUICK_GIB), _QUICK_GIB)
+            build, upload = f"build demo --disk {disk.path} --no-verify", "upload --unverified"
+        once("first build and upload", f"{build} {upload}")
         contenders: dict[str, Work] = {
             START: partial(site.invoke, "--list"),
-            UNCHANGED: partial(site.invoke, "build demo"),
-            "unchanged rebuild and upload": partial(site.invoke, "build demo upload"),
-            "upload of a registered build": partial(site.invoke, "upload --recipe demo"),
+            UNCHANGED: partial(site.invoke, build),
+            "unchanged rebuild and upload": partial(site.invoke, f"{build} {upload}"),
+            "upload of a registered build": partial(site.invoke, f"{upload} --recipe demo"),
         }
         rounds = max(options.rounds, _ROUNDS)
         quick = alternate(contenders, rounds, work, base=START)
         done[UNCHANGED] = site.stages()
-        about = f"{host(options.directory)}. {_ABOUT}\n\n{circumstances(quick, rounds)}"
+        about = _QUICK if options.quick else _WHOLE
+        about = f"{host(options.directory)}. {about}\n\n{circumstances(quick, rounds)}"
         yield _section(about, quick | costs, done)
         with (site.project / "templates" / "rc.local").open("a") as file:
             file.write("# changed\n")
-        once("a template changed", "build demo")
+        once("a template changed", build)
         yield _section(about, quick | costs, done)
         if not options.quick:
             answers = site.project / "kickstart" / "demo.ks"
             answers.write_text(f"# changed\n{answers.read_text()}")
-            once("the kickstart changed", "build demo")
+            once("the kickstart changed", build)
             yield _section(about, quick | costs, done)
 
 
