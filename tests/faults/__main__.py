@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from tests.faults import kills, scarcity
 from tests.fuzz import fuzz_disk, fuzz_guest
+from tests.fuzz.campaign import report
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,12 @@ def _starve(order: Order) -> list[str]:
     return scarcity.series(order.disk, order.points, order.seed)
 
 
-def _fuzz(what: ModuleType, order: Order) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        harness = what.Harness(Path(folder))
-        try:
-            ends, faults = what.campaign(harness, order.points, order.seed)
-        finally:
-            harness.close()
-    print("\n".join(f"{number:8} {end}" for end, number in sorted(ends.items())))
-    return list(faults)
+def _fuzz_disks(order: Order) -> list[str]:
+    return report(fuzz_disk.Harness, order.points, order.seed)
+
+
+def _fuzz_guests(order: Order) -> list[str]:
+    return report(fuzz_guest.Harness, order.points, order.seed)
 
 
 HARNESSES: Mapping[str, Harness] = {
@@ -67,8 +63,8 @@ HARNESSES: Mapping[str, Harness] = {
     "glance": Harness("an upload to a real Glance, killed", 60, partial(_kill, "glance")),
     "ec2": Harness("an upload to an S3-backed EC2 cloud, killed", 60, partial(_kill, "ec2")),
     "scarcity": Harness("disks full or broken, limits reached", 200, _starve),
-    "disks": Harness("mutated disks", 10_000, partial(_fuzz, fuzz_disk)),
-    "guests": Harness("mutated guests", 10_000, partial(_fuzz, fuzz_guest)),
+    "disks": Harness("mutated disks", 10_000, _fuzz_disks),
+    "guests": Harness("mutated guests", 10_000, _fuzz_guests),
     "boot": Harness("the boot check, killed", 20, partial(_kill, "boot"), usual=False),
     "install": Harness("an install, killed", 20, partial(_kill, "install"), usual=False),
 }

@@ -18,27 +18,20 @@ that were faults once are kept in corpus/ and run by tests/integration/test_extr
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import io
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import stat
 import struct
 import sys
-import tempfile
-import time
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pipeline.disk.crc import crc16, crc32c
 from pipeline.disk.ext import Ext
@@ -55,12 +48,11 @@ from pipeline.sparse import data_runs
 from pipeline.stage import Tools
 from tests.disks.tools import run
 from tests.disks.writers import lvm_crc
+from tests.fuzz.campaign import Faulty, main, time_limit
 from tests.fuzz.seeds import AREA, MIB, Seed, make_seeds
 
 SECONDS = 10
 """A case takes a fifth of a second on a quiet machine."""
-MEMORY = 256 * MIB
-"""Address space beyond what the harness has when it starts; a case needs a few MiB."""
 CORPUS = Path(__file__).parent / "corpus"
 NUMBERS = (
     *(0, 1, 2, 5, 7, 127, 128, 255, 511, 512, 513, 1023, 4095, 4096, 8192, 65535, 65536),
@@ -92,10 +84,6 @@ class Case:
         raw = json.loads(text)
         patches = tuple((offset, bytes.fromhex(data)) for offset, data in raw["patches"])
         return Case(raw["seed"], patches, raw["size"], raw["repaired"])
-
-
-class Faulty(Exception):
-    """The pipeline did what it must not."""
 
 
 def mutate(seed: Seed, draw: random.Random) -> Case:
@@ -198,6 +186,13 @@ class Harness:
         self._scratch = folder / "scratch"
         self._runner = Runner()
         self.plain = {name: self._fingerprints(seed) for name, seed in self.seeds.items()}
+
+    def cases(self, count: int, seed: int) -> Iterator[Case]:
+        """`count` mutations, of each seed in turn."""
+        draw = random.Random(seed)
+        seeds = list(self.seeds.values())
+        for number in range(count):
+            yield mutate(seeds[number % len(seeds)], draw)
 
     def close(self) -> None:
         self._runner.close()
@@ -308,75 +303,5 @@ def _applied(path: Path, case: Case) -> Iterator[None]:
                 os.pwrite(file.fileno(), data, offset)
 
 
-@contextlib.contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Faulty when it takes longer."""
-
-    def expired(number: int, frame: FrameType | None) -> None:
-        raise Faulty(f"it took more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def campaign(
-    harness: Harness, count: int, seed: int, keep: Path | None = None
-) -> tuple[Counter[str], list[str]]:
-    """Run `count` cases; how they ended, and a line on each fault."""
-    draw = random.Random(seed)
-    ends: Counter[str] = Counter()
-    faults: list[str] = []
-    seeds = list(harness.seeds.values())
-    for number in range(count):
-        case = mutate(seeds[number % len(seeds)], draw)
-        try:
-            end = harness.run(case)
-        except Exception as error:
-            end = "FAULT"
-            faults.append(f"{case.seed}, case {number}: {type(error).__name__}: {error}"[:600])
-            if keep:
-                digest = hashlib.sha256(case.to_json().encode()).hexdigest()[:12]
-                (keep / f"{case.seed}-{digest}.json").write_text(case.to_json() + "\n")
-        ends[f"{case.seed}: {end}"] += 1
-    return ends, faults
-
-
-def limit_memory() -> None:
-    """Make a case that asks for much memory fail instead of the machine."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, -1))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=2011)
-    parser.add_argument("--keep", type=Path, help="where to write the cases that are faults")
-    options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-disk-") as folder:
-        harness = Harness(Path(folder))
-        limit_memory()
-        try:
-            ends, faults = campaign(harness, options.count, options.seed, options.keep)
-        finally:
-            harness.close()
-    for end, number in sorted(ends.items()):
-        print(f"{number:8} {end}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    seconds = time.monotonic() - begun
-    print(f"{options.count} cases, {len(faults)} faults, {seconds:.0f} s, peak memory {peak} MiB")
-    for line in faults:
-        print(line)
-    return 1 if faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, Harness))

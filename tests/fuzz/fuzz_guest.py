@@ -18,9 +18,7 @@ that were faults once are kept in guest-corpus/ and run by tests/integration/tes
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -28,10 +26,7 @@ import random
 import shutil
 import stat
 import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,7 +42,7 @@ from pipeline.settings import PROJECT
 from pipeline.stage import Tools
 from tests.boot_files import kernel, ramdisk
 from tests.disks.tools import run
-from tests.fuzz.fuzz_disk import Faulty, limit_memory, time_limit
+from tests.fuzz.campaign import Faulty, main, time_limit
 from tests.fuzz.seeds import MIB
 from tests.test_customize import DEBIAN_12, FEDORA_15
 
@@ -181,6 +176,12 @@ class Harness:
         self._bait.mkdir()
         (self._bait / "file").write_text(SECRET)
         self._before = self._bait_state()
+
+    def cases(self, count: int, seed: int) -> Iterator[Case]:
+        """`count` mutations, of each seed in turn."""
+        draw = random.Random(seed)
+        for number in range(count):
+            yield mutate(sorted(SEEDS)[number % len(SEEDS)], draw)
 
     def close(self) -> None:
         self._runner.close()
@@ -332,51 +333,5 @@ def _drop(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def campaign(
-    harness: Harness, count: int, seed: int, keep: Path | None = None
-) -> tuple[Counter[str], list[str]]:
-    """Run `count` cases; how they ended, and a line on each fault."""
-    draw = random.Random(seed)
-    ends: Counter[str] = Counter()
-    faults: list[str] = []
-    for number in range(count):
-        case = mutate(sorted(SEEDS)[number % len(SEEDS)], draw)
-        try:
-            end = harness.run(case)
-        except Exception as error:
-            end = "FAULT"
-            faults.append(f"{case.seed}, case {number}: {type(error).__name__}: {error}"[:600])
-            if keep:
-                digest = hashlib.sha256(case.to_json().encode()).hexdigest()[:12]
-                (keep / f"{case.seed}-{digest}.json").write_text(case.to_json() + "\n")
-        ends[f"{case.seed}: {end}"] += 1
-    return ends, faults
-
-
-def main() -> int:
-    """Run a campaign from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=2011)
-    parser.add_argument("--keep", type=Path, help="where to write the cases that are faults")
-    options = parser.parse_args()
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-guest-") as folder:
-        harness = Harness(Path(folder))
-        limit_memory()
-        try:
-            ends, faults = campaign(harness, options.count, options.seed, options.keep)
-        finally:
-            harness.close()
-    for name, number in sorted(ends.items()):
-        print(f"{number:6} {name}")
-    print(f"{options.count} cases, {len(faults)} faults, {time.monotonic() - begun:.0f} s")
-    for line in faults:
-        print(line)
-    return 1 if faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, Harness))

@@ -11,7 +11,8 @@ import pytest
 
 import pipeline.extract
 from pipeline.disk.ext import Ext
-from tests.fuzz.fuzz_disk import CORPUS, Case, Faulty, Harness, campaign
+from tests.fuzz.campaign import Faulty, campaign
+from tests.fuzz.fuzz_disk import CORPUS, Case, Harness
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ import pytest
 
 import pipeline.customize
 from pipeline.guest.fstab import Fstab
-from tests.fuzz.fuzz_disk import Faulty
-from tests.fuzz.fuzz_guest import CORPUS, Case, Change, Harness, campaign
+from tests.fuzz.campaign import Faulty, campaign
+from tests.fuzz.fuzz_guest import CORPUS, Case, Change, Harness
 
 pytestmark = pytest.mark.integration
 
