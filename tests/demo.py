@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +65,10 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
     return {**clean, "IMAGE_PIPELINE_CATALOGUE": str(directory / "catalogue"), **more}
 
 
-def invoke(
-    directory: Path, *words: str, project: Path = PROJECT, **more: str
-) -> subprocess.CompletedProcess[str]:
+def invoke(directory: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """`./invoke WORDS` in a user's directory."""
     return subprocess.run(
-        command(*words, project=project),
+        command(*words),
         cwd=directory,
         env=environment(directory, **more),
         stdin=subprocess.DEVNULL,
@@ -93,3 +93,48 @@ def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             assert done.returncode == 0, done.stderr[-3000:]
             said.write_text(done.stdout)
     return Demo(place, said.read_text())
+
+
+def copy_of_the_checkout(directory: Path) -> Path:
+    """What a user has after cloning, with a working `./invoke`, `pytest` and the like on a PATH.
+
+    Their set-up is the one that runs the tests; the directory bin/ goes before the PATH.
+    """
+    left = ("build", "catalogue", "*.pyc", "__pycache__", ".*")
+    shutil.copytree(PROJECT, directory, ignore=shutil.ignore_patterns(*left), dirs_exist_ok=True)
+    started = shlex.join(command(project=directory))
+    _program(directory / "invoke", f'{started} "$@"')
+    _program(directory / "bin" / "invoke", f'{started} "$@"')
+    _program(directory / ".venv" / "bin" / "python", f'{sys.executable} "$@"')
+    for name in ("pytest", "ruff"):
+        _program(directory / "bin" / name, f'{sys.executable} -m {name} "$@"')
+    return directory
+
+
+def _program(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(f"#!/bin/sh\nexec {line}\n")
+    path.chmod(0o755)
+
+
+def shell(
+    script: str, directory: Path, variables: Mapping[str, str], seconds: float = 800
+) -> subprocess.CompletedProcess[str]:
+    """Run what a document says to type, in a checkout made by `copy_of_the_checkout`."""
+    inherited = {n: v for n, v in environment(directory).items() if not n.startswith("PYTEST_")}
+    places = {
+        "PATH": f"{directory / 'bin'}:{inherited['PATH']}",
+        # The tests of a test in directories of their own: pytest sweeps the one it shares.
+        "PYTEST_ADDOPTS": f"-q -p no:cacheprovider --basetemp={directory / 'pytest'}",
+    }
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=directory,
+        env={**inherited, **places, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )

@@ -4,8 +4,7 @@ Three forms, all visible to a reader:
 
 - A fence of language `sh` is a script that is run as it stands.
 - A code span that begins with one of our programs is a command, too.
-- "Not run here: WHY" as the first words after a fence, or in brackets behind a span, says that no
-  test runs it.
+- "(not run here: WHY)" right behind a fence or a span says that no test runs it.
 
 In a guide, the line before any other fence may say what to do with it: "write `PATH`:", "append to
 `PATH`:", "add to `NAME` in `PATH`:" (a table in Python) or "add to the imports of `PATH`:".
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
-_EXCUSE = re.compile(r"\s*\(?not run here: ([^)]+?)(?:\)|\.\s|\.?\Z)", re.IGNORECASE)
+_EXCUSE = re.compile(r"\s*\(not run here:\s+([^)]+)", re.IGNORECASE)
 _PROGRAM = (
     r"(?:\.?/?[\w./-]*\binvoke|(?:\.venv/bin/)?python -m|(?:\.venv/bin/)?pytest|docker|buildah"
     r"|apt-get|uvx|pip|setup/container-check)"
@@ -66,7 +65,7 @@ def steps(text: str) -> list[Command | Written]:
         how = _HOW.search(before)
         if language == "sh":
             excuse = _EXCUSE.match(behind)
-            found.append(Command(content, excuse[1] if excuse else ""))
+            found.append(Command(content, " ".join(excuse[1].split()) if excuse else ""))
         elif how:
             found.append(
                 Written(
@@ -88,7 +87,7 @@ def spans(text: str) -> list[Command]:
         match = COMMAND.match(words)
         if match and match[0] != words:  # a program's bare name is no command
             excuse = _EXCUSE.match(prose[span.end() :])
-            found.append(Command(words, excuse[1] if excuse else ""))
+            found.append(Command(words, " ".join(excuse[1].split()) if excuse else ""))
     return found
 
 
@@ -115,8 +114,13 @@ def apply(step: Written, directory: Path) -> None:
         path.write_text(old + step.text)
         return
     if step.how == "add to the imports of":
-        place = re.search(r"^(?=from \w+\.)", old, re.MULTILINE)
+        lines = list(re.finditer(r"^from [\w.]+ import .*\n", old, re.MULTILINE))
+        package = step.text.split(".")[0]
+        later = [m for m in lines if m[0].startswith(package) and m[0] > step.text]
+        assert later, f"there is no place among the imports of {step.path} for {step.text}"
+        at = later[0].start()
     else:
-        place = re.search(rf"^{step.name}\b.*\{{\n", old, re.MULTILINE)
-    assert place, f"there is no place in {step.path} for {step.text}"
-    path.write_text(old[: place.end()] + step.text + old[place.end() :])
+        table = re.search(rf"^{step.name}\b.*\{{\n", old, re.MULTILINE)
+        assert table, f"there is no {step.name} in {step.path}"
+        at = table.end()
+    path.write_text(old[:at] + step.text + old[at:])

@@ -30,7 +30,7 @@ from pipeline.clouds.ec2_objects import Bucket
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError, InputError
 from pipeline.model import ImageSet, Registration
-from pipeline.progress import Progress
+from pipeline.progress import Progress, human_bytes
 
 Method = Literal["auto", "direct", "import"]
 BootMode = Literal["legacy-bios", "uefi", "uefi-preferred"]
@@ -80,16 +80,19 @@ class EbsCloud:
         if found := self._find(Images(self.site).own(), images):
             return [f"nothing: {found.id} holds this build"]
         disk = identity.require_disk(images, self.name)
-        gib = volume_gib(disk.stat().st_size)
+        gib, size = volume_gib(disk.stat().st_size), human_bytes(disk.stat().st_size)
         if self._chosen_method() == "direct":
             calls = [
                 f"StartSnapshot VolumeSize={gib}",
-                f"PutSnapshotBlock for each block of {disk.name} that is not zeros or not in the"
-                " parent snapshot",
+                f"PutSnapshotBlock for each block of {disk.name}, {size}, that is not zeros or not"
+                " in the parent snapshot",
                 "CompleteSnapshot",
             ]
         else:
-            calls = [f"UploadPart {self.bucket}/{self._stem(images)}.raw", "ImportSnapshot RAW"]
+            calls = [
+                f"UploadPart {self.bucket}/{self._stem(images)}.raw: {size}",
+                "ImportSnapshot RAW",
+            ]
         calls.append(f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}")
         calls += [f"CopyImage to {region}" for region in options.regions]
         if options.visibility != "private":

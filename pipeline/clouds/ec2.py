@@ -32,7 +32,7 @@ from pipeline.clouds.ec2_publication import Publication
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError, InputError
 from pipeline.model import ImageSet, Registration, Role
-from pipeline.progress import Progress
+from pipeline.progress import Progress, human_bytes
 
 _UNFINISHED_SECONDS = 24 * 3600.0
 """What lies in the bucket for a day and belongs to no image is no upload under way, on whatever
@@ -90,13 +90,19 @@ class Ec2Cloud:
         names = self._names()
         found = names.whole(Images(self.site).own(), names.machine(images))
         if found:
-            return [f"nothing: {found[0].id} holds this build"]
-        calls = []
+            ids = " ".join((found[0].kernel_id, found[0].ramdisk_id, found[0].id))
+            tags = f"CreateTags {ids}: {', '.join(options.tags)}"
+            return [tags] if options.tags else [f"nothing: {found[0].id} holds this build"]
+        calls = [] if self._bucket().check() else [f"CreateBucket {self.bucket}"]
         for file in images.files():
             stem = names.of(images, file)
-            calls.append(f"PutObject {self.bucket}/{stem}.*.part.* ({file.path.name}, encrypted)")
+            size = f"{human_bytes(file.size)} before compression"
+            calls.append(
+                f"PutObject {self.bucket}/{stem}.*.part.* ({file.path.name}, {size}, encrypted)"
+            )
             calls.append(f"PutObject {self.bucket}/{stem}{MANIFEST}")
             calls.append(f"RegisterImage Name={stem} ImageLocation={names.location(stem)}")
+        calls.append("CreateTags on the three, where the cloud has tags")
         if options.visibility != "private":
             calls.append(f"ModifyImageAttribute LaunchPermission of all: {options.visibility}")
         return calls
