@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.errors import BusyError, HostError
+from pipeline.errors import BusyError
 
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
@@ -227,17 +227,6 @@ class Workspace:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         return directory
-
-    def need_space(self, count: int, what: str) -> None:
-        """HostError unless `count` bytes are free where the build lies."""
-        free = shutil.disk_usage(self.directory).free
-        if free < count:
-            raise HostError(
-                what,
-                self.directory,
-                why=f"it needs about {count >> 20} MiB and {free >> 20} MiB are free",
-                next_step="Free some space, or set IMAGE_PIPELINE_BUILD to a larger file system",
-            )
 
 
 def _fingerprint(path: Path) -> list[int]:
