@@ -1,8 +1,8 @@
 """Every command in the documents is typed here, or says "(not run here: WHY)" to its readers.
 
 A fence is run as it stands, those of one document one after the other; a command in a sentence by
-itself, by `./invoke test --long`. Each begins in a checkout in which `build demo upload` was run. The guides have a test of
-their own, test_guides.py.
+itself, by `./invoke test --long`. Each begins in a checkout in which `build demo upload` was run.
+The guides have a test of their own, test_guides.py.
 """
 
 from __future__ import annotations
@@ -62,10 +62,7 @@ def to_run() -> list[object]:
         if not command.excuse and command.text not in OURSELVES:
             # ./invoke is what a checkout has, invoke what the virtual environment has.
             first.setdefault(command.text.removeprefix("./"), document)
-    return [
-        pytest.param(text, id=f"{document}-{text.strip()}")
-        for text, document in first.items()
-    ]
+    return [pytest.param(text, id=f"{document}-{text.strip()}") for text, document in first.items()]
 
 
 def test_there_are_commands_to_run() -> None:
