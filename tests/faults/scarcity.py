@@ -260,7 +260,9 @@ def wording(lack: Lack, status: int, words: str) -> list[str]:
     paragraphs = [line for line in words.splitlines() if re.match(r"(\S+: )?Cannot ", line)]
     if not paragraphs:
         return [f"no explanation: {said}"]
-    if not any("/" in line for line in paragraphs) and "memory" not in lack.says:
+    # Memory, and the descriptors of a pipe, belong to no file.
+    nameless = "memory" in lack.says or "open files" in lack.says
+    if not nameless and not any("/" in line for line in paragraphs):
         return [f"the error names no file: {said}"]
     return []
 
