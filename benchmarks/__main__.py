@@ -13,8 +13,10 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.document import DOCUMENT, TITLES, save
+from benchmarks.document import DOCUMENT, TITLES, Section, save
 from benchmarks.measure import Options
+
+_EXCUSE = "(not run here: minutes to most of an hour, as root)"  # for the check of the documents
 
 
 def main() -> None:
@@ -38,8 +40,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for name in chosen.only or TITLES:
         print(f"# {name}", flush=True)
+        words = f"--only={name} --sizes {chosen.sizes} --rounds {chosen.rounds}"
+        command = f"./invoke benchmark {words}{' --quick' * chosen.quick}"
         for section in import_module(f"benchmarks.{name}").sections(options):
-            save(name, section, chosen.document)
+            named = Section(f"Taken by `{command}` {_EXCUSE}.\n\n{section.text}", section.plot)
+            save(name, named, chosen.document)
         print(section.text, flush=True)
 
 

@@ -18,11 +18,12 @@ TITLES = {
 }
 _PREFACE = """# Benchmarks
 
-`./invoke benchmark` measures everything again and writes this file; `./invoke benchmark --only
-extraction` renews one section. Each run is a process of its own. Compare ratios, which come from
-runs side by side; seconds belong to the host and the hour. CPU is user and system time of all
-processes, memory what all of them together had to themselves at the worst moment, read and written
-what they asked of the kernel.
+`./invoke benchmark` (not run here: most of an hour, as root) measures everything again and writes
+this file; each section names the command that renews it alone. Each run is a process of its own.
+Compare ratios, which come from runs side by side; seconds belong to the host and the hour, and on a
+host that other work keeps busy even ratios of wall time say little: there compare CPU and bytes.
+CPU is user and system time of all processes, memory what all of them together had to themselves at
+the worst moment, read and written what they asked of the kernel.
 """
 
 

@@ -32,13 +32,13 @@ from pipeline.settings import PROJECT
 
 _COPIED = ("tasks.py", "pipeline", "templates", "kickstart")
 _WHOLE = (
-    "`invoke build demo upload` with the local cloud; guests run without acceleration where the"
+    "The demo is built and uploaded to the local cloud; guests run without acceleration where the"
     " probe finds none."
 )
 _QUICK_GIB = 0.25
 _QUICK = (
-    f"Taken with --quick: no guest is started, `invoke build demo --disk DISK --no-verify upload"
-    f" --unverified` begins with a disk of {_QUICK_GIB} GiB of files; the local cloud."
+    f"No guest is started: the build takes --disk and --no-verify, the upload --unverified, and"
+    f" begins with a disk of {_QUICK_GIB} GiB of files; the local cloud."
 )
 START = "`invoke --list`: Invoke's own start-up"
 UNCHANGED = "unchanged rebuild"
