@@ -62,7 +62,9 @@ class RawGlance:
         ]
 
     def data(self, image_id: str) -> bytes:
-        return self.call("GET", f"images/{image_id}/file").content
+        answer = self.call("GET", f"images/{image_id}/file")
+        assert answer.status_code == 200, (answer, self.image(image_id))
+        return answer.content
 
     def add(self, name: str, data: bytes = b"somebody else's", **properties: Any) -> str:
         record = {"name": name, "container_format": "ami", "disk_format": "ami", **properties}
