@@ -392,6 +392,8 @@ class _Run:
                 f"the cloud holds {image['size']} bytes with {algorithm} {value}, we sent"
                 f" {part.size} with {ours}"
             )
+        if body is None and not self.api.has_data(image["id"], self._attempted("look at", part)):
+            raise _SpoiltError("its data is gone")
 
     def _finish(self, claimed: Mapping[str, Image]) -> None:
         """Attributes of kernel and ramdisk, then the machine image, whole; then show the others.

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -178,6 +179,31 @@ class GlanceApi:
             ):  # another upload deleted or fills the record just now
                 raise TransientError(error) from error
             raise
+
+    def has_data(self, image_id: str, attempted: str) -> bool:
+        """Whether an active image's data can be had; where downloads are forbidden nobody knows.
+
+        Glance deletes the data before the record: a deletion that broke off in between leaves an
+        active image, with all its hashes, of nothing.
+        """
+        try:
+            answer = self.persist(
+                lambda: self._request(
+                    "GET",
+                    f"images/{image_id}/file",
+                    attempted,
+                    {"headers": {"Range": "bytes=0-0"}, "stream": True},
+                )
+            )
+        except StatusError as error:
+            if error.status in (404, 410):
+                return False
+            if error.status in (401, 403):
+                return True
+            raise
+        empty: bool = answer.status_code == HTTPStatus.NO_CONTENT
+        answer.close()
+        return not empty
 
     def import_staged(self, image_id: str, attempted: str) -> None:
         """Have the cloud take over what was staged; the image becomes active some time later."""

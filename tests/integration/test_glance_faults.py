@@ -251,6 +251,28 @@ def test_an_image_lost_after_its_upload_is_made_again(bench: Bench) -> None:
     assert registration.kernel_id not in lost
 
 
+def test_a_deletion_that_broke_off_before_the_record_went_is_noticed(
+    bench: Bench, lone_glance: LoneGlance
+) -> None:
+    """What a roll-back leaves when the cloud fails in the middle of it."""
+    uploads: list[Request] = []
+
+    def choose(request: Request) -> Fault | None:
+        uploads.extend([request] if is_upload(request) else [])
+        refused = is_upload(request) and len(uploads) == 2
+        broken = request.method == "DELETE"
+        return Fault("status", status=500 if broken else 400) if refused or broken else None
+
+    bench.proxy.choose = choose
+    with pytest.raises(CloudError):
+        bench.publish()
+    active = [i for i in bench.raw.images(os_hidden="true") if i["status"] == "active"]
+    (kernel,) = active
+    (lone_glance.store / kernel["id"]).unlink()
+    bench.proxy.choose = lambda _request: None
+    bench.assert_whole(bench.publish())
+
+
 def test_a_rerun_sends_nothing(bench: Bench) -> None:
     first = bench.publish()
     bench.proxy.requests.clear()
