@@ -34,11 +34,15 @@ def keep(directory: Path) -> Path | None:
     if not place.exists():
         partial = place.with_name(f".{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in (FILE, inventory.FILE):
-            if (directory / name).exists():
-                shutil.copyfile(directory / name, partial / name)
-        partial.replace(place)
+        try:
+            partial.mkdir(parents=True)
+            for name in (FILE, inventory.FILE):
+                if (directory / name).exists():
+                    shutil.copyfile(directory / name, partial / name)
+            partial.replace(place)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     for old in entries(directory)[KEPT:]:
         shutil.rmtree(old)
     return place

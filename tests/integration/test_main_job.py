@@ -120,8 +120,8 @@ def test_an_unproved_build_is_not_uploaded_unasked(site: Site, tmp_path: Path) -
     assert "its boot check failed or was skipped" in refused.stderr
     assert not (tmp_path / "catalogue").exists()
     assert invoke(tmp_path, *words, "--unverified").returncode == 0
-    listing = (tmp_path / "catalogue" / "streams" / "v1").rglob("*.json")
-    assert any("unverified" in path.read_text() for path in listing)
+    items = read_mirror(tmp_path / "catalogue")
+    assert [item["verified"] for item in items] == ["false"] * 3
 
 
 def test_a_changed_file_is_not_uploaded(site: Site, tmp_path: Path) -> None:
