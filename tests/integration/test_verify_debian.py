@@ -17,7 +17,7 @@ from pipeline.stage import Tools
 from pipeline.verify import Triple, VerifyReport, names, verify
 from tests.triples import Files, debian
 
-pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(5400)]
 
 LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
 BROKEN = "[Service]\nType=oneshot\nExecStart=/bin/false\n[Install]\nWantedBy=multi-user.target\n"
@@ -71,6 +71,7 @@ def test_a_systemd_root_passes(sound: Files, tools: Tools) -> None:
     assert "3 of 3 keys" in details[names.KEY_ONCE]
 
 
+@pytest.mark.long
 def test_the_old_swap_line_is_found_within_seconds_of_its_wait(
     sound: Files, tmp_path: Path, tools: Tools
 ) -> None:
