@@ -63,7 +63,7 @@ def test_a_disk_boots_under_each_firmware() -> None:
     assert all("OVMF_CODE" in line for line in both)
 
 
-@pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max")])
+@pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max,la57=off")])
 def test_acceleration_is_never_left_to_qemu(accelerator: str, cpu: str) -> None:
     line = shlex.split(plan(TRIPLE, Acceleration(accelerator, "measured"))[0])  # type: ignore[arg-type] # a parameter of two literals
     assert value(line, "-accel") == [accelerator]
