@@ -234,8 +234,9 @@ def unless_starved(attempt: Callable[[], Record]) -> Record:
     """The first record that does not show a starved guest, else the last of a few.
 
     Linux looks at its start for ten ticks of the timer in a tenth of a second by the processor's
-    clock (timer_irq_works, arch/x86/kernel/apic/io_apic.c). An emulated timer on a host with more
-    to do than processors misses them, and the kernel panics before it has seen a disk.
+    clock (timer_irq_works, arch/x86/kernel/apic/io_apic.c). By the clock of a host with more to do
+    than processors it misses them, and panics before it has seen a disk; machine.GUEST_TIME gives
+    emulated guests a clock of their own, so this is for the others.
     """
     for _ in range(_STARVED_TRIES - 1):
         record = attempt()
