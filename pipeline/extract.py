@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,15 @@ from pipeline.disk.qcow2 import MAGIC, Qcow2
 from pipeline.disk.source import RawFile, Source
 from pipeline.disk.superblock import recognise
 from pipeline.disk.survey import Candidate, Survey, look_into, looks_like_root, survey
+from pipeline.disk.volume import Volume
 from pipeline.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.model import DiskImage, PartitionImage
 from pipeline.progress import human_bytes
+from pipeline.run import TimeoutExpired
 from pipeline.stage import Tools
 
 _EXT = frozenset({"ext2", "ext3", "ext4"})
+_ALL, _USED = "all data", "used blocks"  # what is copied of a volume
 _CHECK_SECONDS = 600.0
 """s; e2fsck takes one for a few GB. The rest is for busy hosts and slow storage."""
 _CHECK_SECONDS_PER_GIB = 20.0
@@ -204,20 +207,24 @@ def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
     volume = candidate.volume
     ranges, what, why = _what_to_copy(candidate)
     need = sum(run.length for run in data_of(volume, ranges))
+    # Where the bitmaps cannot be relied on there is something to mend, which is done to the copy.
+    original = _as_e2fsck_opens_it(volume) if what == _USED else ""
     with (
         new_file(target, volume.size) as descriptor,
         tools.progress.task(f"Copying {candidate.place}", need) as meter,
+        _checking(original, volume.size, tools) as is_whole,
     ):
         if clone(volume, descriptor):
             copied = Copied(0, "reflink")
         else:
             _need_space(need, target.parent)
             copied = copy(volume, ranges, descriptor, target, meter.advance)
-    notes: tuple[str, ...] = ()
-    if candidate.filesystem in _EXT:
         # Where only used blocks were copied nothing stale came along, and discarding all the rest
         # takes longer than everything else together on large volumes.
-        stale = what == "all data" or copied.copied == 0
+        stale = what == _ALL or copied.copied == 0
+        proved = not stale and is_whole()
+    notes: tuple[str, ...] = ()
+    if candidate.filesystem in _EXT and not proved:
         notes = _make_whole(candidate, target, tools, discard=stale)
     return _Taken(
         _image(candidate, target),
@@ -231,10 +238,48 @@ def _what_to_copy(candidate: Candidate) -> tuple[Iterable[tuple[int, int]], str,
     """The ranges of its volume, what they are, and why they are not the used blocks alone."""
     ranges: Iterable[tuple[int, int]] = [(0, candidate.volume.size)]
     if candidate.filesystem not in _EXT:
-        return ranges, "all data", ""
+        return ranges, _ALL, ""
     filesystem = Ext(candidate.volume)
     why = check(filesystem)
-    return (ranges, "all data", why) if why else (UsedRanges(filesystem), "used blocks", "")
+    return (ranges, _ALL, why) if why else (UsedRanges(filesystem), _USED, "")
+
+
+def _as_e2fsck_opens_it(volume: Volume) -> str:
+    """The volume where it lies, in the form that e2fsprogs opens; "" when it has none.
+
+    Its I/O layer takes a file and one offset (ext2fs_open2(), unix_io.c), no second stretch and
+    no question mark in a name.
+    """
+    source = volume.source
+    if not isinstance(source, RawFile) or len(volume.stretches) != 1 or "?" in source.name:
+        return ""
+    return f"{Path(source.name).absolute()}?offset={volume.stretches[0].start}"
+
+
+@contextlib.contextmanager
+def _checking(original: str, size: int, tools: Tools) -> Iterator[Callable[[], bool]]:
+    """Have e2fsck look through the original, read-only, while it is copied.
+
+    What is yielded waits for its word: whether there is no fault at all. A copy of an original
+    without a fault, made where the bitmaps are right, needs no check of its own.
+    """
+    if not original:
+        yield lambda: False
+        return
+    with tools.run.start(["e2fsck", "-f", "-n", original]) as program:
+
+        def is_whole() -> bool:
+            try:
+                return program.wait(_check_seconds(size)) == 0
+            except TimeoutExpired:
+                return False
+
+        yield is_whole
+
+
+def _check_seconds(size: int) -> float:
+    """Bound of a check of `size` bytes, in seconds."""
+    return _CHECK_SECONDS + _CHECK_SECONDS_PER_GIB * (size >> 30)
 
 
 def foresee(disk: DiskImage, choice: str) -> list[str]:
@@ -284,7 +329,7 @@ def _make_whole(
     Preening repairs what a power cut leaves and refuses real damage, which must not be repaired
     by guess into an image that lacks files.
     """
-    seconds = _CHECK_SECONDS + _CHECK_SECONDS_PER_GIB * (image.stat().st_size >> 30)
+    seconds = _check_seconds(image.stat().st_size)
     try:
         options = ["-E", "discard"] if discard else []
         done = tools.run.run(["e2fsck", "-f", "-p", *options, image], timeout=seconds, ok=(0, 1))
