@@ -129,6 +129,7 @@ def measure(name: str, work: Work, directory: Path, cold: Sequence[Path] = ()) -
 
     cold: files that are out of the page cache when it begins. SystemExit when it fails.
     """
+    os.sync()  # what the one before left to be written back is not this one's to wait for
     for path in cold:
         _drop_from_cache(path)
     with tempfile.TemporaryDirectory(dir=directory) as text:
