@@ -132,3 +132,27 @@ def test_targets_are_new(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="File exists"), new_file(tmp_path / "target", 10):
         pass
     assert (tmp_path / "target").read_text() == "precious"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_only_what_the_copy_itself_brought_into_the_cache_is_let_go(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    let_go: list[tuple[int, int, int]] = []
+
+    def look(_descriptor: int, _buffers: object, at: int, flags: int = 0) -> int:
+        asked.append((at, flags))
+        if not cached:
+            raise BlockingIOError(errno.EAGAIN, "not in the cache")
+        return 1
+
+    monkeypatch.setattr(os, "preadv", look)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _descriptor, *rest: let_go.append(rest))
+    with RawFile(disk_file(tmp_path / "disk")) as disk:
+        volume = Volume(disk, [Stretch(0, disk.size)], "volume")
+        taken(volume, [(0, 4 * PAGE)], tmp_path / "target")
+    # The last byte of each step is asked for, without waiting for the medium.
+    assert asked == [(PAGE - 1, os.RWF_NOWAIT), (4 * PAGE - 1, os.RWF_NOWAIT)]
+    steps_done = [(0, PAGE, os.POSIX_FADV_DONTNEED), (3 * PAGE, PAGE, os.POSIX_FADV_DONTNEED)]
+    assert let_go == ([] if cached else steps_done)

@@ -154,8 +154,8 @@ def test_a_build_without_an_appliance_starts_four_programs(first: Cost, place: P
     """And asks two for their versions."""
     found = [words for words in programs(place) if words[-1] not in ("-V", "--version")]
     assert [(Path(words[0]).name, words[1]) for words in found] == [
-        ("e2fsck", "-f"),  # the copy of the root
-        ("e2fsck", "-f"),  # the copy of /boot
+        ("e2fsck", "-f"),  # the root, beside its copy
+        ("e2fsck", "-f"),  # /boot, beside its copy
         ("debugfs", "-w"),
         ("e2fsck", "-fn"),  # the last word on the edits
     ]

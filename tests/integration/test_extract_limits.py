@@ -294,3 +294,25 @@ def test_a_root_that_exists_in_its_journal_alone_is_found(tools: Tools, tmp_path
     assert any("journal" in note for note in done.notes)
     run("e2fsck", "-f", "-n", done.root.path)
     assert "fstab" in run("debugfs", "-R", "ls /etc", done.root.path)
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_clean_file_system_is_checked_where_it_lies(fault: bool, tmp_path: Path) -> None:
+    """Its copy is looked at again only when the original shows a fault."""
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(MIB + 64 * MIB)
+    sectors = (64 * MIB) >> 9
+    run("sfdisk", "-q", disk, text=f"2048,{sectors},83\n")
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-E", f"offset={MIB}", disk, "64M")
+    if fault:  # a wrong count of links: preening mends it
+        run("debugfs", "-w", "-R", "sif /lost+found links_count 7", f"{disk}?offset={MIB}")
+    log, scratch = tmp_path / "commands.log", tmp_path / "scratch"
+    scratch.mkdir()
+    with Runner(log) as runner:
+        done = extract(open_format(disk), "1", Tools(runner, QuietProgress(), scratch))
+    checks = [line for line in log.read_text().splitlines() if line.startswith("e2fsck")]
+    assert f"{disk}?offset={MIB}" in checks[0]
+    assert len(checks) == (3 if fault else 1)
+    assert len(done.notes) == int(fault)
+    run("e2fsck", "-f", "-n", done.root.path)
