@@ -23,6 +23,7 @@ from pipeline.progress import (
     QuietProgress,
     TerminalProgress,
     printable,
+    tell,
 )
 from pipeline.run import Secrets, environment_secrets
 
@@ -56,7 +57,7 @@ class View:
     def complain(self, text: str) -> str:
         """One of several failures, on standard error; the words as they were shown."""
         text = printable(self.secrets.mask(text))
-        print(text, file=sys.stderr)
+        tell(text)
         return text
 
 
@@ -167,8 +168,8 @@ def _signals() -> Iterator[None]:
 def _explain(view: View, text: str, code: int, error: BaseException, debug: bool) -> None:
     text = view.secrets.mask(text)
     if debug:
-        print(view.secrets.mask("".join(traceback.format_exception(error))), file=sys.stderr)
+        tell(view.secrets.mask("".join(traceback.format_exception(error))))
     if view.as_json:
-        print(json.dumps({"error": text, "exit_code": code}))
-    print(printable(text), file=sys.stderr)
+        tell(json.dumps({"error": text, "exit_code": code}), sys.stdout)
+    tell(printable(text))
     sys.exit(code)

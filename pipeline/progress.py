@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
 import time
@@ -44,6 +46,24 @@ class Progress(Protocol):
         """Show a task until the context ends; `total` None when the end is unknown."""
 
 
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """A line for people, on standard error by default.
+
+    Where the log it goes to cannot be written any more (full, over a limit), the work goes on
+    without words: its exit code still tells how it ended. Raises BrokenPipeError alone.
+    """
+    target = stream or sys.stderr
+    try:
+        print(text, file=target, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # What waits in the buffer would fail again when the interpreter ends, with a status of
+        # its own (120).
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+
+
 class _QuietMeter:
     def advance(self, amount: int) -> None:
         pass
@@ -63,7 +83,7 @@ class QuietProgress:
 
     def warn(self, text: str) -> None:
         """Show the warning on standard error."""
-        print(f"warning: {printable(text)}", file=self._stream or sys.stderr, flush=True)
+        tell(f"warning: {printable(text)}", self._stream)
 
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
@@ -155,7 +175,7 @@ class PlainProgress:
 
     def say(self, text: str) -> None:
         """Print the line."""
-        print(printable(text), file=self._stream or sys.stderr, flush=True)
+        tell(printable(text), self._stream)
 
     def warn(self, text: str) -> None:
         """Print the line, marked."""

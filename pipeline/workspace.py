@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,8 @@ from pipeline.errors import BusyError
 
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
+_RESERVE = 16
+"""Descriptors: shutil.rmtree holds one a level, two while it lists; scratch has few levels."""
 
 
 def finish(partial: Path, final: Path) -> None:
@@ -176,13 +179,18 @@ class Workspace:
     def open(self) -> Iterator[None]:
         """Hold the build's lock with an empty scratch directory; both gone at the end."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.directory / LOCK, f"the build {self.name}"):
+        with exclusive(self.directory / LOCK, f"the build {self.name}"), ExitStack() as reserve:
             shutil.rmtree(self.scratch, ignore_errors=True)
+            # A directory cannot even be listed without a descriptor: a build that has used up
+            # its own still cleans up with these.
+            for _ in range(_RESERVE):
+                reserve.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             self.scratch.mkdir(mode=0o755)
             self._stamps.mkdir(exist_ok=True)
             try:
                 yield
             finally:
+                reserve.close()
                 shutil.rmtree(self.scratch, ignore_errors=True)
 
     def reuse(self, stage: str, key: str) -> dict[str, Any] | None:

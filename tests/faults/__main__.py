@@ -16,20 +16,22 @@ from pathlib import Path
 
 from tests.faults import kills, scarcity
 from tests.fuzz import fuzz_disk, fuzz_guest
-from tests.fuzz.campaign import report
+from tests.fuzz.campaign import limited, report
 
 
 @dataclass(frozen=True)
 class Order:
     """What was asked for.
 
-    disk: an installed disk, or None for a small one. chain: kills before each rerun.
+    disk: an installed disk, or None for a small one. chain: kills before each rerun. keep: where
+    mutations that are faults go.
     """
 
     points: int
     seed: int
     disk: Path | None
     chain: int
+    keep: Path | None
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ def _starve(order: Order) -> list[str]:
 
 
 def _fuzz_disks(order: Order) -> list[str]:
-    return report(fuzz_disk.Harness, order.points, order.seed)
+    return report(limited(fuzz_disk.Harness), order.points, order.seed, order.keep)
 
 
 def _fuzz_guests(order: Order) -> list[str]:
-    return report(fuzz_guest.Harness, order.points, order.seed)
+    return report(limited(fuzz_guest.Harness), order.points, order.seed, order.keep)
 
 
 HARNESSES: Mapping[str, Harness] = {
@@ -79,14 +81,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--disk", type=Path, help="an installed disk, which is only read")
     parser.add_argument("--chain", type=int, default=1, help="kills before each rerun")
+    parser.add_argument("--keep", type=Path, help="where to write the mutations that are faults")
     options = parser.parse_args()
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
     unknown = set(options.names) - set(HARNESSES)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(HARNESSES)}")
     table, found = [], []
     for name in options.names or usual:
         harness = HARNESSES[name]
-        order = Order(options.points or harness.points, options.seed, options.disk, options.chain)
+        order = Order(
+            options.points or harness.points,
+            options.seed,
+            options.disk,
+            options.chain,
+            options.keep,
+        )
         print(f"{name}: {harness.text}, {order.points} points, seed {order.seed}", flush=True)
         begun = time.monotonic()
         faults = harness.run(order)

@@ -43,7 +43,8 @@ class Lack:
 
     text: for people. step, deed: of the trampoline. wrap: a program around the command. size: of
     the tmpfs beyond what is in use, in bytes; None for a large one. readonly: a directory of the
-    bench that cannot be written. codes: exit codes that fit. says: what the error must match.
+    bench that cannot be written. room: bytes that the run's own output may have. codes: exit codes
+    that fit. says: what the error must match.
     """
 
     text: str
@@ -54,6 +55,7 @@ class Lack:
     wrap: tuple[str, ...] = ()
     size: int | None = None
     readonly: str = ""
+    room: int = sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _file_size(rng: random.Random, extent: Extent) -> Lack:
         frozenset({3, 7}),
         "File too large|SIGXFSZ|status",
         wrap=("prlimit", f"--fsize={size}"),
+        room=size,
     )
 
 
@@ -255,6 +258,8 @@ def wording(lack: Lack, status: int, words: str) -> list[str]:
     said = " | ".join(words.splitlines()[-3:])[-700:]
     if status not in lack.codes:
         return [f"exit code {status}: {said}"]
+    if len(words.encode()) >= lack.room:  # there was no room to say any more
+        return []
     if re.search(lack.says, words) is None:
         return [f"the error does not say what is lacking: {said}"]
     paragraphs = [line for line in words.splitlines() if re.match(r"(\S+: )?Cannot ", line)]

@@ -67,6 +67,19 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, -1))
 
 
+def limited(
+    open_harness: Callable[[Path], AnyHarness[_Case]],
+) -> Callable[[Path], AnyHarness[_Case]]:
+    """The same, with this process's memory bounded once the seeds are made."""
+
+    def opened(folder: Path) -> AnyHarness[_Case]:
+        harness = open_harness(folder)
+        limit_memory()
+        return harness
+
+    return opened
+
+
 def campaign(
     harness: AnyHarness[_Case], count: int, seed: int, keep: Path | None = None
 ) -> tuple[Counter[str], list[str]]:
@@ -94,12 +107,14 @@ def report(
 ) -> list[str]:
     """A campaign in a directory of its own, its table printed; the faults."""
     begun = time.monotonic()
+    memory = resource.getrlimit(resource.RLIMIT_AS)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         harness = open_harness(Path(folder))
         try:
             ends, faults = campaign(harness, count, seed, keep)
         finally:
             harness.close()
+            resource.setrlimit(resource.RLIMIT_AS, memory)
     for end, number in sorted(ends.items()):
         print(f"{number:8} {end}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -118,11 +133,6 @@ def main(doc: str | None, open_harness: Callable[[Path], AnyHarness[_Case]]) -> 
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
 
-    def limited(folder: Path) -> AnyHarness[_Case]:
-        harness = open_harness(folder)
-        limit_memory()
-        return harness
-
-    faults = report(limited, options.count, options.seed, options.keep)
+    faults = report(limited(open_harness), options.count, options.seed, options.keep)
     print("\n".join(faults))
     return 1 if faults else 0
