@@ -1,6 +1,12 @@
 """The front door: `invoke --list` shows what can be done, `invoke --help TASK` how."""
 
+import sys
+
 from invoke.collection import Collection
+
+# Invoke forbids compiled modules for every run; without them each command compiles the whole
+# pipeline anew. Whoever said so to Python itself (-B, PYTHONDONTWRITEBYTECODE) is still obeyed.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from pipeline.commands.build import build, console, recipes, verify
 from pipeline.commands.develop import benchmark, check, docs, faults, format_, test

@@ -159,7 +159,8 @@ def stage_key(stage: str, inputs: Mapping[str, Any], code: Iterable[Path] = ()) 
     for entry in code:
         files = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
         for file in files:
-            if file.is_file() and file.suffix != ".pyc":
+            # Python's own: what it compiles comes and goes under other names beside us.
+            if "__pycache__" not in file.parts and file.is_file():
                 digest.update(
                     file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest()
                 )

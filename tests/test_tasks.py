@@ -32,6 +32,16 @@ def test_the_list_names_every_task() -> None:
         assert f"\n  {name} " in listing
 
 
+@pytest.mark.parametrize(("wish", "compiled"), [("", True), ("1", False)])
+def test_modules_are_compiled_once_unless_python_was_told_not_to(
+    tmp_path: Path, wish: str, compiled: bool
+) -> None:
+    place = tmp_path / "compiled"
+    done = invoke("--list", PYTHONDONTWRITEBYTECODE=wish, PYTHONPYCACHEPREFIX=str(place))
+    assert done.returncode == 0
+    assert bool([*place.rglob("frontdoor.*.pyc")]) == compiled
+
+
 def test_recipes_are_listed_from_anywhere(tmp_path: Path) -> None:
     shown = invoke("recipes", cwd=tmp_path)
     assert shown.returncode == 0

@@ -131,6 +131,10 @@ def test_the_key_covers_inputs_and_code(tmp_path: Path) -> None:
     (code / "a.py").write_text("2")
     assert base != stage_key("s", {"a": 1, "b": 2}, [code])
     (code / "a.py").write_text("1")
+    (code / "__pycache__").mkdir()
+    # Another command may be writing it at this moment, under the name Python gives such a file.
+    (code / "__pycache__" / "a.cpython-311.pyc.139872").write_text("half")
+    assert base == stage_key("s", {"a": 1, "b": 2}, [code])
     (code / "b.sh").write_text("")
     assert base != stage_key("s", {"a": 1, "b": 2}, [code])
 

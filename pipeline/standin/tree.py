@@ -100,7 +100,7 @@ def _identity(host: Host) -> str:
             name = f"{what} {path.relative_to(directory)}"
             if path.is_symlink():
                 inputs[name] = f"-> {path.readlink()}"
-            elif path.is_file() and path.suffix != ".pyc":
+            elif "__pycache__" not in path.parts and path.is_file():
                 inputs[name] = _sha256(path)
     return stage_key("stand-in tree", inputs)
 
