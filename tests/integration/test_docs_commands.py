@@ -1,8 +1,8 @@
 """Every command in the documents is typed here, or says "(not run here: WHY)" to its readers.
 
 A fence is run as it stands, those of one document one after the other; a command in a sentence by
-itself, by `./invoke test --long`. Each begins in a checkout in which `build demo upload` was run.
-The guides have a test of their own, test_guides.py.
+itself. What installs or boots a guest waits for `./invoke test --long`. Each begins in a checkout
+in which `build demo upload` was run. The guides have a test of their own, test_guides.py.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ GUIDES = ("adding-a-cloud.md", "adding-a-distribution.md")
 LANGUAGES = {"sh", "text", "json", "toml", "ini", "python", "yaml", "kickstart"}
 OURSELVES = ("./invoke test", "./invoke check")
 """What CI runs (.ci/run): these very tests."""
+INSTALLS_OR_BOOTS = re.compile(r"\binvoke (?:build (?!.*--disk)|verify\b)")
+"""Commands of a minute each without acceleration; the others take seconds."""
 
 
 def collected() -> Iterator[tuple[str, Command]]:
@@ -62,7 +64,14 @@ def to_run() -> list[object]:
         if not command.excuse and command.text not in OURSELVES:
             # ./invoke is what a checkout has, invoke what the virtual environment has.
             first.setdefault(command.text.removeprefix("./"), document)
-    return [pytest.param(text, id=f"{document}-{text.strip()}") for text, document in first.items()]
+    return [
+        pytest.param(
+            text,
+            id=f"{document}-{text.strip()}",
+            marks=[pytest.mark.long] if INSTALLS_OR_BOOTS.search(text) else [],
+        )
+        for text, document in first.items()
+    ]
 
 
 def test_there_are_commands_to_run() -> None:
@@ -152,14 +161,14 @@ def site(
 
 
 @pytest.mark.integration
-@pytest.mark.long
 @pytest.mark.parametrize("text", to_run())
 def test_a_command_does_what_its_document_says(text: str, site: Site) -> None:
     if "MANIFEST" in text:
         text = text.replace("MANIFEST", site.bundle())
     if "@previous" in text:  # another build of the same recipe, from its own disk
         assert site.type("invoke build demo --root VolGroup/lv_root --no-verify").returncode == 0
-    text = text.replace("--out FILE", "--out image.img").replace("FILE", "build/demo/disk.img")
+    text = text.replace("--out FILE", "--out image.img")
+    text = re.sub(r"\bFILE\b", "build/demo/disk.img", text)  # not the end of a variable's name
     text = re.sub(r"\bNAME\b", "demo", text)
     text = re.sub(r"\bDIR\b", "cloud", text)
     if "invoke console" in text:
