@@ -23,7 +23,14 @@ from pipeline.disk.ext_blocks import UsedRanges, check
 from pipeline.disk.qcow2 import MAGIC, Qcow2
 from pipeline.disk.source import RawFile, Source
 from pipeline.disk.superblock import recognise
-from pipeline.disk.survey import Candidate, Survey, look_into, looks_like_root, survey
+from pipeline.disk.survey import (
+    READABLE,
+    Candidate,
+    Survey,
+    look_into,
+    looks_like_root,
+    survey,
+)
 from pipeline.disk.volume import Volume
 from pipeline.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.model import DiskImage, PartitionImage
@@ -197,6 +204,7 @@ def _shows_after_replay(candidate: Candidate) -> bool:
     return (
         candidate.superblock is not None
         and candidate.superblock.dirty
+        and candidate.filesystem in READABLE
         and not candidate.refusal
         and not any((candidate.is_root, candidate.is_boot))
     )

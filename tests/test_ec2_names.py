@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -114,8 +115,8 @@ def test_lost_and_changed_parts_are_missing() -> None:
 
 def test_a_part_is_known_by_size_and_md5() -> None:
     stored = Stored(3, "900150983cd24fb0d6963f7d28e17f72")
-    assert stored.holds(b"abc")
-    assert not stored.holds(b"abd")
+    assert stored.holds(b"abc", hashlib.md5(b"abc").digest())
+    assert not stored.holds(b"abd", hashlib.md5(b"abd").digest())
 
 
 def test_tags_are_pairs() -> None:

@@ -43,9 +43,9 @@ class Stored:
     etag: str
     age: float = 0.0
 
-    def holds(self, data: bytes) -> bool:
-        """Whether it is `data`, by size and MD5."""
-        return self.size == len(data) and self.etag == _md5(data).hex()
+    def holds(self, data: bytes, md5: bytes) -> bool:
+        """Whether it is `data`, whose MD5 is `md5`."""
+        return self.size == len(data) and self.etag == md5.hex()
 
 
 class Bucket:
@@ -97,15 +97,24 @@ class Bucket:
                     )
         return found
 
-    def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
-        """Store an object, readable by EC2 where the service knows such a thing."""
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        metadata: Mapping[str, str] | None = None,
+        md5: bytes | None = None,
+    ) -> None:
+        """Store an object, readable by EC2 where the service knows such a thing.
+
+        md5: of the data, when it is known already.
+        """
         from botocore.exceptions import ClientError
 
         request: dict[str, Any] = {
             "Bucket": self.name,
             "Key": key,
             "Body": data,
-            "ContentMD5": base64.b64encode(_md5(data)).decode(),
+            "ContentMD5": base64.b64encode(md5 or _md5(data)).decode(),
             "Metadata": dict(metadata or {}),
         }
         with step(self._cloud, "upload", f"{self.name}/{key}"):
@@ -223,10 +232,11 @@ class PartUploads:
 
     def _send(self, key: str, data: bytes) -> None:
         try:
-            self.expected[key] = Stored(len(data), _md5(data).hex())
+            md5 = _md5(data)
+            self.expected[key] = Stored(len(data), md5.hex())
             there = self._present.get(key)
-            if there is None or not there.holds(data):
-                self._bucket.put(key, data)
+            if there is None or not there.holds(data, md5):
+                self._bucket.put(key, data, md5=md5)
                 self.sent.append(key)
         finally:
             self._room.release()
