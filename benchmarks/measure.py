@@ -53,7 +53,7 @@ class Cost:
     processes asked of read(2), write(2), copy_file_range(2) and their kin (rchar and wchar of
     proc(5)). allocated: bytes the results take. others: processors kept busy by anything else
     meanwhile. ratio: seconds over those of the base in the same round. report: the contender's own
-    figures.
+    figures. best: seconds of the fastest run.
     """
 
     seconds: float
@@ -65,6 +65,7 @@ class Cost:
     others: float
     ratio: float = 1.0
     report: Mapping[str, float] = field(default_factory=dict)
+    best: float = 0.0
 
 
 class _Sampler(threading.Thread):
@@ -248,18 +249,21 @@ def _median(runs: Sequence[Cost], bases: Sequence[float]) -> Cost:
             key: statistics.median(run.report.get(key, 0.0) for run in runs)
             for key in runs[0].report
         },
+        min(run.seconds for run in runs),
     )
 
 
 def cost_table(costs: Mapping[str, Cost], base: str) -> str:
     """The costs as a Markdown table; `base` names what the ratios divide by."""
     rows = [
-        [name, f"{cost.seconds:.2f}", f"{cost.ratio:.2f}", f"{cost.cpu:.2f}"]
+        [name]
+        + [f"{value:.2f}" for value in (cost.seconds, cost.best, cost.ratio, cost.cpu)]
         + [str(count >> 20) for count in (cost.memory, cost.read, cost.written, cost.allocated)]
         for name, cost in costs.items()
     ]
-    head = ["way", "s", f"x {base}", "CPU s", "memory", "read", "written", "results take"]
-    return markdown([*head[:4], *(f"{word}, MiB" for word in head[4:])], rows)
+    head = ["way", "s", "best s", f"x {base}", "CPU s"]
+    sizes = ("memory", "read", "written", "results take")
+    return markdown([*head, *(f"{word}, MiB" for word in sizes)], rows)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -44,6 +44,7 @@ START = "`invoke --list`: Invoke's own start-up"
 UNCHANGED = "unchanged rebuild"
 _ROUNDS = 5  # at least: these take a second each
 _SECONDS = 3600
+_UNUSUAL = frozenset({"PYTHONDONTWRITEBYTECODE"})  # users' shells let Python keep what it compiled
 _STAGES = ("install", "image", "extract", "customize", "digests", "inventory", "verify")
 
 
@@ -59,7 +60,10 @@ class _Site:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "invoke", "--search-root", self.project, *words.split()],
             cwd=self.user,
-            env=os.environ | {"IMAGE_PIPELINE_CATALOGUE": str(self.user / "catalogue")},
+            env={
+                **{name: os.environ[name] for name in os.environ if name not in _UNUSUAL},
+                "IMAGE_PIPELINE_CATALOGUE": str(self.user / "catalogue"),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

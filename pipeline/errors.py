@@ -30,7 +30,8 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         what = f"Cannot {self.attempted}" + (f" {self.subject}" if self.subject else "")
-        return f"{what}: {self.why}." + (f" {self.next_step}." if self.next_step else "")
+        end = "" if self.why.endswith("?") else "."
+        return f"{what}: {self.why}{end}" + (f" {self.next_step}." if self.next_step else "")
 
 
 class InputError(PipelineError):

@@ -110,6 +110,7 @@ _REMEDIES = {
     errno.ENOSPC: "Free some space there, or set IMAGE_PIPELINE_BUILD to a larger file system",
     errno.EDQUOT: "Free some of your quota, or set IMAGE_PIPELINE_BUILD to another file system",
     errno.EROFS: "Set IMAGE_PIPELINE_BUILD to a file system that can be written to",
+    errno.ENOENT: "Make the directory it lies in, or name another place",
     errno.EACCES: "Change its owner or mode, or set IMAGE_PIPELINE_BUILD to a place of your own",
     errno.EFBIG: "Raise the limit on the size of a file (ulimit -f)",
     errno.EMFILE: "Raise the limit on open files (ulimit -n 1024)",

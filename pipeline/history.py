@@ -80,7 +80,9 @@ def locate(builds: Path, word: str) -> Path:
             "find the build",
             word,
             why=f"{len(found) or 'no'} kept builds match",
-            next_step=f"Choose {name}@{_PREVIOUS} or one of: {known}" if known else "",
+            next_step=f"Choose {name}@{_PREVIOUS} or one of: {known}"
+            if known
+            else "A build is kept when the next one of its recipe takes its place",
         )
     return found[0]
 

@@ -1,4 +1,4 @@
-"""A real Debian 12 root, made once by mmdebstrap and kept in the cache."""
+"""Real Debian roots, made once by mmdebstrap and kept in the cache."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _OPTIONS = (
 )
 
 
-def debian_root_tarball() -> Path:
-    """A tarball of Debian 12 with systemd, kernel, initramfs and an SSH server (325 MB).
+def debian_root_tarball(suite: str = SUITE) -> Path:
+    """A tarball of Debian with systemd, kernel, initramfs and an SSH server (325 MB).
 
     The first call takes a minute or two and needs a Debian mirror; later ones take none of both.
     """
-    key = hashlib.sha256(repr((SUITE, PACKAGES, _OPTIONS)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((suite, PACKAGES, _OPTIONS)).encode()).hexdigest()[:12]
     directory = cache_dir() / "tests"
     directory.mkdir(parents=True, exist_ok=True)
-    tarball = directory / f"debian-{SUITE}-{key}.tar"
+    tarball = directory / f"debian-{suite}-{key}.tar"
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tarball.exists():
@@ -53,7 +53,7 @@ def debian_root_tarball() -> Path:
                     "--format=tar",
                     *_OPTIONS,
                     f"--include={','.join(PACKAGES)}",
-                    SUITE,
+                    suite,
                     partial,
                 )
                 partial.replace(tarball)

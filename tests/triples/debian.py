@@ -8,15 +8,16 @@ from pathlib import Path
 
 from pipeline.settings import PROJECT
 from tests.disks import debian_root_tarball
+from tests.disks.debian import SUITE
 from tests.triples import Files, debian_files, root_image
 
 _MIB = 1024
 _TEMPLATES = PROJECT / "templates"
 
 
-def debian_triple(directory: Path) -> Files:
+def debian_triple(directory: Path, suite: str = SUITE) -> Files:
     """Unpack the root, do what customising does to it, and make the three files."""
-    root = debian_root(directory / "root")
+    root = debian_root(directory / "root", suite)
     kernel = next((root / "boot").glob("vmlinuz-*"))
     ramdisk = next((root / "boot").glob("initrd.img-*"))
     files = Files(
@@ -28,11 +29,11 @@ def debian_triple(directory: Path) -> Files:
     return files
 
 
-def debian_root(root: Path) -> Path:
+def debian_root(root: Path, suite: str = SUITE) -> Path:
     """The root directory, made cloud-ready by hand: this is not customize.py's test."""
     root.mkdir(parents=True)
     subprocess.run(
-        ["tar", "-C", root, "--numeric-owner", "--xattrs", "-xpf", debian_root_tarball()],
+        ["tar", "-C", root, "--numeric-owner", "--xattrs", "-xpf", debian_root_tarball(suite)],
         check=True,
         capture_output=True,
     )
