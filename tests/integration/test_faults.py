@@ -30,8 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
         ("kills", 30),
         ("glance", 3),
         ("ec2", 3),
-        # Two of its points still leave build/NAME/.work: docs/faults.md, "Known and open".
-        pytest.param("scarcity", 10, marks=pytest.mark.long),
+        ("scarcity", 20),
     ],
 )
 def test_disturbed_anywhere_it_leaves_nothing_and_the_rerun_completes(
