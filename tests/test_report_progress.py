@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.install.forecast import Forecast, read_forecast
-from pipeline.progress import PlainProgress, TerminalProgress
+from pipeline.progress import PlainProgress, TerminalProgress, tell
+from pipeline.settings import PROJECT
 
 
 def shown(stream: io.StringIO) -> str:
@@ -142,3 +146,34 @@ def test_a_forecast_needs_an_install_of_the_same_kind(tmp_path: Path) -> None:
     assert read_forecast(report, "kvm") == Forecast()
     report.write_text("{")
     assert read_forecast(report, "tcg") == Forecast()
+
+
+def test_a_log_that_takes_no_more_ends_no_build(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pipeline.progress import PlainProgress\n"
+        "progress = PlainProgress()\n"
+        "for number in range(100):\n"
+        "    progress.say(f'line {number}')\n"
+        "sys.exit(3)\n"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        done = subprocess.run(
+            ["prlimit", "--fsize=100", sys.executable, "-c", script],
+            cwd=PROJECT,
+            stderr=log,
+            check=False,
+        )
+    assert done.returncode == 3
+    assert (tmp_path / "log").read_text().startswith("line 0\nline 1\n")
+    assert (tmp_path / "log").stat().st_size <= 100
+
+
+def test_a_reader_that_went_away_still_ends_a_run() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream, pytest.raises(BrokenPipeError):
+        try:
+            tell("nobody hears this", stream)
+        finally:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -97,10 +97,16 @@ def benchmark(
         "points": "how many faults each of them puts, in place of its own number",
         "seed": "chooses the faults",
         "disk": "an installed disk to start from, in place of a small one; boot needs it",
+        "keep": "a directory for mutations that are faults, each to be run again",
     },
 )
 def faults(
-    c: Context, only: Iterable[str] = MANY, points: int = 0, seed: int = 1, disk: str = ""
+    c: Context,
+    only: Iterable[str] = MANY,
+    points: int = 0,
+    seed: int = 1,
+    disk: str = "",
+    keep: str = "",
 ) -> None:
     """Kill, starve and deceive the pipeline at seeded points; root, hours.
 
@@ -109,6 +115,7 @@ def faults(
     words = [shlex.quote(name) for name in only]
     words += ["--points", str(points), "--seed", str(seed)]
     words += ["--disk", shlex.quote(disk)] if disk else []
+    words += ["--keep", shlex.quote(keep)] if keep else []
     _run(c, f"{sys.executable} -m tests.faults {' '.join(words)}")
 
 
