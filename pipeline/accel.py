@@ -24,7 +24,7 @@ from pipeline import settings
 from pipeline.errors import HostError, InputError, ProgramError
 from pipeline.model import Acceleration, Accelerator
 from pipeline.stage import Tools
-from pipeline.workspace import write_whole
+from pipeline.workspace import write_scratch, write_whole
 
 QEMU = "qemu-system-x86_64"
 VARIABLE = "IMAGE_PIPELINE_ACCEL"
@@ -121,7 +121,7 @@ def _probe(tools: Tools, accelerator: Accelerator, bound: float) -> float | None
     """Seconds the boot sector took; None when it did not leave as it should within `bound`."""
     with tempfile.TemporaryDirectory(dir=tools.scratch, prefix="probe-") as directory:
         sector = Path(directory) / "sector"
-        sector.write_bytes(boot_sector())
+        write_scratch(sector, boot_sector())
         argv = [
             *(QEMU, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),
             *("-machine", "pc", "-accel", accelerator, "-m", "32"),

@@ -58,7 +58,14 @@ from pipeline.shrink import shrink
 from pipeline.sparse import image_file
 from pipeline.stage import Tools
 from pipeline.versions import tool_versions
-from pipeline.workspace import Replacements, Workspace, finish, stage_key, write_whole
+from pipeline.workspace import (
+    Replacements,
+    Workspace,
+    finish,
+    put_back_on_error,
+    stage_key,
+    write_whole,
+)
 
 _HERE = Path(__file__).parent
 _TEMPLATES = settings.PROJECT / "templates"
@@ -364,20 +371,23 @@ class _Job:
         history.keep(directory)
         waiting = {name: self._file(image, role) for role, name in named.items()}
         image["files"] = named
+        earlier = (*(recipe.name + suffix for suffix in SUFFIXES.values()), inventory.FILE, FILE)
         # All that takes space is written before the last build is given up.
         with Replacements() as records:
             records.add(*self.workspace.record("image", image["key"], waiting, image))
             if contents is not None:
                 records.add(directory / inventory.FILE, inventory.dump(contents))
             records.add(directory / FILE, manifest_text(manifest))
-            # From here until the new manifest has its name there is no finished build.
-            (directory / FILE).unlink(missing_ok=True)
-            for name, file in waiting.items():
-                file.replace(directory / name)
-            if "disk" not in named:
-                (directory / (recipe.name + SUFFIXES["disk"])).unlink(missing_ok=True)
-            (directory / inventory.FILE).unlink(missing_ok=True)
-            records.commit()
+            # From here until the new manifest has its name there is no finished build, unless
+            # something fails: then the last one is there again.
+            with put_back_on_error(directory, earlier, self.workspace.scratch / "earlier"):
+                (directory / FILE).unlink(missing_ok=True)
+                for name, file in waiting.items():
+                    file.replace(directory / name)
+                if "disk" not in named:
+                    (directory / (recipe.name + SUFFIXES["disk"])).unlink(missing_ok=True)
+                (directory / inventory.FILE).unlink(missing_ok=True)
+                records.commit()
         return manifest
 
     @contextmanager

@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import HostError, ProgramError
 from pipeline.warden import start_time
+from pipeline.workspace import naming
 
 # For callers of `Runner.start`, who have no other business with subprocess.
 PIPE = subprocess.PIPE
@@ -300,7 +301,7 @@ class Runner:
                 ) from None
             status = program.process.returncode
         if status not in ok:
-            _refuse_full(program.argv)
+            refuse_full(program.argv)
             words = (stderr.strip() or stdout.strip()).decode(errors="replace")[-_TAIL:]
             raise self._failure(program.argv, attempted, f"exit status {status}: {words}")
         return Completed(program.argv, status, stdout, stderr, time.monotonic() - begun)
@@ -364,7 +365,7 @@ class Runner:
             return
         line = self.secrets.mask(shown)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with self._lock, self._log.open("a") as log:
+        with self._lock, naming(self._log), self._log.open("a") as log:
             log.write(f"# {stamp} status {status} {seconds:.2f} s\n{line}\n")
 
     def close(self) -> None:
@@ -391,7 +392,7 @@ class Runner:
         )
 
 
-def _refuse_full(argv: Sequence[str]) -> None:
+def refuse_full(argv: Sequence[str]) -> None:
     """HostError if a file in a failed command's words lies on a full file system.
 
     Programs have many words for a write that failed, some of which speak of damage.

@@ -7,6 +7,7 @@ under its final name is whole: it was synced, then renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +24,7 @@ from pipeline.errors import BusyError
 
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _RESERVE = 16
 """Descriptors: shutil.rmtree holds one a level, two while it lists; scratch has few levels."""
 
@@ -40,6 +42,12 @@ def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     with Replacements() as new:
         new.add(path, content, mode)
         new.commit()
+
+
+def write_scratch(path: Path, content: str | bytes) -> None:
+    """Write a file that nobody else looks for. An OSError names it, as write(2) itself does not."""
+    with naming(path):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Replacements:
@@ -81,6 +89,34 @@ class Replacements:
     ) -> None:
         for partial, _ in self._waiting:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def put_back_on_error(directory: Path, names: Iterable[str], aside: Path) -> Iterator[None]:
+    """Have the files of these names be what they were if the context ends with an exception.
+
+    Until then they are held by second names in `aside`, a new directory of the same file system;
+    where that knows no hard links, nothing is held. What is last in `names` is back last.
+    """
+    held: list[str] = []
+    aside.mkdir()
+    try:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                (aside / name).hardlink_to(directory / name)
+                held.append(name)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        held.clear()
+    try:
+        yield
+    except BaseException:
+        # Not by renaming: what failed may well be just that.
+        for name in held:
+            (directory / name).unlink(missing_ok=True)
+            (directory / name).hardlink_to(aside / name)
+        raise
 
 
 @contextlib.contextmanager

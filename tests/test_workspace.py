@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pipeline.workspace import (
     exclusive,
     finish,
     naming,
+    put_back_on_error,
     stage_key,
     write_whole,
 )
@@ -155,6 +157,48 @@ def test_replacements_take_their_names_together_or_not_at_all(tmp_path: Path) ->
         new.commit()
     assert (first.read_text(), second.read_bytes()) == ("new", b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_what_fails_half_way_leaves_the_files_that_were_there(tmp_path: Path) -> None:
+    for name in ("image", "manifest"):
+        (tmp_path / name).write_text(f"old {name}")
+    (tmp_path / "new image").write_text("new")
+    names = ["image", "never there", "manifest"]
+    with (
+        pytest.raises(OSError, match="rename"),
+        put_back_on_error(tmp_path, names, tmp_path / "aside"),
+    ):
+        (tmp_path / "manifest").unlink()
+        (tmp_path / "new image").replace(tmp_path / "image")
+        raise OSError("rename")
+    assert (tmp_path / "image").read_text() == "old image"
+    assert (tmp_path / "manifest").read_text() == "old manifest"
+    assert not (tmp_path / "never there").exists()
+
+
+def test_what_succeeds_stays(tmp_path: Path) -> None:
+    (tmp_path / "image").write_text("old")
+    with put_back_on_error(tmp_path, ["image"], tmp_path / "aside"):
+        (tmp_path / "image").unlink()
+        (tmp_path / "image").write_text("new")
+    assert (tmp_path / "image").read_text() == "new"
+
+
+def test_where_no_second_name_can_be_made_nothing_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    (tmp_path / "image").write_text("old")
+    with (
+        pytest.raises(OSError, match="rename"),
+        put_back_on_error(tmp_path, ["image"], tmp_path / "aside"),
+    ):
+        (tmp_path / "image").write_text("new")
+        raise OSError("rename")
+    assert (tmp_path / "image").read_text() == "new"
 
 
 def test_a_write_without_room_names_the_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline import settings
 from pipeline.clouds.aws import code_of, step
 from pipeline.disk.source import RawFile
 from pipeline.errors import CloudError
-from pipeline.workspace import finish, write_whole
+from pipeline.workspace import finish, write_scratch, write_whole
 
 if TYPE_CHECKING:
     from types_boto3_ebs.client import EBSClient
@@ -141,7 +141,7 @@ class BlockIndex:
         """Keep the content of the finished snapshot in place of the journal."""
         partial = self._blocks.with_suffix(f".{os.getpid()}.partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(b"".join(_RECORD.pack(i, d) for i, d in sorted(digests.items())))
+        write_scratch(partial, b"".join(_RECORD.pack(i, d) for i, d in sorted(digests.items())))
         finish(partial, self._blocks)
         self._journal.unlink(missing_ok=True)
 

@@ -18,7 +18,9 @@ from pipeline.guest import Facts, Kind, Status
 from pipeline.guest.extfs import STATE_CLEAN, Inode, Reader
 from pipeline.guest.paths import PathGuest, base, below, decoded, encoded, parent, shown
 from pipeline.model import PartitionImage
+from pipeline.run import refuse_full
 from pipeline.stage import Tools
+from pipeline.workspace import naming, write_scratch
 
 # Feature bits: Linux, Documentation/filesystems/ext4/super.rst. Only those whose every rule the
 # reader and debugfs 1.47 keep: quota and project would be left stale, bigalloc, inline data,
@@ -135,7 +137,7 @@ class _ExtGuest(PathGuest):
 
     def _download(self, real: str, size: int, to: Path) -> None:
         reader, inode = self._inode(real)
-        with to.open("wb") as file:
+        with naming(to), to.open("wb") as file:
             for offset, data in reader.chunks(inode):
                 file.seek(offset)
                 file.write(data)
@@ -149,7 +151,7 @@ class _ExtGuest(PathGuest):
         # The host file's name is ours and relative to debugfs's working directory, so the
         # scratch directory may have any name.
         source = self._tools.scratch / f"edit-{len(self._files)}"
-        source.write_bytes(data)
+        write_scratch(source, data)
         self._files.append(source)
         # `write` takes its second word as a name in the current directory, never as a path.
         self._do("cd", parent(real))
@@ -204,7 +206,7 @@ class _ExtGuest(PathGuest):
 
     def _set_xattr(self, real: str, name: str, value: bytes) -> None:
         source = self._tools.scratch / f"edit-{len(self._files)}"
-        source.write_bytes(value)
+        write_scratch(source, value)
         self._files.append(source)
         self._command(f"ea_set -f {source.name} {_quoted(real)} {name}")
         self._checks.get(real, {}).pop("xattrs", None)
@@ -228,7 +230,7 @@ class _ExtGuest(PathGuest):
         commands, checks, files = self._commands, self._checks, self._files
         self._commands, self._checks, self._files = [], {}, []
         script = self._tools.scratch / "edits.debugfs"
-        script.write_bytes(b"\n".join(commands) + b"\n")
+        write_scratch(script, b"\n".join(commands) + b"\n")
         try:
             done = self._tools.run.run(
                 ["debugfs", "-w", "-f", script.name, self._image.path.absolute()],
@@ -242,6 +244,7 @@ class _ExtGuest(PathGuest):
         # The first line of standard error is debugfs's version; there must be no other.
         complaints = done.stderr.decode(errors="replace").strip().splitlines()[1:]
         if complaints:
+            refuse_full(done.argv)
             raise GuestError(
                 "edit the root file system in",
                 self._image.path,

@@ -14,6 +14,7 @@ from isal import isal_zlib
 from pipeline.errors import DiskError
 from pipeline.guest import Status
 from pipeline.inventory import Entry
+from pipeline.workspace import write_scratch
 
 _MAX_ENTRIES = 2_000_000  # forty times a full Debian server
 _MAX_DEPTH = 200  # directories; PATH_MAX allows some 2000, real systems have some 20
@@ -100,7 +101,7 @@ class Tree:
         content = self.read(path, limit)
         if content is None:
             return False
-        to.write_bytes(content)
+        write_scratch(to, content)
         return True
 
     def _walk(self) -> Iterator[Entry]:

@@ -18,6 +18,7 @@ from pipeline.verify.machine import Wiring
 from pipeline.verify.metadata import Metadata, Request
 from pipeline.verify.service import exchange_command, serving
 from pipeline.verify.transcript import Sign, Transcript
+from pipeline.workspace import write_scratch
 
 _POLL = 0.25  # seconds between looks at a guest that boots
 _GRACE = 60.0  # seconds; least time a guest gets from one milestone to the next
@@ -305,7 +306,7 @@ def _note_requests(metadata: Metadata, log: Path) -> Path:
         f"{r.seconds:8.2f} s  {r.status}  {r.method} {r.path}{'  with token' * r.token}"
         for r in metadata.requests
     ]
-    log.write_text(printable("\n".join(lines)) + "\n")
+    write_scratch(log, printable("\n".join(lines)) + "\n")
     return log
 
 

@@ -20,7 +20,7 @@ from pipeline.progress import Meter
 from pipeline.sparse import data_runs
 from pipeline.stage import Tools
 from pipeline.wholedisk import grub, layout
-from pipeline.workspace import finish
+from pipeline.workspace import finish, naming, write_scratch
 
 __all__ = ["DiskFormat", "make_disk"]
 
@@ -66,7 +66,7 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
         stack.callback(partial.unlink, missing_ok=True)
         meter = stack.enter_context(tools.progress.task("disk image", total))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=tools.scratch)))
-        with partial.open("wb") as disk:
+        with naming(partial), partial.open("wb") as disk:
             disk.truncate(plan.sectors * layout.SECTOR)
         tools.run.run(
             ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", partial],
@@ -136,10 +136,10 @@ def _system_partition(  # noqa: PLR0917 # private: named after what they are eve
 ) -> Path:
     """The EFI system partition as a file: FAT32 with both boot loaders' menu and files."""
     image = work / "esp.img"
-    with image.open("wb") as file:
+    with naming(image), image.open("wb") as file:
         file.truncate(plan.esp.sectors * layout.SECTOR)
     menu = work / "grub.cfg"
-    menu.write_text(grub.menu(command_line))
+    write_scratch(menu, grub.menu(command_line))
     loader = grub.efi_loader(ids.volume_serial, work, tools)
     commands: list[list[str | Path]] = [
         [
