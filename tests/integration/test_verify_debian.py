@@ -92,3 +92,9 @@ def test_a_service_that_fails(sound: Files, tmp_path: Path, tools: Tools) -> Non
     report = check(with_file(sound, tmp_path, commands, broken=BROKEN), tools)
     assert {a.name for a in report.failures} == {names.UNITS, names.INIT}
     assert "broken.service" in report.failures[0].detail
+
+
+@pytest.mark.long
+def test_the_kernel_of_debian_13_passes(tmp_path: Path, tools: Tools) -> None:
+    report = check(debian.debian_triple(tmp_path / "debian", "trixie"), tools)
+    assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
