@@ -156,9 +156,9 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.progress import QuietProgress
 put = ec2_objects.Bucket.put
 count = 0
-def killing(self, key, *rest):
+def killing(self, key, *rest, **named):
     global count
-    put(self, key, *rest)
+    put(self, key, *rest, **named)
     count += key.startswith("machine")
     if count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
