@@ -290,8 +290,16 @@ def _check_seconds(size: int) -> float:
     return _CHECK_SECONDS + _CHECK_SECONDS_PER_GIB * (size >> 30)
 
 
-def foresee(disk: DiskImage, choice: str) -> list[str]:
-    """What `extract` would copy, a line a volume with sizes; for dry runs. Raises what it raises.
+@dataclass(frozen=True)
+class Foreseen:
+    """What would be done with one volume: in words with sizes, and the command that checks it."""
+
+    what: str
+    check: tuple[str, ...] = ()
+
+
+def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
+    """What `extract` would copy, root first; for dry runs. Raises what it raises.
 
     A root that shows only once its journal is replayed in a copy is announced as such.
     """
@@ -303,16 +311,23 @@ def foresee(disk: DiskImage, choice: str) -> list[str]:
             dirty = [] if choice else [c for c in found.candidates if _shows_after_replay(c)]
             if not dirty:
                 raise
-            return [f"replay the journal of {c.place} in a copy to look for a root" for c in dirty]
-        lines = []
+            words = "replay the journal of {} in a copy to look for a root"
+            return [Foreseen(words.format(c.place), ("e2fsck", "-f", "-p", "COPY")) for c in dirty]
+        volumes = []
         for candidate in (root, *(c for c in found.candidates if c.is_boot and c is not root)):
             ranges, what, _ = _what_to_copy(candidate)
             need = sum(run.length for run in data_of(candidate.volume, ranges))
-            lines.append(
+            words = (
                 f"copy {candidate.place}, {candidate.filesystem} of"
                 f" {human_bytes(candidate.volume.size)}: {human_bytes(need)}, {what}"
             )
-        return lines
+            check: tuple[str, ...] = ()
+            if what == _USED and (original := _as_e2fsck_opens_it(candidate.volume)):
+                check = ("e2fsck", "-f", "-n", original)
+            elif candidate.filesystem in _EXT:
+                check = ("e2fsck", "-f", "-p", "COPY")
+            volumes.append(Foreseen(words, check))
+        return volumes
 
 
 def _need_space(need: int, directory: Path) -> None:

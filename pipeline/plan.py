@@ -17,8 +17,8 @@ from pipeline.request import SUFFIXES, BuildRequest, triple
 from pipeline.run import Runner, Secrets
 from pipeline.stage import Tools
 
-_ROOT, _BOOT = "PRIVATE/root.img", "PRIVATE/boot.img"
-_COPY_CHECKS = tuple(f"e2fsck -f -p {image}" for image in (_ROOT, _BOOT))
+_ROOT = "PRIVATE/root.img"
+_COPY_CHECKS = ("e2fsck -f -n DISK?offset=BYTES", f"e2fsck -f -p {_ROOT}")
 _EDITS = (f"debugfs -w -f edits.debugfs {_ROOT}", f"e2fsck -fn {_ROOT}")
 _SHRINK = (
     f"e2fsck -fy {_ROOT}",
@@ -96,14 +96,17 @@ def _install(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
 def _image(request: BuildRequest) -> list[Step]:
     choice = request.root or request.recipe.root
     known = request.disk or _directory(request) / "disk.img"
-    copies = [f"copy the root filesystem ({choice or 'found by inspection'}) and a separate /boot"]
+    what = f"copy the root filesystem ({choice or 'found by inspection'}) and a separate /boot"
+    copies = Step(what, _COPY_CHECKS)
     if request.disk or (known.exists() and not request.fresh):
-        copies = foresee(open_format(known) if request.disk else DiskImage(known, "raw"), choice)
+        found = foresee(open_format(known) if request.disk else DiskImage(known, "raw"), choice)
+        checks = tuple(shlex.join(each.check) for each in found if each.check)
+        copies = Step("; ".join(each.what for each in found), checks)
     ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
     edits = Step(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
     if request.backend == "guestfs":
         edits = Step("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
-    steps = [Step("; ".join(copies), _COPY_CHECKS), edits]
+    steps = [copies, edits]
     if request.recipe.shrink:
         steps.append(Step("shrink it to its content", _SHRINK))
     if request.wants_disk:
