@@ -100,7 +100,8 @@ def _rewrite_fstab(editor: Editor) -> Fstab:
         f"{shown(point)} is on a volume of its own: its content does not become part of the image"
         for point in fstab.lost
     ]
-    editor.write("/etc/fstab", fstab.text)
+    # One that is a link may lead to any other file of the guest, which is not ours to overwrite.
+    editor.write("/etc/fstab", fstab.text, follow=False)
     return fstab
 
 

@@ -295,8 +295,24 @@ def test_hostile_links_stay_in_the_guest(tools: Tools, tmp_path: Path) -> None:
     outside.write_text("host")
     tree = {**DEBIAN_12, "/etc/fstab": {"link": f"../../../..{outside}"}, f"{outside}": "guest"}
     guest, _ = customized(tree, tools)
-    assert guest.text(str(outside)).startswith("LABEL=uec-rootfs")
+    assert guest.text("/etc/fstab").startswith("LABEL=uec-rootfs")
     assert outside.read_text() == "host"
+
+
+@pytest.mark.parametrize("target", ["passwd", "/etc/passwd", "../etc/nowhere"])
+def test_an_fstab_that_is_a_link_becomes_a_file_and_what_it_led_to_stays(
+    target: str, tools: Tools
+) -> None:
+    tree: Tree = {
+        **DEBIAN_12,
+        "/etc/fstab": {"link": target},
+        "/etc/passwd": "root:x:0:0::/root:\n",
+    }
+    guest, _ = customized(tree, tools)
+    assert guest.nodes["/etc/fstab"].status.kind == "file"
+    assert guest.text("/etc/fstab") == "LABEL=uec-rootfs / ext4 defaults 0 0\n"
+    assert guest.text("/etc/passwd").startswith("root:x:0:0")
+    assert "/etc/nowhere" not in guest.nodes
 
 
 def test_network_manager_and_the_others(tools: Tools) -> None:

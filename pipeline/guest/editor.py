@@ -57,14 +57,17 @@ class Editor:
             return ""
         return self.guest.read(path, limit).decode("utf-8", "surrogateescape")
 
-    def write(self, path: str, text: str, mode: int | None = None) -> None:
+    def write(self, path: str, text: str, mode: int | None = None, *, follow: bool = True) -> None:
         """Make a file's text this, links followed; nothing to do if it already is.
 
-        mode: of a new file, 0644 by default; None keeps that of a file that is there.
+        mode: of a new file, 0644 by default; None keeps that of a file that is there. follow: a
+        link of that very name; False puts a file in its place, and what it led to stays.
         """
         guest = self.guest
         self.make_directories(parent(path))
         real = self.place(path)
+        if not follow:
+            real = join(guest.resolve(parent(path)), base(path))
         before = guest.stat(real)
         old = self.text(real) if before is not None and before.kind == "file" else ""
         if before is not None and before.kind not in ("file", "symlink"):
