@@ -129,6 +129,18 @@ def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: I
     assert third == second
 
 
+def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
+    raw: RawGlance, images: ImageSet
+) -> None:
+    found = cloud().publish(images, PublishOptions(), QuietProgress())
+    marks = {key: value for key, value in raw.image(found.machine_id).items() if "pipeline" in key}
+    late = raw.add("demo", b"", os_hidden=True, **marks | {identity.MARK_STATE: identity.PARTIAL})
+    assert f"DELETE /v2/images/{late}: surplus" in cloud().plan(images, PublishOptions())
+    again = cloud().publish(images, PublishOptions(), QuietProgress())
+    assert again == replace(found, created=False)
+    assert len(raw.seen(hidden=True)) == 3
+
+
 def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: ImageSet) -> None:
     options = PublishOptions(hidden=True)
     first = cloud().publish(images, options, QuietProgress())
