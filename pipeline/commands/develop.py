@@ -108,7 +108,7 @@ def faults(
     disk: str = "",
     keep: str = "",
 ) -> None:
-    """Kill, starve and deceive the pipeline at seeded points; root, hours.
+    """Kill, starve and deceive the pipeline at seeded points; root, most of an hour.
 
     Without --only, all but boot and install run, as docs/faults.md tells.
     """
