@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.disk.ext_blocks import UsedRanges
 from pipeline.disk.source import RawFile
 from pipeline.disk.survey import survey
 from tests.boot_files import cpio, kernel
-from tests.disks.tools import loop, run
+from tests.disks.tools import loop, mounted, run
 from tests.disks.writers import Pv, group_text, write_mbr, write_pv
 from tests.fuzz.seeds import FileDisk
 
@@ -138,6 +139,18 @@ def floor(disk: Disk, out: Path) -> None:
         left = disk.used
         while left > 0:
             left -= file.write(view[: min(_BUFFER, left)])
+
+
+@contextlib.contextmanager
+def reflinking(work: Path, size: int) -> Iterator[Path]:
+    """A directory on an XFS of its own, `size` bytes in a file under `work`."""
+    file = work / "xfs.img"
+    with file.open("wb") as image:
+        image.truncate(size)
+    run("mkfs.xfs", "-q", file)
+    with mounted(file, work / "xfs") as place:
+        yield place
+    file.unlink()
 
 
 def root_gib(used: float) -> float:
