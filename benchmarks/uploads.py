@@ -30,7 +30,6 @@ from pipeline.clouds.aws import Site, open_site
 from pipeline.clouds.bundle import PART_SIZE
 from pipeline.clouds.ebs_direct import BLOCK, DirectUpload, aggregate, data_blocks
 from pipeline.clouds.ec2_objects import Bucket, PartUploads
-from pipeline.clouds.glance_api import Patience
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.disk.source import RawFile
 from pipeline.progress import QuietProgress
@@ -171,16 +170,7 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
             kind = ["-H", "Content-Type: application/octet-stream"]
             subprocess.run(["curl", "-sf", *auth, *kind, "-T", str(disk), target], check=True)
 
-        def at_once(_out: Path) -> None:
-            build = replace(images, name=f"b{uuid.uuid4().hex[:8]}")
-            alone = GlanceCloud("glance:bench", "bench", Patience(settle=0.0))
-            alone.publish(build, PublishOptions(), QuietProgress())
-
-        yield {
-            "this pipeline, the whole triple": ours,
-            "curl, the root alone": curl,
-            "this pipeline without its wait for uploads that begin at the same time": at_once,
-        }
+        yield {"this pipeline, the whole triple": ours, "curl, the root alone": curl}
     finally:
         processes.stop()
 
@@ -192,7 +182,7 @@ def sections(options: Options) -> Iterator[Section]:
     plot: dict[str, float] = {}
 
     def compare(title: str, rivals: dict[str, Work], work: Path) -> None:
-        ours, theirs, *_ = rivals
+        ours, theirs = rivals
         costs = alternate(rivals, options.rounds, work, base=theirs)
         parts.append(
             f"### {title}\n\n{circumstances(costs, options.rounds)}\n\n"
@@ -218,8 +208,7 @@ def sections(options: Options) -> Iterator[Section]:
     words = (
         f"{host(options.directory)}, shared by client and server. {mib} MiB of random bytes. EBS"
         f" direct and S3 answer late by {LATENCY_MS:.0f} ms, Glance as it does; ours sends kernel"
-        f" and ramdisk to it as well, and once for each triple waits {Patience().settle:g} s for"
-        " other uploads that begin in the same second, whose records Glance cannot tell apart."
+        " and ramdisk to it as well, and hashes what it sends."
         + (" Glance was left out by --quick." if options.quick else "")
     )
     yield Section("\n\n".join([words, *parts]), bars("Uploads, seconds (median)", plot))

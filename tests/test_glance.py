@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,15 @@ from pipeline.clouds.glance import open_glance
 from pipeline.clouds.glance_api import Patience, explain, missing_formats
 from pipeline.clouds.glance_body import ChangedFileError, ImageBody, StalledUploadError
 from pipeline.clouds.glance_images import (
+    MARK_ID,
     attributes,
     claims,
     differences,
+    is_own,
     is_whole,
     losers,
     parts,
+    record_id,
     server_digest,
     unfinished,
 )
@@ -97,7 +102,9 @@ def test_attributes_of_the_machine_image(images: ImageSet) -> None:
 
 def test_a_new_record_is_hidden_marked_and_never_whole(images: ImageSet) -> None:
     for part in parts(images, PublishOptions(), "glance"):
-        record = unfinished(part, images, PublishOptions(), "k" * 64)
+        record = unfinished(part, images, PublishOptions(), "k" * 64, "an-id")
+        assert record["id"] == "an-id"
+        assert is_own(record, "")
         assert record["os_hidden"] is True
         assert record[identity.MARK_KEY] == "k" * 64
         assert record[identity.MARK_SHA256] == part.sha256
@@ -112,6 +119,22 @@ def test_differences_take_nothing_away() -> None:
 
 
 # -- who wins
+
+
+def test_ids_are_made_of_project_build_role_and_number() -> None:
+    drawn = itertools.product(("p", "q"), ("key", "other"), ROLES, range(3))
+    ids = [record_id(*each) for each in drawn]
+    assert len(set(ids)) == len(ids)
+    assert ids[0] == record_id("p", "key", "kernel", 0) == str(uuid.UUID(ids[0]))
+
+
+def test_a_copy_with_our_marks_is_not_ours() -> None:
+    ours = {"id": "1", MARK_ID: "1", "owner": "us"}
+    assert is_own(ours, "us")
+    assert is_own(ours, "")
+    assert not is_own({**ours, "id": "2"}, "us")
+    assert not is_own({**ours, "owner": "them"}, "us")
+    assert not is_own({"id": "1", "owner": "us"}, "us")
 
 
 @given(st.permutations([image(n, role) for n in (1, 2, 3) for role in ROLES]), st.integers(0, 3))

@@ -124,6 +124,7 @@ class EbsCloud:
             for image in Images(self.site).own()
             if image.tags.get(identity.MARK_NAME) == name
             and image.tags.get(identity.MARK_ROLE) == ROLE
+            and _keeps_its_name(image)
             and image.state == "available"
         ]
         return sorted(found, key=lambda registration: registration.generation, reverse=True)
@@ -135,11 +136,12 @@ class EbsCloud:
         for image in account.own():
             if image.id != registration.machine_id:
                 continue
-            if not registration.key or not marks.items() <= image.tags.items():
+            marked = registration.key and marks.items() <= image.tags.items()
+            if not marked or not _keeps_its_name(image):
                 raise CloudError(
                     "withdraw",
                     f"{image.id} on {self.name}",
-                    why="its tags do not say that this pipeline made it",
+                    why="its name and tags do not say that this pipeline made it",
                     next_step="Deregister it by hand if it is to go",
                 )
             for place in image.tags.get(_COPIES, "").split():
@@ -335,12 +337,12 @@ class EbsCloud:
         }
         for image in own:
             ready = image.state == "available" or not (available or image.failed)
-            if ready and marks.items() <= image.tags.items():
+            if ready and marks.items() <= image.tags.items() and _keeps_its_name(image):
                 return image
         return None
 
     def _stem(self, images: ImageSet) -> str:
-        return f"{images.name}-{identity.content_key(images, whole_disk=True)[:_DIGITS]}"
+        return _image_name(images.name, identity.content_key(images, whole_disk=True))
 
     def _registration(self, name: str, image: Image, *, created: bool = False) -> Registration:
         return Registration(
@@ -354,6 +356,19 @@ class EbsCloud:
             key=image.tags.get(identity.MARK_KEY, ""),
             location=image.snapshot_id,
         )
+
+
+def _image_name(name: str, key: str) -> str:
+    return f"{name}-{key[:_DIGITS]}"
+
+
+def _keeps_its_name(image: Image) -> bool:
+    """Whether a marked image has the name it was given: a copy within the account has another.
+
+    CopyImage takes tags along when asked to (CopyImageTags).
+    """
+    marks = (image.tags.get(mark, "") for mark in (identity.MARK_NAME, identity.MARK_KEY))
+    return image.name == _image_name(*marks)
 
 
 def open_ebs(

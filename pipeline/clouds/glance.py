@@ -1,15 +1,17 @@
 """OpenStack Glance: three linked images, registered as a whole or not at all.
 
 Every upload of one build works on the same three records, whoever made them: they are hidden,
-found by the build's key, and the oldest of each role counts. Glance itself lets one upload at a
-time write an image, so uploads that run at once share the work, and a run that was killed is
-taken up where it stopped. The machine image is marked as whole and shown last.
+and their ids are made of the build's key, so that one of two uploads that create a record at once
+is told that it is there. Glance itself lets one upload at a time write an image, so uploads that
+run at once share the work, and a run that was killed is taken up where it stopped. The machine
+image is marked as whole and shown last.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,10 +34,12 @@ from pipeline.clouds.glance_images import (
     claims,
     differences,
     formats,
+    is_own,
     is_whole,
     links,
     losers,
     parts,
+    record_id,
     registration,
     server_digest,
     unfinished,
@@ -50,6 +54,7 @@ _HASHES = ("sha512",)  # Glance's default hashing_algorithm; others are computed
 # Each time, another upload of the build deleted what this one used. Two agree after one such
 # meeting; five are more than anybody starts at once.
 _CLAIM_TRIES = 5
+_DELETED_IDS = 32  # how often a build's image was deleted and made again, as far as it is asked for
 _SPOILT_TRIES = 3  # a cloud that stores wrong bytes three times has a broken disk or proxy
 
 
@@ -153,19 +158,20 @@ class GlanceCloud:
         """See protocol.Cloud."""
         marks = {identity.MARK_NAME: name, identity.MARK_STATE: identity.WHOLE}
         with connect(self.name, self.cloud, self.patience) as api:
-            found = api.images(f"list the generations of {name} on", **marks)
+            found = _own_images(api, f"list the generations of {name} on", **marks)
         registered = [registration(self.name, image, created=False) for image in found]
         return sorted(registered, key=lambda each: each.generation, reverse=True)
 
     def withdraw(self, registration: Registration) -> None:
-        """See protocol.Cloud."""
+        """See protocol.Cloud. A kernel or ramdisk that another image we can see uses stays."""
         attempted = f"withdraw {registration.machine_id} from"
         with connect(self.name, self.cloud, self.patience) as api:
             ids = [registration.machine_id, registration.ramdisk_id, registration.kernel_id]
             found = [api.image(image_id, attempted) for image_id in ids if image_id]
             mine = [image for image in found if image is not None]
             for image in mine:
-                if image.get(identity.MARK_KEY, "") != registration.key:
+                key = image.get(identity.MARK_KEY, "")
+                if key != registration.key or not is_own(image, api.project):
                     raise CloudError(
                         attempted,
                         self.name,
@@ -180,11 +186,15 @@ class GlanceCloud:
                         next_step=f"Run `openstack image set --unprotected {image['id']}` first",
                     )
             for image in mine:
-                api.delete(image["id"], attempted)
+                link = f"{image.get(identity.MARK_ROLE)}_id"
+                linked = image["id"] != registration.machine_id
+                # The snapshot of a server starts with the kernel of the image it came from.
+                if not linked or not api.images(attempted, **{link: image["id"]}):
+                    api.delete(image["id"], attempted)
 
     def _own(self, api: GlanceApi, images: ImageSet, options: PublishOptions) -> list[Image]:
         key = identity.content_key(images, whole_disk=options.whole_disk)
-        return api.images(f"look for {images.name} on", **{identity.MARK_KEY: key})
+        return _own_images(api, f"look for {images.name} on", **{identity.MARK_KEY: key})
 
 
 @dataclass
@@ -273,27 +283,34 @@ class _Run:
     def _claim(self) -> dict[str, Image]:
         """The record of each role, made where there is none."""
         claimed = claims(self._own(), _roles(self.parts))
-        slowest = 0.0
-        for part in self.parts:
-            if part.role in claimed:
-                continue
-            record = unfinished(part, self.images, self.options, self._key())
-            if part is self.parts[-1]:
-                record |= links(claimed)
-            begun = time.monotonic()
-            image = self.api.create(record, self._attempted("register", part))
-            slowest = max(slowest, time.monotonic() - begun)
-            self.made.append(image["id"])
-            claimed[part.role] = image
-        if slowest:
-            # A record of another upload may have its stamp and still be on its way into the list.
-            delay = self.api.patience.settle + 2 * slowest
-            self.api.pause(delay, "looking for other uploads of this build")
-            claimed = self._settle()
         for part in self.parts:
             if part.role not in claimed:
-                raise StatusError(self._attempted("find", part), self.cloud.name, 404, "")
+                claimed[part.role] = self._make(part, claimed)
         return claimed
+
+    def _make(self, part: Part, claimed: Mapping[str, Image]) -> Image:
+        """A record of the part's: a new one, or the one that another upload made meanwhile."""
+        attempted = self._attempted("register", part)
+        for number in range(_DELETED_IDS + 1):
+            chosen = record_id(self.api.project, self._key(), part.role, number)
+            # A build deleted that often is not worth asking further: surplus records are found.
+            image_id = chosen if number < _DELETED_IDS else str(uuid.uuid4())
+            record = unfinished(part, self.images, self.options, self._key(), image_id)
+            if part is self.parts[-1]:
+                record |= links(claimed)
+            try:
+                image = self.api.create(record, attempted)
+            except StatusError as error:
+                if error.status != 409 or number == _DELETED_IDS:
+                    raise
+                # Somebody has it, or had it: Glance keeps the ids of what was deleted.
+                found = self.api.image(image_id, attempted)
+                if found and is_own(found, self.api.project):
+                    return found
+            else:
+                self.made.append(image_id)
+                return image
+        raise AssertionError("unreachable")
 
     def _settle(self) -> dict[str, Image]:
         """Those that count, as far as there are; surplus ones are deleted by who sees them."""
@@ -427,7 +444,7 @@ class _Run:
         wanted[identity.MARK_STATE] = identity.WHOLE
         if image.get(identity.MARK_STATE) != identity.WHOLE:
             marks = {identity.MARK_NAME: self.images.name, identity.MARK_STATE: identity.WHOLE}
-            older = self.api.images(attempted, **marks)
+            older = _own_images(self.api, attempted, **marks)
             stamps = [each.get(identity.MARK_GENERATION, "") for each in older]
             wanted[identity.MARK_GENERATION] = identity.next_generation(stamps)
         if changes := differences(image, wanted):
@@ -447,6 +464,11 @@ class _Run:
     def _error(self, part: Part, why: str, next_step: str) -> CloudError:
         attempted = self._attempted("register", part)
         return CloudError(attempted, self.cloud.name, why=why, next_step=next_step)
+
+
+def _own_images(api: GlanceApi, attempted: str, **marks: str) -> list[Image]:
+    """Our images with these marks, oldest first, without copies that others made of them."""
+    return [image for image in api.images(attempted, **marks) if is_own(image, api.project)]
 
 
 def _roles(wanted: Sequence[Part]) -> list[str]:

@@ -43,10 +43,9 @@ class Patience:
     Six tries wait about half a minute in all, the time in which a restarted Glance or a switched
     load balancer is back. connect: the longest a connection, or one write on it, may take; three
     lost SYN packets cost 7 s. read: the longest silence before an answer; Glance answers an
-    upload only when its store has the last byte. settle: Glance stamps creation times in whole
-    seconds, so after this long every image of an earlier stamp is in the list. poll: between two
-    looks at an image that another upload, or the cloud itself, is busy with. busy: how long such
-    an image may stay busy, on top of a second for each MiB.
+    upload only when its store has the last byte. poll: between two looks at an image that another
+    upload, or the cloud itself, is busy with. busy: how long such an image may stay busy, on top of
+    a second for each MiB.
     """
 
     tries: int = 6
@@ -54,7 +53,6 @@ class Patience:
     most: float = 30.0
     connect: float = 30.0
     read: float = 300.0
-    settle: float = 1.1
     poll: float = 2.0
     busy: float = 600.0
     broken: float = 90.0
@@ -124,7 +122,9 @@ class GlanceApi:
             raise
 
     def create(self, properties: Mapping[str, Any], attempted: str) -> Image:
-        """A new record without data. A lost answer may leave a second one: list afterwards."""
+        """A new record without data, of an id of our choice. StatusError 409: that id was given
+        away, perhaps by this very call, whose first answer was lost.
+        """
         return self._json("POST", "images", attempted, json=dict(properties))
 
     def patch(self, image_id: str, changes: Mapping[str, Any], attempted: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
 
 BUSY = ("saving", "uploading", "importing")
 """States of an image whose data is on its way."""
+
+MARK_ID = "image_pipeline_id"
+"""The image's own id."""
+_NAMESPACE = uuid.UUID("6f0f7c52-4a0e-4a3c-9d0b-2f4e5b1c7a15")  # drawn once, for `record_id`
 
 # Nova and the v1 API took an Amazon image only with both formats alike; v2 checks that no more.
 _FORMATS = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
@@ -83,10 +88,31 @@ def attributes(part: Part, images: ImageSet, options: PublishOptions) -> dict[st
     return wanted
 
 
-def unfinished(part: Part, images: ImageSet, options: PublishOptions, key: str) -> dict[str, Any]:
+def record_id(project: str, key: str, role: str, number: int) -> str:
+    """The id to create an image of the build under: all who upload the build ask for the same.
+
+    number: from 0; the next when Glance has given the one before away, as it does once for ever.
+    """
+    return str(uuid.uuid5(_NAMESPACE, "/".join((project, key, role, str(number)))))
+
+
+def is_own(image: Image, project: str) -> bool:
+    """Whether an image with our marks is ours: a copy has them too, but not the id they tell.
+
+    Nova gives the snapshot of a server all properties of the image it was started from. project:
+    ours, or "" where the cloud has none.
+    """
+    told: bool = image.get(MARK_ID) == image["id"]
+    return told and project in ("", image.get("owner"))
+
+
+def unfinished(
+    part: Part, images: ImageSet, options: PublishOptions, key: str, image_id: str
+) -> dict[str, Any]:
     """The record to create: hidden and marked as ours, with all else it shall have."""
     state = {identity.MARK_STATE: identity.PARTIAL} if part.role in (MACHINE, DISK) else {}
     return attributes(part, images, options) | {
+        "id": image_id,
         "os_hidden": True,
         **state,
         "container_format": part.container_format,
@@ -95,6 +121,7 @@ def unfinished(part: Part, images: ImageSet, options: PublishOptions, key: str) 
         identity.MARK_KEY: key,
         identity.MARK_ROLE: part.role,
         identity.MARK_SHA256: part.sha256,
+        MARK_ID: image_id,
     }
 
 
@@ -124,8 +151,8 @@ def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
     """The image of each role that counts; the same answer for all who see the same images.
 
     What belongs to a finished machine image wins, then what has data or gets it just now, then the
-    oldest. Age alone will not do: Glance stamps a record when the request comes in, so an older
-    one can turn up after a younger one is in use.
+    oldest. There is one of each role, unless a database that lags told an upload that the record
+    there is none.
     """
     last = [i for i in found if i.get(identity.MARK_ROLE) == roles[-1]]
     linked: set[str | None] = set()

@@ -57,9 +57,14 @@ class Site:
 def make_images(
     directory: Path, *, name: str = "demo", seed: int = 1, machine_size: int = 5 * MIB + 512
 ) -> ImageSet:
-    """An image set of seeded bytes: a root with data at both ends and a hole between."""
+    """An image set of seeded bytes: a root with data at both ends and a hole between.
+
+    Each test, with its children, has bytes of its own: tests share servers, and a Glance without
+    projects keeps the ids of all that was deleted.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    source = random.Random(seed)
+    test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
+    source = random.Random(f"{test} {seed}")
     kernel, ramdisk, machine = (
         directory / f"{name}{suffix}" for suffix in ("-vmlinuz", "-initrd", ".img")
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.clouds import ebs_direct
+from pipeline.clouds.aws import open_site
 from pipeline.clouds.ebs import EbsCloud, open_ebs
 from pipeline.clouds.ebs_direct import BLOCK
 from pipeline.clouds.protocol import Interrupted, PublishOptions
@@ -279,6 +280,26 @@ def test_a_foreign_image_is_never_withdrawn(cloud: Cloud, images: ImageSet) -> N
     assert open_ebs("").generations("demo") == []
 
 
+def test_a_copy_that_somebody_made_with_its_tags_is_left_alone(
+    cloud: Cloud, images: ImageSet
+) -> None:
+    registration = publish(images)
+    site = open_site("ebs", "")
+    copy = site.ec2().copy_image(
+        Name="to be kept",
+        SourceImageId=registration.machine_id,
+        SourceRegion="stand-in-1",
+        CopyImageTags=True,
+    )["ImageId"]
+    assert cloud.ec2.images[copy].tags == cloud.ec2.images[registration.machine_id].tags
+    assert open_ebs("").generations("demo") == [replace(registration, created=False)]
+    with pytest.raises(CloudError, match="by hand"):
+        open_ebs("").withdraw(replace(registration, machine_id=copy))
+    open_ebs("").withdraw(registration)
+    assert set(cloud.ec2.images) == {copy}
+    assert publish(images).machine_id != copy
+
+
 def test_two_regions_hold_the_image(cloud: Cloud, images: ImageSet) -> None:
     options = PublishOptions(regions=("elsewhere-1", "stand-in-1"))
     registration = publish(images, options)
@@ -370,6 +391,7 @@ import os, signal
 from dataclasses import replace
 from pathlib import Path
 from pipeline.clouds import ebs_direct
+from pipeline.clouds.aws import open_site
 from tests.integration.test_ebs import make_disk, publish
 write = ebs_direct.BlockIndex.write
 count = 0

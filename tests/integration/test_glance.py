@@ -16,7 +16,7 @@ import pytest
 from pipeline.clouds import identity
 from pipeline.clouds.glance import GlanceCloud
 from pipeline.clouds.glance_api import Patience
-from pipeline.clouds.glance_images import parts, unfinished
+from pipeline.clouds.glance_images import MARK_ID, parts, record_id, unfinished
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError, InputError
 from pipeline.model import ImageSet
@@ -134,11 +134,63 @@ def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
 ) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     marks = {key: value for key, value in raw.image(found.machine_id).items() if "pipeline" in key}
-    late = raw.add("demo", b"", os_hidden=True, **marks | {identity.MARK_STATE: identity.PARTIAL})
+    late = str(uuid.uuid4())
+    marks |= {"id": late, MARK_ID: late, identity.MARK_STATE: identity.PARTIAL}
+    raw.add("demo", b"", os_hidden=True, **marks)
     assert f"DELETE /v2/images/{late}: surplus" in cloud().plan(images, PublishOptions())
     again = cloud().publish(images, PublishOptions(), QuietProgress())
     assert again == replace(found, created=False)
     assert len(raw.seen(hidden=True)) == 3
+
+
+def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet) -> None:
+    """Nova gives it all properties of the image that the server was started from."""
+    first = cloud().publish(images, PublishOptions(), QuietProgress())
+    given = ("image_pipeline", "kernel_id", "ramdisk_id", "os_", "architecture")
+    inherited = {
+        key: value
+        for key, value in raw.image(first.machine_id).items()
+        if key.startswith(given) and key not in ("os_hidden", "os_hash_algo", "os_hash_value")
+    }
+    snapshot = raw.add("before the upgrade", b"a year's work", image_type="snapshot", **inherited)
+    assert cloud().plan(images, PublishOptions()) == []
+    again = cloud().publish(images, PublishOptions(), QuietProgress())
+    assert again == replace(first, created=False)
+    assert cloud().generations("demo") == [again]
+    with pytest.raises(CloudError, match="not an image of this upload"):
+        cloud().withdraw(replace(first, machine_id=snapshot))
+    cloud().withdraw(first)
+    assert raw.data(snapshot) == b"a year's work"
+    assert raw.data(first.kernel_id) == images.kernel.path.read_bytes()
+    second = cloud().publish(images, PublishOptions(), QuietProgress())
+    assert second.kernel_id == first.kernel_id
+    raw.call("DELETE", f"images/{snapshot}")
+    cloud().withdraw(second)
+    assert raw.seen(hidden=True) == []
+
+
+def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
+    raw: RawGlance, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.clouds.glance._DELETED_IDS", 2)
+    made = set()
+    for _ in range(4):
+        found = cloud().publish(images, PublishOptions(), QuietProgress())
+        made.add(found.machine_id)
+        cloud().withdraw(found)
+    assert len(made) == 4
+    assert raw.seen(hidden=True) == []
+
+
+def test_a_record_of_our_id_that_is_not_ours_is_passed_over(
+    raw: RawGlance, images: ImageSet
+) -> None:
+    """Ids can be foreseen by who knows the build."""
+    key = identity.content_key(images)
+    taken = raw.add("theirs", id=record_id("", key, "kernel", 0))
+    found = cloud().publish(images, PublishOptions(), QuietProgress())
+    assert found.kernel_id == record_id("", key, "kernel", 1)
+    assert raw.data(taken) == b"somebody else's"
 
 
 def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: ImageSet) -> None:
@@ -269,8 +321,9 @@ def test_where_direct_upload_is_forbidden_the_import_is_used(
 
 def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: ImageSet) -> None:
     """Data staged and never imported: no upload and no import gets such a record going again."""
-    record = unfinished(parts(images, PublishOptions(), "")[0], images, PublishOptions(), "")
-    record[identity.MARK_KEY] = identity.content_key(images)
+    (part, *_), key = parts(images, PublishOptions(), ""), identity.content_key(images)
+    image_id = record_id("", key, part.role, 0)
+    record = unfinished(part, images, PublishOptions(), key, image_id)
     left = raw.call("POST", "images", json=record).json()["id"]
     headers = {"Content-Type": "application/octet-stream"}
     raw.call("PUT", f"images/{left}/stage", data=b"half a kernel", headers=headers)

@@ -36,7 +36,6 @@ HASTY = Patience(
     most=0.2,
     connect=5.0,
     read=5.0,
-    settle=1.1,
     poll=0.2,
     busy=20.0,
     broken=5.0,
@@ -158,7 +157,7 @@ LASTING = [
 def test_a_lasting_refusal_is_told_and_undone(bench: Bench, step: str, status: int) -> None:
     bench.proxy.choose = always(Fault("status", status=status), STEPS[step])
     with pytest.raises(CloudError) as caught:
-        bench.publish(Patience(tries=2, first=0.05, most=0.1, settle=1.1, poll=0.1, busy=1.0))
+        bench.publish(Patience(tries=2, first=0.05, most=0.1, poll=0.1, busy=1.0))
     error = caught.value
     assert error.subject == "glance:mine"
     assert "of demo" in str(error) or "for demo" in str(error)
