@@ -148,7 +148,7 @@ class GlanceCloud:
                 run.sweep(losers(found, claimed))
             else:
                 try:
-                    claimed = run.complete()
+                    claimed = run.complete(claimed)
                 except BaseException:
                     run.roll_back()
                     raise
@@ -210,11 +210,15 @@ class _Run:
     direct: bool = True  # until the cloud turns out to forbid uploads but through its import
     yielded: bool = False  # whether the maker of a record was given time to fill it
 
-    def complete(self) -> dict[str, Image]:
-        """Make or adopt the images, fill them, show them; the machine image last."""
+    def complete(self, known: Mapping[str, Image]) -> dict[str, Image]:
+        """Make or adopt the images, fill them, show them; the machine image last.
+
+        known: those that count, as they were just now.
+        """
+        found: Mapping[str, Image] | None = known
         for left in reversed(range(_CLAIM_TRIES)):
             try:
-                claimed = self._claim()
+                claimed, found = self._claim(found), None
                 for part in self.parts:
                     claimed = self._fill(part, claimed)
                 self._finish(claimed)
@@ -280,9 +284,9 @@ class _Run:
 
     # -- who uses which record
 
-    def _claim(self) -> dict[str, Image]:
-        """The record of each role, made where there is none."""
-        claimed = claims(self._own(), _roles(self.parts))
+    def _claim(self, known: Mapping[str, Image] | None = None) -> dict[str, Image]:
+        """The record of each role, made where there is none. known: those there are, if known."""
+        claimed = claims(self._own(), _roles(self.parts)) if known is None else dict(known)
         for part in self.parts:
             if part.role not in claimed:
                 claimed[part.role] = self._make(part, claimed)

@@ -1,4 +1,4 @@
-"""The body of an upload: an image read once, hashed as it is sent, its holes never read."""
+"""The body of an upload: an image read once, hashed while it is sent, its holes never read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pipeline.model import ImageFile
@@ -55,18 +56,21 @@ class ImageBody:
         self._counted = sent = 0
         hashes = {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
         window_end, window_sent = time.monotonic() + FLOOR_SECONDS, 0
-        with self._path.open("rb", buffering=0) as file:
+        # hashlib lets other threads run: a piece is hashed while it is on its way.
+        with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(len(hashes)) as pool:
             if os.fstat(file.fileno()).st_size != self._size:
                 raise ChangedFileError(f"{self._path} is no longer {self._size} bytes long")
             for piece in chunks(file.fileno(), self._size):
-                for each in hashes.values():
-                    each.update(piece)
+                hashing = [pool.submit(each.update, piece) for each in hashes.values()]
                 sent += len(piece)
-                if sent == self._size and hashes["sha256"].hexdigest() != self._sha256:
-                    raise ChangedFileError(
-                        f"{self._path} no longer has the sha256 that the manifest says"
-                    )
+                if sent == self._size:
+                    wait(hashing)
+                    if hashes["sha256"].hexdigest() != self._sha256:
+                        raise ChangedFileError(
+                            f"{self._path} no longer has the sha256 that the manifest says"
+                        )
                 yield piece
+                wait(hashing)  # the next piece takes this one's place in memory
                 self._counted = sent
                 self._meter.advance(len(piece))
                 window_sent += len(piece)
