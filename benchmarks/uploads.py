@@ -219,8 +219,9 @@ def sections(options: Options) -> Iterator[Section]:
                 compare(title, choose(open_site("bench", ""), disk), work)
     words = (
         f"{host(options.directory)}, shared by client and server. {mib} MiB of random bytes, for"
-        f" Glance {4 * mib} too. EBS direct and S3 answer late by {LATENCY_MS:.0f} ms, Glance as it does; ours sends kernel"
-        " and ramdisk to it as well, finds out what is there, and hashes what it sends."
+        f" Glance {4 * mib} too. EBS direct and S3 answer late by"
+        f" {LATENCY_MS:.0f} ms, Glance as it does; ours sends kernel and ramdisk to"
+        " it as well, finds out what is there, and hashes what it sends."
         + (" Glance was left out by --quick." if options.quick else "")
     )
     yield Section("\n\n".join([words, *parts]), bars("Uploads, seconds (median)", plot))
