@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
-from pipeline.errors import CloudError, InputError, PipelineError
+from pipeline.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.model import ImageSet, Registration
 from pipeline.progress import Meter, Progress, Unit
 from pipeline.registrations import add_to_record, remove_from_record, superseded
@@ -112,6 +112,14 @@ def _publish_one(
         withdrawn = _prune(cloud, registration, options.keep, record, progress)
     except PipelineError as error:
         return Outcome(cloud.name, error=error)
+    except (OSError, EOFError) as error:  # the host's trouble; the other clouds go on all the same
+        trouble = HostError(
+            f"publish {images.name} on",
+            cloud.name,
+            why=str(error),
+            next_step="Mend that and run it again: what was sent is used",
+        )
+        return Outcome(cloud.name, error=trouble)
     return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
 
 

@@ -287,6 +287,19 @@ def test_a_file_of_another_length_is_not_begun(images: ImageSet) -> None:
         next(iter(body(images)))
 
 
+def test_a_file_that_goes_or_shrinks_is_not_the_connections_fault(images: ImageSet) -> None:
+    path = images.machine.path
+    pieces = iter(body(images))
+    next(pieces)
+    with path.open("r+b") as file:
+        file.truncate(2 * MIB)
+    with pytest.raises(ChangedFileError, match="cannot be read"):
+        list(pieces)
+    path.unlink()
+    with pytest.raises(ChangedFileError, match="No such file"):
+        next(iter(body(images)))
+
+
 def test_a_receiver_that_takes_next_to_nothing_is_given_up(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

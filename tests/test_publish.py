@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.clouds.local import LocalCloud
 from pipeline.clouds.protocol import Interrupted, PublishOptions
-from pipeline.errors import CloudError, InputError
+from pipeline.errors import CloudError, HostError, InputError
 from pipeline.model import ImageSet, Registration
 from pipeline.progress import Progress, QuietProgress
 from pipeline.publish import plan, publish
@@ -107,6 +107,17 @@ def test_one_failing_cloud_stops_no_other(images: ImageSet, record: Path) -> Non
     assert outcomes[2].registration is not None
     assert clouds[0].called == ["probe"]
     assert [entry["machine_id"] for entry in read_record(record)] == ["ami-of-c"]
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error", "a.img"), EOFError("short")])
+def test_trouble_of_the_host_on_one_cloud_stops_no_other(
+    images: ImageSet, record: Path, trouble: Exception
+) -> None:
+    clouds = [Scripted("a", publish_error=trouble), Scripted("b")]
+    first, second = publish(images, clouds, OPTIONS, record=record, progress=QuietProgress())
+    assert isinstance(first.error, HostError)
+    assert str(trouble) in str(first.error)
+    assert second.registration is not None
 
 
 def test_every_cloud_is_probed_before_any_publishes(images: ImageSet, record: Path) -> None:

@@ -59,7 +59,16 @@ _SPOILT_TRIES = 3  # a cloud that stores wrong bytes three times has a broken di
 
 
 class _SpoiltError(Exception):
-    """The image is gone, dead or holds other bytes: a new one must take its place."""
+    """The image is gone, dead or holds other bytes: a new one must take its place.
+
+    next_step: what to do when that happens again and again.
+    """
+
+    def __init__(
+        self, why: str, next_step: str = "Show it to the cloud's operator: it loses or changes data"
+    ) -> None:
+        super().__init__(why)
+        self.next_step = next_step
 
 
 def open_glance(argument: str) -> GlanceCloud:
@@ -138,7 +147,7 @@ class GlanceCloud:
         self, images: ImageSet, options: PublishOptions, progress: Progress
     ) -> Registration:
         """See protocol.Cloud."""
-        wanted = parts(images, options, self.name)
+        wanted = parts(images, options, self.name, progress)
         with connect(self.name, self.cloud, self.patience, progress) as api:
             run = _Run(self, api, images, options, wanted)
             found = self._own(api, images, options)
@@ -163,7 +172,7 @@ class GlanceCloud:
         return sorted(registered, key=lambda each: each.generation, reverse=True)
 
     def withdraw(self, registration: Registration) -> None:
-        """See protocol.Cloud. A kernel or ramdisk that another image we can see uses stays."""
+        """See protocol.Cloud. A kernel or ramdisk that another image of the project uses stays."""
         attempted = f"withdraw {registration.machine_id} from"
         with connect(self.name, self.cloud, self.patience) as api:
             ids = [registration.machine_id, registration.ramdisk_id, registration.kernel_id]
@@ -208,7 +217,7 @@ class _Run:
     parts: Sequence[Part]
     made: list[str] = field(default_factory=list)
     direct: bool = True  # until the cloud turns out to forbid uploads but through its import
-    yielded: bool = False  # whether the maker of a record was given time to fill it
+    yielded: set[str] = field(default_factory=set)  # records whose maker was given time
 
     def complete(self, known: Mapping[str, Image]) -> dict[str, Image]:
         """Make or adopt the images, fill them, show them; the machine image last.
@@ -264,12 +273,13 @@ class _Run:
         api = GlanceApi(self.api.name, self.api.url, self.api.session, quick)
         api.project = self.api.project
         try:
-            found = self._own(api)
-            if any(image.get(identity.MARK_STATE) == identity.WHOLE for image in found):
-                return
-            for image in reversed(found):
-                if image["id"] in self.made:
-                    api.delete(image["id"], "roll back on")
+            for image_id in reversed(self.made):
+                # Looked at each time: another upload of the build may be about to finish it.
+                found = self._own(api)
+                if is_whole(claims(found, _roles(self.parts)), _roles(self.parts)):
+                    return
+                if any(image["id"] == image_id for image in found):
+                    api.delete(image_id, "roll back on")
         except CloudError:
             return
 
@@ -305,12 +315,14 @@ class _Run:
             try:
                 image = self.api.create(record, attempted)
             except StatusError as error:
-                if error.status != 409 or number == _DELETED_IDS:
+                # 409: somebody has it, or had it. 413: Glance looks at the quota before the id.
+                if error.status not in (409, 413):
                     raise
-                # Somebody has it, or had it: Glance keeps the ids of what was deleted.
                 found = self.api.image(image_id, attempted)
                 if found and is_own(found, self.api.project):
                     return found
+                if error.status == 413 or number == _DELETED_IDS:
+                    raise
             else:
                 self.made.append(image_id)
                 return image
@@ -333,29 +345,33 @@ class _Run:
             try:
                 self._fill_record(part, image["id"])
             except _SpoiltError as error:
-                why = str(error)
+                why, next_step = str(error), error.next_step
                 self.api.progress.warn(f"{self.cloud.name}: {part.role} {image['id']}: {why}")
                 self.api.delete(image["id"], self._attempted("replace", part))
                 claimed = self._claim()
             else:
                 return claimed
-        raise self._error(part, why, "Show it to the cloud's operator: it loses or changes data")
+        raise self._error(part, why, next_step)
 
     def _fill_record(self, part: Part, image_id: str) -> None:
         """Until the record is active with exactly the part's bytes. Raises _SpoiltError."""
         body: ImageBody | None = None
-        failures, broken = 0, False
-        busy_until = time.monotonic() + self.api.patience.busy + part.size / (1 << 20)
+        failures, broken, changed = 0, False, ""
+        busy_until = self._busy_until(part)
         attempted = self._attempted("send", part)
         while True:
             image = self.api.image(image_id, attempted)
             if image is None:
-                raise _SpoiltError("somebody deleted it")
+                raise _SpoiltError("somebody deleted it", "Find out who, and run it again")
             status = image["status"]
             if status == "active":
                 self._compare(part, image, body)
                 return
             if status in BUSY:
+                if broken and changed not in ("", image["updated_at"]):
+                    # Not what we broke off: another upload has begun since.
+                    broken, busy_until = False, self._busy_until(part)
+                changed = image["updated_at"]
                 if time.monotonic() > busy_until:
                     # Staged data waits for ever for the import of a run that was killed.
                     if broken or status == "uploading":
@@ -368,12 +384,18 @@ class _Run:
                     )
                 self.api.pause(self.api.patience.poll, f"the {part.role} is {status} elsewhere")
                 continue
+            if status == "deactivated":
+                raise self._error(
+                    part,
+                    f"image {image_id} is deactivated",
+                    "Ask the cloud's operator why; delete it to have it sent again",
+                )
             if status != "queued":
                 raise _SpoiltError(f"it is {status}")
-            if image_id not in self.made and not self.yielded:
+            if image_id not in self.made and image_id not in self.yielded:
                 # Two uploads that begin at once can leave the image in "saving" for ever; one
                 # that was killed will not begin.
-                self.yielded = True
+                self.yielded.add(image_id)
                 self.api.pause(2 * self.api.patience.poll, "leaving it to who made the record")
                 continue
             if failures >= self.api.patience.tries:
@@ -386,13 +408,20 @@ class _Run:
             try:
                 body = self._send(part, image_id, attempted)
             except TransientError as failure:
+                status = failure.final.status if isinstance(failure.final, StatusError) else 0
                 if failures >= self.api.patience.tries:
+                    if status == 409 and not self.direct:
+                        # What a killed run staged lies in the way, and the record looks empty.
+                        raise _SpoiltError("its staging area stays taken") from failure
                     raise failure.final from None
                 delay = self.api.patience.delay(failures, failure.asked)
                 self.api.pause(delay, f"{failure.final.why}; sending again in {delay:.1f} s")
-                if not (isinstance(failure.final, StatusError) and failure.final.status == 409):
+                if status not in (404, 409, 410):  # those: it is deleted, or another's upload
                     broken = True
                     busy_until = time.monotonic() + self.api.patience.broken
+
+    def _busy_until(self, part: Part) -> float:
+        return time.monotonic() + self.api.patience.busy + part.size / (1 << 20)
 
     def _send(self, part: Part, image_id: str, attempted: str) -> ImageBody:
         label = f"{self.cloud.name}: {part.role} of {self.images.name}"
@@ -421,7 +450,7 @@ class _Run:
         algorithm, value = found
         ours = body.hexdigest(algorithm) if body else None
         if ours is None:
-            ours = digests(part.path, [algorithm])[algorithm]
+            ours = self._digest(part, algorithm)
         if (image["size"], value) != (part.size, ours):
             raise _SpoiltError(
                 f"the cloud holds {image['size']} bytes with {algorithm} {value}, we sent"
@@ -430,6 +459,15 @@ class _Run:
         if body is None and not self.api.has_data(image["id"], self._attempted("look at", part)):
             raise _SpoiltError("its data is gone")
 
+    def _digest(self, part: Part, algorithm: str) -> str:
+        try:
+            with self.api.progress.task(f"hashing {part.path.name}", total=part.size) as meter:
+                return digests(part.path, [algorithm], meter)[algorithm]
+        except (OSError, EOFError) as error:
+            raise self._error(
+                part, f"{part.path} cannot be read: {error}", "Build it again"
+            ) from error
+
     def _finish(self, claimed: Mapping[str, Image]) -> None:
         """Attributes of kernel and ramdisk, then the machine image, whole; then show the others.
 
@@ -437,10 +475,14 @@ class _Run:
         """
         *others, last = self.parts
         for part in others:
-            image = claimed[part.role]
+            attempted = self._attempted("finish", part)
+            image = self.api.image(claimed[part.role]["id"], attempted)
+            if image is None or image["status"] != "active":
+                # Another upload rolled back while the machine image was sent.
+                raise StatusError(attempted, self.cloud.name, 404, "")
             wanted = attributes(part, self.images, self.options) | {"os_hidden": True}
             if changes := differences(image, wanted):
-                self.api.patch(image["id"], changes, self._attempted("finish", part))
+                self.api.patch(image["id"], changes, attempted)
         attempted = self._attempted("finish", last)
         image_id = claimed[last.role]["id"]
         image = self.api.image(image_id, attempted) or {}

@@ -100,7 +100,7 @@ class GlanceApi:
         """Our project's images that match, hidden ones too, oldest first."""
         found: list[Image] = []
         owner = {"owner": self.project} if self.project else {}
-        # Hidden ones first: an image that is shown between the requests is met twice, not missed.
+        # Hidden ones first: one that is shown between the requests is met twice, not missed.
         for hidden in ("true", "false"):
             query = {**filters, **owner, "os_hidden": hidden, "limit": "100"}
             page: str | None = f"images?{urlencode(query)}"

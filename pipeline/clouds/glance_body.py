@@ -20,7 +20,7 @@ FLOOR_SECONDS = 120.0
 
 
 class ChangedFileError(Exception):
-    """The file no longer holds what the build's manifest says."""
+    """The file no longer holds what the build's manifest says, or cannot be read."""
 
 
 class StalledUploadError(OSError):
@@ -57,10 +57,8 @@ class ImageBody:
         hashes = {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
         window_end, window_sent = time.monotonic() + FLOOR_SECONDS, 0
         # hashlib lets other threads run: a piece is hashed while it is on its way.
-        with self._path.open("rb", buffering=0) as file, ThreadPoolExecutor(len(hashes)) as pool:
-            if os.fstat(file.fileno()).st_size != self._size:
-                raise ChangedFileError(f"{self._path} is no longer {self._size} bytes long")
-            for piece in chunks(file.fileno(), self._size):
+        with ThreadPoolExecutor(len(hashes)) as pool:
+            for piece in self._pieces():
                 hashing = [pool.submit(each.update, piece) for each in hashes.values()]
                 sent += len(piece)
                 if sent == self._size:
@@ -81,6 +79,17 @@ class ImageBody:
                         )
                     window_end, window_sent = time.monotonic() + FLOOR_SECONDS, 0
         self._digests = {name: each.hexdigest() for name, each in hashes.items()}
+
+    def _pieces(self) -> Iterator[memoryview]:
+        # The HTTP libraries take an OSError for the connection's.
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != self._size:
+                    raise ChangedFileError(f"{self._path} is no longer {self._size} bytes long")
+                yield from chunks(file.fileno(), self._size)
+        except (OSError, EOFError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ChangedFileError(f"{self._path} cannot be read: {why}") from error
 
     def hexdigest(self, algorithm: str) -> str | None:
         """The digest of the last complete pass, or None if it was not asked for."""

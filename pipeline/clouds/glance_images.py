@@ -13,6 +13,7 @@ from pipeline.clouds.glance_api import Image
 from pipeline.clouds.identity import disk_format, require_disk
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.model import ImageSet, Registration, Role
+from pipeline.progress import Progress, QuietProgress
 from pipeline.sparse import digests
 
 KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
@@ -41,12 +42,15 @@ class Part:
     disk_format: str
 
 
-def parts(images: ImageSet, options: PublishOptions, cloud: str) -> tuple[Part, ...]:
+def parts(
+    images: ImageSet, options: PublishOptions, cloud: str, progress: Progress | None = None
+) -> tuple[Part, ...]:
     """What to register, in order; the last stands for all. Hashes a whole disk."""
     if options.whole_disk:
         path = require_disk(images, cloud)
-        digest = digests(path, ["sha256"])["sha256"]
-        size = path.stat().st_size
+        size, shown = path.stat().st_size, progress or QuietProgress()
+        with shown.task(f"{cloud}: hashing {path.name}", total=size) as meter:
+            digest = digests(path, ["sha256"], meter)["sha256"]
         return (Part(DISK, images.name, path, size, digest, "bare", disk_format(path)),)
     return tuple(
         Part(
@@ -91,7 +95,8 @@ def attributes(part: Part, images: ImageSet, options: PublishOptions) -> dict[st
 def record_id(project: str, key: str, role: str, number: int) -> str:
     """The id to create an image of the build under: all who upload the build ask for the same.
 
-    number: from 0; the next when Glance has given the one before away, as it does once for ever.
+    number: from 0; the next when the one before belongs to an image that was deleted, whose id
+    Glance keeps until its operator purges the database.
     """
     return str(uuid.uuid5(_NAMESPACE, "/".join((project, key, role, str(number)))))
 

@@ -235,7 +235,9 @@ def test_a_broken_triple_is_repaired(raw: RawGlance, images: ImageSet, state: st
             for key, value in record.items()
             if key.startswith("image_pipeline") or key in ("container_format", "disk_format")
         }
-        raw.call("POST", "images", json={**kept, "os_hidden": True})
+        empty = str(uuid.uuid4())
+        ours = {"id": empty, MARK_ID: empty, "os_hidden": True}
+        raw.call("POST", "images", json=kept | ours)
     second = cloud().publish(images, PublishOptions(), QuietProgress())
     assert second.machine_id == first.machine_id
     assert second.kernel_id != first.kernel_id

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds import glance_body
+from pipeline.clouds import glance_body, identity
 from pipeline.clouds.glance import GlanceCloud
 from pipeline.clouds.glance_api import Patience
+from pipeline.clouds.glance_images import parts, record_id, unfinished
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError
 from pipeline.model import ImageSet, Registration
@@ -270,6 +272,107 @@ def test_a_deletion_that_broke_off_before_the_record_went_is_noticed(
     (lone_glance.store / kernel["id"]).unlink()
     bench.proxy.choose = lambda _request: None
     bench.assert_whole(bench.publish())
+
+
+def test_no_machine_image_is_shown_with_a_kernel_that_went_meanwhile(bench: Bench) -> None:
+    """As when another upload of the build rolls back while this one sends the machine image."""
+    size = bench.images.machine.size
+    lost: list[str] = []
+
+    def choose(request: Request) -> Fault | None:
+        if is_upload(request, size) and not lost:
+            (kernel,) = (
+                i["id"] for i in bench.raw.images(os_hidden="true") if i["disk_format"] == "aki"
+            )
+            bench.raw.call("DELETE", f"images/{kernel}")
+            lost.append(kernel)
+        for machine in bench.raw.images(container_format="ami"):
+            assert machine["kernel_id"] not in lost
+        return None
+
+    bench.proxy.choose = choose
+    bench.assert_whole(bench.publish())
+    assert lost
+
+
+@pytest.mark.parametrize("status", [409, 410])
+def test_the_upload_of_another_is_waited_for_not_deleted(bench: Bench, status: int) -> None:
+    """Both saw an empty record; the other's data is on its way for longer than a broken one may."""
+    machine = bench.images.machine
+    others: list[threading.Thread] = []
+
+    def slowly() -> Iterator[bytes]:
+        data = machine.path.read_bytes()
+        for start in range(0, len(data), len(data) // 16):
+            yield data[start : start + len(data) // 16]
+            time.sleep(HASTY.broken * 2 / 16)
+
+    def choose(request: Request) -> Fault | None:
+        if others or not is_upload(request, machine.size):
+            return None
+        kind = {"Content-Type": "application/octet-stream"}
+        other = threading.Thread(
+            target=bench.raw.call,
+            args=("PUT", request.path.removeprefix("/v2/")),
+            kwargs={"data": slowly(), "headers": kind},
+        )
+        others.append(other)
+        other.start()
+        return Fault("status", status=status)
+
+    bench.proxy.choose = choose
+    registration = bench.publish()
+    others[0].join()
+    bench.assert_whole(registration)
+    deleted = [r for r in bench.proxy.requests if r.method == "DELETE"]
+    assert not deleted
+
+
+def test_what_lies_in_the_way_of_an_import_is_replaced(bench: Bench) -> None:
+    """A run killed while it staged can leave a record that looks empty and takes nothing."""
+    first: list[str] = []
+
+    def choose(request: Request) -> Fault | None:
+        if is_upload(request):
+            return Fault("status", status=403)
+        if request.method == "PUT" and request.path.endswith("/stage"):
+            first[:] = first or [request.path]
+            return Fault("status", status=409) if request.path == first[0] else None
+        return None
+
+    bench.proxy.choose = choose
+    bench.assert_whole(bench.publish())
+    assert first
+
+
+def test_a_record_that_is_there_is_found_behind_a_full_quota(bench: Bench) -> None:
+    """Glance looks at the quota before it looks whether the id is taken."""
+    options, key = PublishOptions(), identity.content_key(bench.images)
+    part = parts(bench.images, options, "")[0]
+    image_id = record_id("", key, part.role, 0)
+    made: list[str] = []
+
+    def choose(request: Request) -> Fault | None:
+        if request.method != "POST" or made:
+            return None
+        record = unfinished(part, bench.images, options, key, image_id)
+        made.append(bench.raw.call("POST", "images", json=record).json()["id"])
+        return Fault("status", status=413)
+
+    bench.proxy.choose = choose
+    registration = bench.publish()
+    bench.assert_whole(registration)
+    assert registration.kernel_id == image_id
+
+
+def test_a_deactivated_image_is_not_replaced(lone_glance: LoneGlance, bench: Bench) -> None:
+    first = bench.publish()
+    admin = RawGlance(lone_glance.url, "user:admin:admin")
+    admin.call("POST", f"images/{first.kernel_id}/actions/deactivate")
+    with pytest.raises(CloudError, match="deactivated"):
+        bench.publish()
+    admin.call("POST", f"images/{first.kernel_id}/actions/reactivate")
+    assert bench.publish() == replace(first, created=False)
 
 
 def test_a_rerun_sends_nothing(bench: Bench) -> None:
