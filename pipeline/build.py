@@ -249,6 +249,7 @@ class _Job:
                 kept_mounts=edits.kept_mounts,
                 relabel=edits.relabel,
                 warnings=warnings,
+                user=self.request.recipe.user,
             ).model_dump(),
         }
 

@@ -1,6 +1,6 @@
 """Every error a user can meet: what was attempted, on what, why it failed, what to do next.
 
-Library code raises these; only the front door (tasks.py) prints them and chooses the exit code.
+Library code raises these; only the front door (frontdoor.py) prints them and chooses the exit code.
 """
 
 from __future__ import annotations

@@ -98,7 +98,12 @@ def open_format(path: Path) -> DiskImage:
         if head.startswith(magic):
             raise _other_format(path, name)
     if len(head) < 512:
-        raise InputError("use the disk", path, why="it is smaller than one sector")
+        raise InputError(
+            "use the disk",
+            path,
+            why="it is smaller than one sector",
+            next_step="Give the whole installed disk",
+        )
     return DiskImage(path, "raw")
 
 

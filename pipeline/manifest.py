@@ -27,8 +27,8 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """One file beside the manifest."""
 
-    file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    file: str = Field(description="its name in the build's directory")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of all its bytes")
     bytes: int = Field(ge=0, description="length of the file")
     allocated: int = Field(ge=0, description="bytes it takes on the build's file system")
 
@@ -36,16 +36,16 @@ class FileRecord(_Record):
 class RecipeRecord(_Record):
     """What was asked for."""
 
-    name: str
-    description: str
+    name: str = Field(description="the recipe's name")
+    description: str = Field(description="the recipe's own line about itself")
     digest: str = Field(description="sha256 over every input of the image stage")
 
 
 class SourceRecord(_Record):
     """Where the root filesystem came from."""
 
-    kind: Literal["install", "disk"]
-    file: str
+    kind: Literal["install", "disk"] = Field(description="installed here, or given with --disk")
+    file: str = Field(description="the disk's name, without its directory")
     volume: str = Field(description="the root's volume, for people")
     method: str = Field(description="how its bytes were copied")
     copied: int = Field(ge=0, description="bytes copied")
@@ -54,55 +54,58 @@ class SourceRecord(_Record):
 class RootRecord(_Record):
     """The root filesystem."""
 
-    filesystem: str
-    label: str
-    uuid: str
-    bytes: int
+    filesystem: str = Field(description="its type: ext4, xfs ...")
+    label: str = Field(description="the label that root= and /etc/fstab name")
+    uuid: str = Field(description="its UUID")
+    bytes: int = Field(description="size of the file system")
 
 
 class EditRecord(_Record):
     """One change of the guest's files; `change` is a unified diff or a phrase."""
 
-    path: str
-    change: str
+    path: str = Field(description="absolute, in the guest")
+    change: str = Field(description="a unified diff, or a phrase where the file is no text")
 
 
 class CustomizationRecord(_Record):
     """What was changed in the root filesystem."""
 
-    backend: str
-    edits: tuple[EditRecord, ...]
-    removed: tuple[str, ...]
-    kept_mounts: tuple[str, ...]
-    relabel: str
-    warnings: tuple[str, ...]
+    backend: str = Field(description="what edited: guestfs or e2fsprogs")
+    edits: tuple[EditRecord, ...] = Field(description="files written, in order")
+    removed: tuple[str, ...] = Field(description="paths deleted: host keys, caches, machine-id ...")
+    kept_mounts: tuple[str, ...] = Field(
+        description="lines of /etc/fstab that stay beside the root: their devices are no disks"
+    )
+    relabel: str = Field(description="what was done about SELinux labels; empty where it is off")
+    warnings: tuple[str, ...] = Field(description="what may need a look")
+    user: str = Field("root", description="who gets the SSH key of the metadata service")
 
 
 class BootRecord(_Record):
     """What boots it."""
 
-    kernel_version: str
+    kernel_version: str = Field(description="of kernel, ramdisk and modules alike")
     chosen: str = Field(description="why this kernel")
-    command_line: str
-    architecture: str
+    command_line: str = Field(description="the kernel command line that is registered")
+    architecture: str = Field(description="as uname(1) names it")
 
 
 class AssertionRecord(_Record):
     """One thing the boot check looked at; `reached` is false when the boot ended before it."""
 
-    name: str
-    passed: bool
-    reached: bool
-    detail: str
+    name: str = Field(description="as docs/verify.md lists them")
+    passed: bool = Field(description="whether it holds")
+    reached: bool = Field(description="whether a boot came far enough to tell")
+    detail: str = Field(description="what was seen")
 
 
 class VerificationRecord(_Record):
     """The boot check of exactly these files."""
 
-    passed: bool
-    seconds_to_ssh: float | None
-    boot_seconds: dict[str, float]
-    assertions: tuple[AssertionRecord, ...]
+    passed: bool = Field(description="whether all assertions hold")
+    seconds_to_ssh: float | None = Field(description="of the first boot; null without a login")
+    boot_seconds: dict[str, float] = Field(description="how long each boot took, by its name")
+    assertions: tuple[AssertionRecord, ...] = Field(description="in the order of causes")
     console_lines: tuple[str, ...] = Field(description="what matters for the first failure")
 
     @classmethod
@@ -114,8 +117,8 @@ class VerificationRecord(_Record):
 class StageRecord(_Record):
     """Where the time went; `reused` stages were done by an earlier run."""
 
-    seconds: float
-    reused: bool
+    seconds: float = Field(description="how long it took")
+    reused: bool = Field(description="whether an earlier run had done it")
     begun: float | None = Field(None, description="seconds after the build's start")
 
 
@@ -123,7 +126,7 @@ class Manifest(_Record):
     """A finished build."""
 
     version: Literal[1] = VERSION
-    name: str
+    name: str = Field(description="the recipe's name, of which the files' names begin")
     created: str = Field(description="UTC, ISO 8601")
     product: str = Field(description="version of this pipeline")
     recipe: RecipeRecord
@@ -139,7 +142,7 @@ class Manifest(_Record):
     disk_verification: VerificationRecord | None = Field(
         None, description="the boot check of `disk`, under BIOS and UEFI"
     )
-    properties: dict[str, str]
+    properties: dict[str, str] = Field(description="image properties for the cloud")
     tools: dict[str, str] = Field(
         default_factory=dict, description="versions of the programs that made the files"
     )

@@ -55,7 +55,10 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found and what of it was deleted; dry_run: nothing, for --yes was missing."""
+    """What was found and what of it was deleted.
+
+    dry_run: nothing, because disks or generations are among it and --yes was missing.
+    """
 
     dry_run: bool
     found: tuple[Leftover, ...]
@@ -66,10 +69,13 @@ class Answer:
 def prune(
     builds: Path, wish: Wish, open_cloud: Callable[[str], Cloud], progress: Progress, *, yes: bool
 ) -> Answer:
-    """Delete what can go; only list it when some of it is more than scratch and `yes` is False."""
+    """Delete what can go. Unless `yes`: of what is left by killed runs the scratch alone; and
+    nothing at all, only a list, where disks or generations would go.
+    """
     found, refusals = find(builds, wish, open_cloud)
-    dry_run = not yes and any(leftover.careful for leftover in found)
-    deleted, failures = ([], []) if dry_run else delete(found, builds, open_cloud, progress)
+    dry_run = not yes and any(one.kind in ("disk", "generation") for one in found)
+    chosen = [] if dry_run else [one for one in found if yes or not one.careful]
+    deleted, failures = delete(chosen, builds, open_cloud, progress)
     return Answer(dry_run, tuple(found), tuple(deleted), (*refusals, *failures))
 
 
@@ -246,4 +252,6 @@ def lines(answer: Answer) -> list[str]:
     text.append(f"together {human_bytes(sum(one.bytes for one in answer.found))} on this host")
     if answer.dry_run:
         text.append("nothing was deleted: add --yes to delete all of it")
+    elif any(one.careful for one in answer.found if one not in answer.deleted):
+        text.append("the next build can use what is unfinished: add --yes to delete it, too")
     return text

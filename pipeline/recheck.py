@@ -38,16 +38,21 @@ class Target:
 def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     """A build's name, or an id of the local catalogue. InputError when it is neither.
 
-    whole_disk: boot the build's bootable disk through its own boot loader.
+    whole_disk: boot the build's bootable disk through its own boot loader. user: who gets the SSH
+    key; "" for the build's own.
     """
     if _ID.match(word):
         found = local_files(word)
-        return _target(found.name, found.files, found.command_line, user, whole_disk=whole_disk)
+        return _target(
+            found.name, found.files, found.command_line, user or "root", whole_disk=whole_disk
+        )
     directory = settings.build_dir() / word
-    images = read_manifest(directory).image_set(directory)
+    manifest = read_manifest(directory)
+    images = manifest.image_set(directory)
     files = {file.role.value: file.path for file in images.files()}
     if images.disk is not None:
         files["disk"] = images.disk
+    user = user or manifest.customization.user
     target = _target(word, files, images.command_line, user, whole_disk=whole_disk)
     return Target(target.name, target.boots, directory)
 

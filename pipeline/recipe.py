@@ -103,7 +103,12 @@ def load_recipes(path: Path) -> dict[str, Recipe]:
             next_step="Run from a checkout, or set IMAGE_PIPELINE_RECIPES",
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError("read the recipes of", path, why=str(error)) from error
+        raise InputError(
+            "read the recipes of",
+            path,
+            why=str(error),
+            next_step="Correct the file; docs/recipes.md explains its fields",
+        ) from error
     recipes: dict[str, Recipe] = {}
     faults: list[str] = []
     for name, table in tables.items():

@@ -47,6 +47,9 @@ CLOUD_VARIABLES = {
     "AWS_*": "AWS, as its own SDK reads them; they never choose a cloud",
     "EC2_URL, S3_URL, EC2_ACCESS_KEY, EC2_SECRET_KEY": "the variables of the euca2ools world,"
     " where those of AWS are not set",
+    "EC2_BUCKET, EC2_USER_ID, EC2_CERT, EC2_PRIVATE_KEY, EUCALYPTUS_CERT": "bundles, and the keys"
+    " of AWS profiles that stand for them: docs/clouds-ec2.md",
+    "http_proxy, https_proxy, no_proxy": "downloads and clouds",
 }
 
 

@@ -112,7 +112,7 @@ def test_every_message_explained_is_one_we_give() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     sources = [
         _joined(path.read_text())
-        for path in [ROOT / "tasks.py", *(ROOT / "pipeline").rglob("*.py")]
+        for path in [ROOT / "invoke", ROOT / "tasks.py", *(ROOT / "pipeline").rglob("*.py")]
     ]
     headings = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
     assert len(headings) > 20

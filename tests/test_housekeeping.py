@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks
-from pipeline import history, housekeeping, prune, registrations
+from pipeline import history, housekeeping, prune, recheck, registrations
 from pipeline.clouds.identity import content_key
 from pipeline.clouds.protocol import Cloud, PublishOptions
 from pipeline.clouds.registry import open_clouds
 from pipeline.comparison import compare, read_build
 from pipeline.errors import CloudError, InputError
 from pipeline.inventory import Inventory, Package
-from pipeline.manifest import RecipeRecord, read_manifest
+from pipeline.manifest import RecipeRecord, read_manifest, write_manifest
 from pipeline.model import Registration
 from pipeline.progress import QuietProgress
 from pipeline.reference import arguments
@@ -55,6 +55,17 @@ def registered(key: str, stamp: str, *, whole_disk: bool = False) -> Registratio
 
 def open_one(word: str) -> Cloud:
     return open_clouds([word])[0]
+
+
+def test_a_build_is_booted_again_for_its_own_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_BUILD", str(tmp_path))
+    manifest = finished_build(tmp_path / "small", recipe=recipe("01"))
+    changed = manifest.customization.model_copy(update={"user": "fedora"})
+    write_manifest(manifest.model_copy(update={"customization": changed}), tmp_path / "small")
+    assert recheck.find_target("small", whole_disk=False, user="").boots.user == "fedora"
+    assert recheck.find_target("small", whole_disk=False, user="me").boots.user == "me"
 
 
 def test_history_keeps_records_and_finds_them_by_word(tmp_path: Path) -> None:
@@ -194,6 +205,18 @@ def test_disks_and_unfinished_stages_need_a_yes(tmp_path: Path) -> None:
     assert not (directory / ".stages" / "image").exists()
     again = prune.prune(tmp_path, wish, open_one, QuietProgress(), yes=True)
     assert prune.lines(again) == ["there is nothing to prune"]
+
+
+def test_unfinished_stages_do_not_keep_scratch(tmp_path: Path) -> None:
+    directory = tmp_path / "small"
+    (directory / ".work").mkdir(parents=True)
+    (directory / ".stages" / "image").mkdir(parents=True)
+    (directory / ".stages" / "image" / "machine").write_bytes(b"x")
+    answer = prune.prune(tmp_path, prune.Wish(), open_one, QuietProgress(), yes=False)
+    assert not answer.dry_run
+    assert [one.kind for one in answer.deleted] == ["scratch"]
+    assert (directory / ".stages" / "image" / "machine").exists()
+    assert "--yes" in prune.lines(answer)[-1]
 
 
 def test_a_running_build_is_left_alone(tmp_path: Path) -> None:

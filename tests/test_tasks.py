@@ -80,6 +80,7 @@ def test_upload_never_guesses(tmp_path: Path) -> None:
         (["build", "demo", "--backend", "magic"], "auto, guestfs and e2fsprogs"),
         (["build", "demo", "--disk", "/nonexistent"], "/nonexistent"),
         (["upload", "--recipe", "demo", "--visibility", "everyone"], "private, shared"),
+        (["unbundle", "x.manifest.xml"], "--out FILE"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, words: list[str], complaint: str) -> None:
@@ -89,7 +90,28 @@ def test_wrong_options_are_refused(tmp_path: Path, words: list[str], complaint: 
     assert "Traceback" not in done.stderr
 
 
-def test_the_launcher_once_set_up_only_hands_over(tmp_path: Path) -> None:
+def test_an_upload_after_a_planned_build_is_planned_too(tmp_path: Path) -> None:
+    places = {
+        "IMAGE_PIPELINE_BUILD": str(tmp_path / "b"),
+        "IMAGE_PIPELINE_CATALOGUE": str(tmp_path / "c"),
+    }
+    words = ("build", "demo", "--dry-run", "upload")
+    planned = invoke(*words, "--dry-run", "--cloud", "local", **places)
+    assert planned.returncode == 0, planned.stderr
+    assert "demo: register the three files once they are built" in planned.stdout
+    refused = invoke(*words, **places)
+    assert refused.returncode == 2
+    assert "only planned" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [(["--version"], "Invoke "), (["build", "--help"], "Usage: inv[oke] [--core-opts] build ")],
+)
+def test_the_launcher_once_set_up_only_hands_over(
+    tmp_path: Path, words: list[str], answer: str
+) -> None:
     """A machine that is set up is not asked anything: no package manager, no network."""
     for name in ("apt-get", "dpkg-query", "sudo", "pip"):
         tool = tmp_path / name
@@ -104,7 +126,7 @@ def test_the_launcher_once_set_up_only_hands_over(tmp_path: Path) -> None:
     stamp = subprocess.run(["sh", "-c", files], cwd=ROOT, capture_output=True, check=True).stdout
     (venv / ".ready-run").write_bytes(stamp)
     done = subprocess.run(
-        [str(ROOT / "invoke"), "--version"],
+        [str(ROOT / "invoke"), *words],
         env={
             **os.environ,
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -116,7 +138,7 @@ def test_the_launcher_once_set_up_only_hands_over(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Invoke ")
+    assert done.stdout.startswith(answer)
     assert not (tmp_path / "calls").exists()
 
 

@@ -40,6 +40,10 @@ def certificate_path(option: Path | None, environ: Mapping[str, str]) -> Path | 
     return None
 
 
+_CERTIFICATE = "Name the cloud's own certificate in PEM, with an RSA key"
+_KEY = "Name an RSA key in PEM without a passphrase"
+
+
 def load_public_key(path: Path) -> rsa.RSAPublicKey:
     """The RSA key of a PEM certificate or public key file."""
     data = _read(path)
@@ -49,9 +53,13 @@ def load_public_key(path: Path) -> rsa.RSAPublicKey:
         else:
             key = x509.load_pem_x509_certificate(data).public_key()
     except ValueError as error:
-        raise InputError("read the certificate", path, why=str(error)) from error
+        raise InputError(
+            "read the certificate", path, why=str(error), next_step=_CERTIFICATE
+        ) from error
     if not isinstance(key, rsa.RSAPublicKey):
-        raise InputError("use the certificate", path, why="its key is not an RSA key")
+        raise InputError(
+            "use the certificate", path, why="its key is not an RSA key", next_step=_CERTIFICATE
+        )
     return key
 
 
@@ -60,9 +68,9 @@ def load_private_key(path: Path) -> rsa.RSAPrivateKey:
     try:
         key = load_pem_private_key(_read(path), password=None)
     except (ValueError, TypeError) as error:
-        raise InputError("read the private key", path, why=str(error)) from error
+        raise InputError("read the private key", path, why=str(error), next_step=_KEY) from error
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise InputError("use the private key", path, why="it is not an RSA key")
+        raise InputError("use the private key", path, why="it is not an RSA key", next_step=_KEY)
     return key
 
 

@@ -19,6 +19,9 @@ command = partial(task, auto_shortflags=False)
 BUILT = "built"
 """Key in Invoke's configuration: names of the builds of this run, in order."""
 
+PLANNED = "planned"
+"""The same of builds of which this run only printed the plan."""
+
 # Default of an option that may be repeated: Invoke takes an option's kind from its default, and
 # with a tuple it would take a word for its letters. It adds to copies only.
 MANY: list[str] = []
@@ -46,7 +49,7 @@ def variables(words: Iterable[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if not (name and equals):
             raise InputError(
-                "use the variable", word, why="it is not of the form NAME=VALUE", next_step=""
+                "use", word, why="it is not of the form NAME=VALUE", next_step="Write NAME=VALUE"
             )
         pairs[name] = value
     return pairs

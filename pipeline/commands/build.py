@@ -11,7 +11,7 @@ from typing import Any
 from invoke.context import Context
 
 from pipeline import settings
-from pipeline.commands import BUILT, MANY, command, help_for, variables
+from pipeline.commands import BUILT, MANY, PLANNED, command, help_for, variables
 from pipeline.errors import InputError, VerifyError
 from pipeline.frontdoor import front_door
 
@@ -62,7 +62,10 @@ def build(
 
         if backend not in ("auto", "guestfs", "e2fsprogs"):
             raise InputError(
-                "edit with", backend, why="backends are auto, guestfs and e2fsprogs", next_step=""
+                "edit with",
+                backend,
+                why="backends are auto, guestfs and e2fsprogs",
+                next_step="Leave --backend out, or use one of these",
             )
         request = BuildRequest(
             recipe=choose_recipe(load_recipes(settings.recipes_file()), recipe),
@@ -78,6 +81,7 @@ def build(
         )
         if dry_run:
             steps = plan(request, view.progress, view.secrets)
+            c.config[PLANNED] = [*c.config.get(PLANNED, []), recipe]  # type: ignore[assignment] # a DataProxy takes any
             view.result({"plan": [asdict(step) for step in steps]}, plan_lines(steps))
             return
         manifest = build(request, view.progress, view.secrets)
@@ -133,7 +137,7 @@ def _short(path: Path) -> Path:
         "debug",
         name="a finished build, or an ami id of the local catalogue",
         whole_disk="boot the build's bootable disk through its own boot loader, BIOS and UEFI",
-        user="who gets the SSH key",
+        user="who gets the SSH key, where that is not the build's own",
         keep="keep what the guests wrote beside the consoles",
         evidence="where consoles and screen pictures go; by default build/NAME/verify",
     ),
@@ -142,7 +146,7 @@ def verify(
     c: Context,
     name: str,
     whole_disk: bool = False,
-    user: str = "root",
+    user: str = "",
     keep: bool = False,
     evidence: str = "",
     json: bool = False,
@@ -183,7 +187,7 @@ def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False
     with front_door(debug=debug) as view:
         from pipeline import recheck
 
-        target = recheck.find_target(name, whole_disk=whole_disk, user="root")
+        target = recheck.find_target(name, whole_disk=whole_disk, user="")
         recheck.console(target, view.progress, view.secrets)
 
 

@@ -119,7 +119,7 @@ def faults(
     _run(c, f"{sys.executable} -m tests.faults {' '.join(words)}")
 
 
-@command()
+@command(help={"unit": "of the tests the unit layer only"})
 def check(c: Context, unit: bool = False) -> None:
     """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
     python = sys.executable

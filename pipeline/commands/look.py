@@ -100,7 +100,7 @@ def diff(c: Context, old: str, new: str, json: bool = False, debug: bool = False
         cloud="with --keep: this cloud in place of those the builds are registered on",
         keep="withdraw registered generations older than the newest N",
         disks="also delete installed disks: the next build installs again",
-        yes="delete what is more than scratch; without it only a list is printed",
+        yes="delete what is more than scratch; without it that is only listed",
     ),
 )
 def prune(

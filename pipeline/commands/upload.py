@@ -11,7 +11,7 @@ from typing import Any
 from invoke.context import Context
 
 from pipeline import settings
-from pipeline.commands import BUILT, MANY, command, help_for, variables
+from pipeline.commands import BUILT, MANY, PLANNED, command, help_for, variables
 from pipeline.errors import CloudError, InputError
 from pipeline.frontdoor import View, front_door
 
@@ -72,7 +72,7 @@ def upload(
                 "use the visibility",
                 visibility,
                 why="it is none of private, shared, community and public",
-                next_step="",
+                next_step="Use one of these",
             )
         options = PublishOptions(
             visibility=visibility,  # type: ignore[arg-type] # checked above
@@ -88,6 +88,17 @@ def upload(
             whole_disk=whole_disk,
         )
         names = [*recipe] or [*c.config.get(BUILT, [])]
+        planned = [*c.config.get(PLANNED, [])]
+        if not names and planned and not dry_run:
+            raise InputError(
+                "upload",
+                ", ".join(planned),
+                why="it was only planned in this run",
+                next_step="Add --dry-run to `upload`, too, or leave it out of `build`",
+            )
+        if not names and planned:
+            view.result(*_foreseen(planned, tuple(cloud)))
+            return
         if not names:
             raise InputError(
                 "choose what to upload",
@@ -104,6 +115,16 @@ def upload(
             write_report(settings.build_dir() / name)  # it names the ids
         if any("error" in outcome for answer, _ in answers for outcome in answer["clouds"]):
             sys.exit(CloudError.exit_code)
+
+
+def _foreseen(names: list[str], words: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What can be said of uploads of builds that are only planned; no cloud is asked."""
+    from pipeline.clouds.registry import open_clouds
+
+    step = "register the three files once they are built; what is there already is found by content"
+    plan = {cloud.name: [step] for cloud in open_clouds(words)}
+    answers: list[dict[str, Any]] = [{"name": n, "plan": plan, "clouds": []} for n in names]
+    return answers, [f"{cloud}: {name}: {step}" for name in names for cloud in plan]
 
 
 def _upload(
@@ -174,7 +195,7 @@ def _upload(
 def unbundle(
     c: Context,
     manifest: str,
-    out: str,
+    out: str = "",
     profile: str = "",
     private_key: str = "",
     signer: str = "",
@@ -186,6 +207,12 @@ def unbundle(
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.clouds.bundle_source import unbundle_image
 
+        if not out:
+            raise InputError(
+                "give the image back",
+                why="no file to write it to was named",
+                next_step="Add --out FILE",
+            )
         image = unbundle_image(
             manifest,
             Path(out),

@@ -52,7 +52,12 @@ def _named(found: Survey, choice: str, disk: str) -> Candidate:
 
 def _usable(candidate: Candidate, disk: str) -> Candidate:
     if candidate.refusal:
-        raise DiskError(f"take {candidate.place} out of", disk, why=candidate.refusal)
+        raise DiskError(
+            f"take {candidate.place} out of",
+            disk,
+            why=candidate.refusal,
+            next_step="Choose another volume with --root, or install on a plain or linear one",
+        )
     if candidate.filesystem not in READABLE:
         raise InputError(
             f"take {candidate.place} out of",

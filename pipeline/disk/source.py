@@ -70,6 +70,9 @@ def check_range(source: Source, offset: int, length: int) -> None:
         )
 
 
+_DISK = "Give a raw or qcow2 file, or a block device, that you may read"
+
+
 class RawFile:
     """A file or block device of the host, opened read-only. A context manager."""
 
@@ -78,12 +81,19 @@ class RawFile:
             # O_NONBLOCK: a FIFO must not block the open that finds out that it is one.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise InputError("open the disk", path, why=error.strerror or str(error)) from None
+            raise InputError(
+                "open the disk", path, why=error.strerror or str(error), next_step=_DISK
+            ) from None
         self.name = str(path)
         mode = os.fstat(self._descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             self.close()
-            raise InputError("open the disk", path, why="it is no file and no block device")
+            raise InputError(
+                "open the disk",
+                path,
+                why="it is no file and no block device",
+                next_step=_DISK,
+            )
         self.size = os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def descriptor(self) -> int:
