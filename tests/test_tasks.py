@@ -91,15 +91,11 @@ def test_wrong_options_are_refused(tmp_path: Path, words: list[str], complaint: 
 
 
 def test_an_upload_after_a_planned_build_is_planned_too(tmp_path: Path) -> None:
-    places = {
-        "IMAGE_PIPELINE_BUILD": str(tmp_path / "b"),
-        "IMAGE_PIPELINE_CATALOGUE": str(tmp_path / "c"),
-    }
-    words = ("build", "demo", "--dry-run", "upload")
-    planned = invoke(*words, "--dry-run", "--cloud", "local", **places)
+    words = ("build", "demo", "--dry-run", "upload", "--cloud", f"local:{tmp_path / 'c'}")
+    planned = invoke(*words, "--dry-run", IMAGE_PIPELINE_BUILD=str(tmp_path / "b"))
     assert planned.returncode == 0, planned.stderr
     assert "demo: register the three files once they are built" in planned.stdout
-    refused = invoke(*words, **places)
+    refused = invoke(*words, IMAGE_PIPELINE_BUILD=str(tmp_path / "b"))
     assert refused.returncode == 2
     assert "only planned" in refused.stderr
     assert list(tmp_path.iterdir()) == []
