@@ -57,6 +57,7 @@ from pipeline.run import Runner, Secrets
 from pipeline.shrink import shrink
 from pipeline.sparse import image_file
 from pipeline.stage import Tools
+from pipeline.stages import TEMPLATES, check_key, image_key
 from pipeline.versions import tool_versions
 from pipeline.workspace import (
     Replacements,
@@ -66,11 +67,6 @@ from pipeline.workspace import (
     stage_key,
     write_whole,
 )
-
-_HERE = Path(__file__).parent
-_TEMPLATES = settings.PROJECT / "templates"
-_IMAGE_CODE = ("extract.py", "disk", "guest", "customize.py", "collect.py", "shrink.py")
-_DISK_CODE = ("wholedisk.py", "wholedisk")
 
 
 def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manifest:
@@ -159,21 +155,8 @@ class _Job:
 
         Its "files" are below .stages/image until `write_down` gives them their names.
         """
-        request, recipe = self.request, self.request.recipe
-        inputs = {
-            "disk": _identity(disk),
-            "root": request.root or recipe.root,
-            "user": recipe.user,
-            "backend": request.backend,
-            "shrink": recipe.shrink,
-            "command line": recipe.command_line if request.wants_disk else None,
-        }
-        code = [_HERE / name for name in _IMAGE_CODE]
-        code += [path for path in sorted(_TEMPLATES.iterdir()) if path.is_file()]
-        if request.wants_disk:
-            code += [path for name in _DISK_CODE if (path := _HERE / name).exists()]
         with self._timed("image") as stage:
-            stage.key = stage_key("image", inputs, code)
+            stage.key = image_key(self.request, disk)
             image = self.workspace.reuse("image", stage.key)
             if image is not None:
                 stage.reused = True
@@ -201,7 +184,7 @@ class _Job:
             ) as opened,
         ):
             boot = collect(opened, place / "kernel", place / "ramdisk", tools)
-            edits = customize(opened, user=request.recipe.user, templates=_TEMPLATES, tools=tools)
+            edits = customize(opened, user=request.recipe.user, templates=TEMPLATES, tools=tools)
             backend = opened.backend
         warnings = (*boot.warnings, *edits.warnings)
         for warning in warnings:
@@ -296,9 +279,7 @@ class _Job:
     ) -> VerificationRecord | None:
         if not self.request.verify:
             return None
-        recipe = self.request.recipe
-        inputs = {"image": image["key"], "command line": recipe.command_line, "user": recipe.user}
-        key = stage_key(name, inputs, [_HERE / "verify"])
+        recipe, key = self.request.recipe, check_key(name, self.request, image["key"])
         with self._timed(name) as stage:
             known = self.workspace.reuse(name, key)
             if known is not None:
@@ -407,12 +388,6 @@ class _Job:
 class _Stage:
     key: str = ""
     reused: bool = False
-
-
-def _identity(disk: DiskImage) -> list[str | int]:
-    # Not the path: a build directory that is moved keeps what it has.
-    status = disk.path.stat()
-    return [disk.path.name, status.st_dev, status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _refused(record: VerificationRecord, name: str, evidence: Path) -> VerifyError:

@@ -242,7 +242,7 @@ def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
     return _Taken(
         _image(candidate, target),
         copied.copied,
-        f"{candidate.name}: {what} by {copied.method}" + (f" ({why})" if why else ""),
+        f"{candidate.place}: {what} by {copied.method}" + (f" ({why})" if why else ""),
         notes,
     )
 

@@ -16,6 +16,8 @@ from pipeline.progress import Progress, human_bytes
 from pipeline.request import SUFFIXES, BuildRequest, triple
 from pipeline.run import Runner, Secrets
 from pipeline.stage import Tools
+from pipeline.stages import check_key, image_key
+from pipeline.workspace import Workspace
 
 _ROOT = "PRIVATE/root.img"
 _COPY_CHECKS = ("e2fsck -f -n DISK?offset=BYTES", f"e2fsck -f -p {_ROOT}")
@@ -32,26 +34,59 @@ _SHRINK = (
 
 @dataclass(frozen=True)
 class Step:
-    """One step; commands: ready to read, with words in capitals for what is made on the way."""
+    """One step; commands: ready to read, with words in capitals for what is made on the way.
+
+    reused: an earlier run did it.
+    """
 
     what: str
     commands: tuple[str, ...] = ()
+    reused: bool = False
+
+
+_USED = Step("use the files made from it: neither it nor what makes them changed", reused=True)
+_BOOTED = Step("repeat no boot check: it passed on exactly these bytes", reused=True)
 
 
 def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[Step]:
-    """What `build` would do without what earlier runs left; writes nothing in build/."""
+    """What `build` would do; writes nothing in build/.
+
+    Whether an install is needed shows only when its tree is obtained. The rest goes by the disk
+    that is there; the last step is `reused` when nothing would be done from it on.
+    """
     with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
         acceleration = accel.acceleration(
             Tools(runner, progress, Path(scratch)), force=request.accelerator
         )
+    known = _remembered(request)
     how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
     return [
         Step(how),
         *(_given(request.disk) if request.disk else _install(request, acceleration)),
-        *_image(request),
-        *_check(request, acceleration),
-        *_write(request),
+        *([_USED] if "image" in known else _image(request)),
+        *_check(request, acceleration, known),
+        *_write(request, known),
     ]
+
+
+def unchanged(steps: Sequence[Step]) -> bool:
+    """Whether the finished build stays as it is."""
+    return steps[-1].reused
+
+
+def _remembered(request: BuildRequest) -> frozenset[str]:
+    """Which of the stages image, verify and verify-disk were done from the disk that is there."""
+    disk = DiskImage(_directory(request) / "disk.img", "raw")
+    if request.disk:
+        disk = open_format(request.disk)
+    if request.fresh or not disk.path.exists():
+        return frozenset()
+    workspace, key = Workspace(_directory(request)), image_key(request, disk)
+    if workspace.reuse("image", key) is None:
+        return frozenset()
+    checks = ("verify", "verify-disk")
+    done = [n for n in checks if workspace.reuse(n, check_key(n, request, key)) is not None]
+    return frozenset(["image", *done])
 
 
 def plan_lines(steps: Sequence[Step]) -> list[str]:
@@ -114,7 +149,7 @@ def _image(request: BuildRequest) -> list[Step]:
     return steps
 
 
-def _check(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
+def _check(request: BuildRequest, acceleration: Acceleration, known: frozenset[str]) -> list[Step]:
     if not request.verify:
         return [Step("skip the boot check: `upload` will want --unverified")]
     files = {r: _directory(request) / (request.recipe.name + end) for r, end in SUFFIXES.items()}
@@ -122,16 +157,22 @@ def _check(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
     triple_boots = verify.plan(triple(request, files), acceleration)
     aids = "overlays by qemu-img, keys by ssh-keygen, a look inside by ssh and ssh-keyscan"
     what = f"boot the three files, at most {minutes} min a boot ({aids})"
-    steps = [Step(what, tuple(triple_boots))]
+    steps = [_BOOTED if "verify" in known else Step(what, tuple(triple_boots))]
     if request.wants_disk:
         disk = verify.WholeDisk(files["disk"], user=request.recipe.user)
         boots = verify.plan(disk, acceleration)
-        steps.append(Step("boot the whole disk by its own boot loader", tuple(boots)))
+        boot = Step("boot the whole disk by its own boot loader", tuple(boots))
+        steps.append(_BOOTED if "verify-disk" in known else boot)
     return steps
 
 
-def _write(request: BuildRequest) -> list[Step]:
+def _write(request: BuildRequest, known: frozenset[str]) -> list[Step]:
     directory = _directory(request)
+    checks = ["verify", "verify-disk"] if request.wants_disk else ["verify"]
+    if "image" in known and (not request.verify or known.issuperset(checks)):
+        return [Step(f"leave {directory / FILE} as it is", reused=True)]
+    if "image" in known:
+        return [Step(f"write {directory / FILE}")]
     ends = [end for role, end in SUFFIXES.items() if role != "disk" or request.wants_disk]
     made = [str(directory / (request.recipe.name + end)) for end in ends]
     return [Step("write " + ", ".join(made)), Step(f"write {directory / FILE}")]

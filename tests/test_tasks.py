@@ -94,7 +94,7 @@ def test_an_upload_after_a_planned_build_is_planned_too(tmp_path: Path) -> None:
     words = ("build", "demo", "--dry-run", "upload", "--cloud", f"local:{tmp_path / 'c'}")
     planned = invoke(*words, "--dry-run", IMAGE_PIPELINE_BUILD=str(tmp_path / "b"))
     assert planned.returncode == 0, planned.stderr
-    assert "demo: register the three files once they are built" in planned.stdout
+    assert "register the three files once they are built" in planned.stdout
     refused = invoke(*words, IMAGE_PIPELINE_BUILD=str(tmp_path / "b"))
     assert refused.returncode == 2
     assert "only planned" in refused.stderr

@@ -20,7 +20,7 @@ BUILT = "built"
 """Key in Invoke's configuration: names of the builds of this run, in order."""
 
 PLANNED = "planned"
-"""The same of builds of which this run only printed the plan."""
+"""Key of those whose plan alone this run printed: name -> whether they would stay the same."""
 
 # Default of an option that may be repeated: Invoke takes an option's kind from its default, and
 # with a tuple it would take a word for its letters. It adds to copies only.

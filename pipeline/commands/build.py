@@ -56,7 +56,7 @@ def build(
     """Install, take the root filesystem out, make it an image, boot it to prove it works."""
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.build import build
-        from pipeline.plan import plan, plan_lines
+        from pipeline.plan import plan, plan_lines, unchanged
         from pipeline.recipe import choose_recipe, load_recipes
         from pipeline.request import BuildRequest
 
@@ -81,7 +81,8 @@ def build(
         )
         if dry_run:
             steps = plan(request, view.progress, view.secrets)
-            c.config[PLANNED] = [*c.config.get(PLANNED, []), recipe]  # type: ignore[assignment] # a DataProxy takes any
+            known = {**c.config.get(PLANNED, {}), recipe: unchanged(steps)}
+            c.config[PLANNED] = known  # type: ignore[assignment] # a DataProxy takes any
             view.result({"plan": [asdict(step) for step in steps]}, plan_lines(steps))
             return
         manifest = build(request, view.progress, view.secrets)

@@ -88,7 +88,7 @@ def upload(
             whole_disk=whole_disk,
         )
         names = [*recipe] or [*c.config.get(BUILT, [])]
-        planned = [*c.config.get(PLANNED, [])]
+        planned = {**c.config.get(PLANNED, {})}
         if not names and planned and not dry_run:
             raise InputError(
                 "upload",
@@ -96,9 +96,7 @@ def upload(
                 why="it was only planned in this run",
                 next_step="Add --dry-run to `upload`, too, or leave it out of `build`",
             )
-        if not names and planned:
-            view.result(*_foreseen(planned, tuple(cloud)))
-            return
+        names = names or [*planned]
         if not names:
             raise InputError(
                 "choose what to upload",
@@ -106,7 +104,10 @@ def upload(
                 next_step="Run `invoke build NAME upload` or `invoke upload --recipe NAME`",
             )
         answers = [
-            _upload(view, name, tuple(cloud), options, unverified, dry_run) for name in names
+            _upload(view, name, tuple(cloud), options, unverified, dry_run)
+            if planned.get(name, True)
+            else _foreseen(name, tuple(cloud))
+            for name in names
         ]
         view.result(
             [answer for answer, _ in answers], [line for _, lines in answers for line in lines]
@@ -117,14 +118,13 @@ def upload(
             sys.exit(CloudError.exit_code)
 
 
-def _foreseen(names: list[str], words: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What can be said of uploads of builds that are only planned; no cloud is asked."""
+def _foreseen(name: str, words: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+    """What can be said of the upload of a build that is only planned; no cloud is asked."""
     from pipeline.clouds.registry import open_clouds
 
     step = "register the three files once they are built; what is there already is found by content"
     plan = {cloud.name: [step] for cloud in open_clouds(words)}
-    answers: list[dict[str, Any]] = [{"name": n, "plan": plan, "clouds": []} for n in names]
-    return answers, [f"{cloud}: {name}: {step}" for name in names for cloud in plan]
+    return {"name": name, "plan": plan, "clouds": []}, [f"{cloud}: {step}" for cloud in plan]
 
 
 def _upload(

@@ -150,6 +150,14 @@ def test_a_dry_run_touches_nothing(site: Site, tmp_path: Path) -> None:
     calls = invoke(site.directory, "upload", "--recipe", "demo", "--dry-run", "--json")
     assert calls.returncode == 0, calls.stderr
     assert json.loads(calls.stdout)[0]["plan"]["local"]
+    again = invoke(site.directory, "build", "demo", "--dry-run", "upload", "--dry-run")
+    assert "repeat no boot check" in again.stdout
+    assert "manifest.json as it is" in again.stdout
+    assert "qemu-system" not in again.stdout
+    (registered,) = json.loads((site.build / "registrations.json").read_text())
+    assert f"local: keep generation {registered['generation']} as it is" in again.stdout
+    fresh = invoke(site.directory, "build", "demo", "--dry-run", "--fresh")
+    assert "qemu-system" in fresh.stdout
     assert world() == before
 
 
