@@ -105,20 +105,22 @@ class Bench:
 
     def run(self, step: int = 0, deed: str = "", *, wrap: Sequence[str] = ()) -> int:
         """Run the command to its end; its status."""
+        known = frozenset(_children())
         process = self.start(step, deed, wrap=wrap)
         try:
-            return process.wait(_RUN)
+            return wait(process, _RUN, known)
         finally:
             end(process)
 
     def run_for(self, seconds: float, number: signal.Signals, *, group: bool) -> int:
         """Run the command and send it a signal after some seconds; its status."""
+        known = frozenset(_children())
         process = self.start()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(seconds)
+                return wait(process, seconds, known)
             (os.killpg if group else os.kill)(process.pid, number)
-            return process.wait(_RUN)
+            return wait(process, _RUN, known)
         finally:
             end(process)
 
@@ -153,6 +155,27 @@ class Bench:
             shutil.rmtree(self.directory / word, ignore_errors=True)
             (self.directory / word).mkdir(mode=0o700)
         self.reset()
+
+
+def wait(process: subprocess.Popen[bytes], seconds: float, known: frozenset[int]) -> int:
+    """Its status; TimeoutExpired when it runs on. What it orphans is reaped as init does it: until
+    then libvirt takes a guest that has ended for one that runs. known: our other children.
+    """
+    limit = time.monotonic() + seconds
+    while (status := process.poll()) is None:
+        if time.monotonic() > limit:
+            raise subprocess.TimeoutExpired(process.args, seconds)
+        for pid in set(_children()) - known - {process.pid}:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
+    return status
+
+
+def _children() -> Iterator[int]:
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            yield from map(int, task.read_text().split())
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
