@@ -14,6 +14,7 @@ SIGKILL, the domain is destroyed and undefined.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -28,6 +29,8 @@ from typing import Any
 import libvirt
 
 PERIOD = 2.0
+REAP_PERIOD = 0.2
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 CONNECT_SECONDS = 60
 _out = os.dup(1)
 _lock = threading.Lock()
@@ -128,6 +131,25 @@ def report(control: Control) -> None:
         time.sleep(PERIOD)
 
 
+def reap() -> None:
+    """Reap guests that ended: libvirt takes a zombie for a guest that runs, and waits for it.
+
+    libvirt's driver leaves its guests to process 1, which in many a container reaps nothing; here
+    they are left to this process. Guests have a session of their own, the programs that libvirt
+    itself waits for have ours.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    while True:
+        for listing in pathlib.Path("/proc/self/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                for pid in listing.read_text().split():
+                    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+                    state, _parent, _group, session, *_ = stat.rpartition(")")[2].split()
+                    if state == "Z" and int(session) != os.getsid(0):
+                        os.waitpid(int(pid), os.WNOHANG)
+        time.sleep(REAP_PERIOD)
+
+
 def obey(control: Control) -> None:
     """Take commands until standard input ends, then leave as if terminated."""
     for line in sys.stdin:
@@ -149,10 +171,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pipeline decides, virt-install would detach
     libvirt.virEventRegisterDefaultImpl()
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    threading.Thread(target=loop, daemon=True).start()
+    for duty in (loop, reap):
+        threading.Thread(target=duty, daemon=True).start()
     control = Control(uri, uuid)
-    for duty in (report, obey):
-        threading.Thread(target=duty, args=(control,), daemon=True).start()
+    for told in (report, obey):
+        threading.Thread(target=told, args=(control,), daemon=True).start()
     sys.argv = [program, *arguments]
     code = 0
     try:

@@ -5,6 +5,7 @@ Each failure must end in bounded time with its own error, evidence on disk, and 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -33,6 +34,7 @@ from pipeline.trees import Tree
 
 pytestmark = pytest.mark.integration
 
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 PATIENCE = 240.0
 """Seconds a guest may take to reach %pre under TCG when the host is shared with other work."""
 LIMITS = Limits(wall=PATIENCE, quiet=PATIENCE)
@@ -180,6 +182,33 @@ def test_success(bench: Bench) -> None:
         p["phase"] for p in json.loads((bench.evidence / "install.json").read_text())["phases"]
     ]
     assert [p for p in phases if p in standin.PHASES] == [*standin.PHASES]
+
+
+@pytest.fixture
+def heir() -> Iterator[Callable[[], list[str]]]:
+    """This process inherits orphans and reaps none, like process 1 of many a container; who they
+    were.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    own = set(adopted())
+    yield lambda: [(Path("/proc") / pid / "comm").read_text() for pid in set(adopted()) - own]
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    for pid in set(adopted()) - own:
+        os.waitpid(int(pid), os.WNOHANG)
+
+
+def adopted() -> Iterator[str]:
+    for listing in Path("/proc/self/task").glob("*/children"):
+        yield from listing.read_text().split()
+
+
+def test_a_guest_that_ended_is_no_zombie_of_process_1(
+    bench: Bench, heir: Callable[[], list[str]]
+) -> None:
+    """libvirt waits more than a minute for a zombie to go away."""
+    bench.install()
+    assert not [name for name in heir() if name.startswith("qemu")]
 
 
 @pytest.mark.parametrize("leave", ["poweroff -f", "reboot -f"])
