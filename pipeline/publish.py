@@ -100,7 +100,19 @@ def _probe(
         cloud.probe(images, options)
     except PipelineError as error:
         return error
+    except (OSError, EOFError) as error:
+        return _trouble(cloud, images, error)
     return None
+
+
+def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
+    """The host's trouble as that of one cloud; the others go on all the same."""
+    return HostError(
+        f"publish {images.name} on",
+        cloud.name,
+        why=str(error),
+        next_step="Mend that and run it again: what was sent is used",
+    )
 
 
 def _publish_one(
@@ -112,14 +124,8 @@ def _publish_one(
         withdrawn = _prune(cloud, registration, options.keep, record, progress)
     except PipelineError as error:
         return Outcome(cloud.name, error=error)
-    except (OSError, EOFError) as error:  # the host's trouble; the other clouds go on all the same
-        trouble = HostError(
-            f"publish {images.name} on",
-            cloud.name,
-            why=str(error),
-            next_step="Mend that and run it again: what was sent is used",
-        )
-        return Outcome(cloud.name, error=trouble)
+    except (OSError, EOFError) as error:
+        return Outcome(cloud.name, error=_trouble(cloud, images, error))
     return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
 
 

@@ -65,10 +65,16 @@ def superseded(
 ) -> list[Registration]:
     """Which of `generations` (newest first) go so that `keep` stay, `newest` being one of them.
 
-    Triples and whole disks of one name are counted apart.
+    Triples and whole disks of one name are counted apart. Beside one that was just made, later
+    ones are another upload's, which keeps and prunes for itself: both would delete each other's.
     """
     alike = [g for g in generations if bool(g.kernel_id) == bool(newest.kernel_id)]
-    others = [g for g in alike if g.machine_id != newest.machine_id]
+    others = [
+        g
+        for g in alike
+        if g.machine_id != newest.machine_id
+        and not (newest.created and g.generation > newest.generation > "")
+    ]
     return others[max(keep, 1) - 1 :]
 
 

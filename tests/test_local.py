@@ -135,8 +135,20 @@ def test_what_a_killed_upload_left_is_collected(catalogue: LocalCloud, images: I
     theirs = catalogue.files / "README"
     theirs.write_text("not ours")
     upload(catalogue, images)
+    assert [path.exists() for path in left] == [False, True]  # there was no list to go by
+    upload(catalogue, images)
     assert not any(path.exists() for path in left)
     assert theirs.exists()
+
+
+def test_the_files_of_a_list_that_was_moved_away_stay(
+    catalogue: LocalCloud, images: ImageSet
+) -> None:
+    upload(catalogue, images)
+    files = set(catalogue.files.iterdir())
+    (catalogue.directory / "streams/v1/image-pipeline.json").rename(catalogue.directory / "broken")
+    upload(catalogue, rebuilt(images, seed=9))
+    assert files < set(catalogue.files.iterdir())
 
 
 def test_an_index_left_behind_by_a_kill_is_completed(

@@ -31,7 +31,7 @@ class Scripted:
     """A cloud that does what the test says; `called` lists its methods in order."""
 
     name: str
-    probe_error: CloudError | None = None
+    probe_error: Exception | None = None
     publish_error: Exception | None = None
     gate: threading.Event | None = None
     older: Sequence[Registration] = ()
@@ -114,9 +114,11 @@ def test_trouble_of_the_host_on_one_cloud_stops_no_other(
     images: ImageSet, record: Path, trouble: Exception
 ) -> None:
     clouds = [Scripted("a", publish_error=trouble), Scripted("b")]
-    first, second = publish(images, clouds, OPTIONS, record=record, progress=QuietProgress())
-    assert isinstance(first.error, HostError)
-    assert str(trouble) in str(first.error)
+    clouds.append(Scripted("c", probe_error=trouble))
+    first, second, third = publish(images, clouds, OPTIONS, record=record, progress=QuietProgress())
+    for outcome in (first, third):
+        assert isinstance(outcome.error, HostError)
+        assert str(trouble) in str(outcome.error)
     assert second.registration is not None
 
 
@@ -222,6 +224,14 @@ def test_superseded_never_takes_the_newest(keep: int, gone: list[str]) -> None:
 def test_superseded_keeps_what_was_just_published_even_if_it_is_old() -> None:
     generations = [registered(name) for name in "abc"]
     assert [g.machine_id for g in superseded(generations, generations[2], 1)] == ["a", "b"]
+
+
+def test_superseded_spares_what_another_upload_made_since() -> None:
+    generations = [registered(name, generation=name) for name in "cba"]
+    mine = generations[1]
+    assert [g.machine_id for g in superseded(generations, mine, 1)] == ["a"]
+    found = replace(mine, created=False)  # an old build, uploaded again on purpose
+    assert [g.machine_id for g in superseded(generations, found, 1)] == ["c", "a"]
 
 
 def test_superseded_counts_whole_disks_apart() -> None:

@@ -25,7 +25,7 @@ from pipeline.clouds.aws import (
 from pipeline.clouds.ebs_direct import BlockIndex, DirectUpload, Parent, volume_gib
 from pipeline.clouds.ebs_import import ImportUpload
 from pipeline.clouds.ebs_snapshots import Snapshots
-from pipeline.clouds.ec2_images import Image, Images, check_options, user_tags
+from pipeline.clouds.ec2_images import Image, Images, UnavailableError, check_options, user_tags
 from pipeline.clouds.ec2_objects import Bucket
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import CloudError, InputError
@@ -176,12 +176,11 @@ class EbsCloud:
         with progress.task(f"{self.name}: registering the image", unit="steps") as meter:
             image_id, created = account.register(stem, request, find, lambda: meter.advance(0))
             try:
-                account.wait(image_id, stem, _AVAILABLE_SECONDS, lambda: meter.advance(0))
-            except BaseException:
+                machine = account.wait(image_id, stem, _AVAILABLE_SECONDS, lambda: meter.advance(0))
+            except UnavailableError:  # one that is on its way is taken up by the next run
                 if created:
                     account.deregister(image_id)
                 raise
-        machine = next(image for image in account.own() if image.id == image_id)
         if machine.snapshot_id != snapshot_id:
             # Another host registered the same build meanwhile: its image stays.
             Snapshots(self.site).delete(snapshot_id)
@@ -205,7 +204,8 @@ class EbsCloud:
         token = f"{marks[identity.MARK_KEY]} {status.st_size} {status.st_mtime_ns}"
         description = f"{images.name}, content {marks[identity.MARK_KEY][:_DIGITS]}"
         # Tags that change between attempts would make a retried start another snapshot's.
-        tags = {k: v for k, v in marks.items() if k != identity.MARK_GENERATION}
+        changing = (identity.MARK_GENERATION, identity.MARK_VERIFIED)
+        tags = {k: v for k, v in marks.items() if k not in changing}
         with progress.task(f"{self.name}: uploading the disk", status.st_size) as meter:
             if self._chosen_method() == "direct":
                 direct = DirectUpload(

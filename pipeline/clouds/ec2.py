@@ -174,9 +174,10 @@ class Ec2Cloud:
         for image in machines:
             account.deregister(image.id)
         bucket.delete(f"{stem}.")
-        rest = [image for image in own if image not in machines]
         for role in (Role.RAMDISK, Role.KERNEL):
             image_id = registration.ramdisk_id if role is Role.RAMDISK else registration.kernel_id
+            # Listed again: deleting a bundle takes long enough for another upload to use these.
+            rest = [image for image in account.own() if image.id != registration.machine_id]
             if any(image_id in (image.kernel_id, image.ramdisk_id) for image in rest):
                 continue
             for image in rest:

@@ -146,23 +146,25 @@ class Images:
                     return None
         raise AssertionError("the last attempt returns or raises")
 
-    def wait(self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]) -> None:
-        """Return once the image is available; UnavailableError when not."""
+    def wait(
+        self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]
+    ) -> Image:
+        """The image, once it is available; UnavailableError when it does not become so."""
         from botocore.exceptions import ClientError
 
         begun, interval = time.monotonic(), _FIRST_POLL
         while True:
             image = None
-            try:
-                entries = self._client.describe_images(ImageIds=[image_id])["Images"]
-                image = Image.of(entries[0]) if entries else None
-            except ClientError as error:
-                if code_of(error) not in _GONE:
-                    with step(self._word, "wait for", what):
+            with step(self._word, "wait for", what):
+                try:
+                    entries = self._client.describe_images(ImageIds=[image_id])["Images"]
+                    image = Image.of(entries[0]) if entries else None
+                except ClientError as error:
+                    if code_of(error) not in _GONE:
                         raise
             passed = time.monotonic() - begun
             if image is not None and image.state == "available":
-                return
+                return image
             if image is not None and image.failed:
                 raise UnavailableError(
                     "register",

@@ -10,7 +10,7 @@ from pipeline.clouds import identity
 from pipeline.clouds.bundle import bundle, part_name
 from pipeline.clouds.bundle_archive import Compression, implementation
 from pipeline.clouds.bundle_manifest import BundleKeys, Manifest, Sealer, fingerprint
-from pipeline.clouds.ec2_images import Image, Images, UnavailableError, user_tags
+from pipeline.clouds.ec2_images import Image, Images, UnavailableError, pause, user_tags
 from pipeline.clouds.ec2_keys import bundle_secret
 from pipeline.clouds.ec2_names import MANIFEST, Names, to_metadata
 from pipeline.clouds.ec2_objects import Bucket, PartUploads
@@ -22,6 +22,7 @@ from pipeline.progress import Progress
 # A cloud fetches, decrypts and stores an image before it is available: ec2-api does so at some
 # 50 MB/s on a slow core. A tenth of that, and five minutes for a queue before it.
 _AVAILABLE_SECONDS, _AVAILABLE_RATE = 300.0, 5e6
+_LOOKS, _LOOK_SECONDS = 5, 2.0  # lists of images lag by seconds, not by minutes
 
 
 @dataclass
@@ -62,13 +63,9 @@ class Publication:
                 ramdisk_id=parents[Role.RAMDISK],
             )
             machine_id = self._register(self.images.machine, manifest)
-            self._wait(machine_id, self.images.machine)
-            machine = next(
-                image
-                for image in self._find(self.names.machine(self.images))
-                if image.id == machine_id
-            )
+            machine = self._wait(machine_id, self.images.machine)
             self._update(machine, {file.role: self._tags(file) for file in self.images.files()})
+            self._require_whole(machine)
         except BaseException:
             self._roll_back()
             raise
@@ -162,12 +159,32 @@ class Publication:
             self._made.append(image_id)
         return image_id
 
-    def _wait(self, image_id: str, file: ImageFile) -> None:
+    def _require_whole(self, machine: Image) -> None:
+        """CloudError when kernel or ramdisk went since they were seen, as by another's roll-back.
+
+        Asked more than once, because a list may lag.
+        """
+        label = f"{self.cloud}: looking at the triple"
+        with self.progress.task(label, unit="steps") as meter:
+            for left in reversed(range(_LOOKS)):
+                whole = self.names.whole(self.account.own(), self.names.machine(self.images))
+                if any(image.id == machine.id for image in whole):
+                    return
+                if left:
+                    pause(_LOOK_SECONDS, lambda: meter.advance(0))
+        raise CloudError(
+            "register",
+            f"{self.images.name} on {self.cloud}",
+            why="its kernel or ramdisk was deregistered meanwhile",
+            next_step="Run it again: what was uploaded is used",
+        )
+
+    def _wait(self, image_id: str, file: ImageFile) -> Image:
         label = f"{self.cloud}: waiting for {image_id}"
         with self.progress.task(label, unit="steps") as meter:
             seconds = _AVAILABLE_SECONDS + file.size / _AVAILABLE_RATE
             try:
-                self.account.wait(
+                return self.account.wait(
                     image_id, f"the {file.role} image", seconds, lambda: meter.advance(0)
                 )
             except UnavailableError:
@@ -210,6 +227,9 @@ class Publication:
 
     def _roll_back(self) -> None:
         for image_id in reversed(self._made):
-            # One that stays is private, linked by nothing, and adopted by the next run.
+            # One that stays is adopted by the next run, or is used by another upload already: also
+            # by a machine image of ours whose registration was never answered.
             with contextlib.suppress(CloudError):
-                self.account.deregister(image_id)
+                others = [image for image in self.account.own() if image.id not in self._made]
+                if not any(image_id in (i.kernel_id, i.ramdisk_id) for i in others):
+                    self.account.deregister(image_id)

@@ -139,6 +139,7 @@ class LocalCloud:
         key = content_key(images, whole_disk=options.whole_disk)
         try:
             with self._locked(progress):
+                listed = (self.directory / streams.PRODUCTS_PATH).exists()
                 catalogue = self._read()
                 entry = self._find(catalogue, key)
                 if entry is None:
@@ -161,7 +162,7 @@ class LocalCloud:
                     catalogue = streams.with_product(catalogue, product, streams.timestamp())
                 # Written in any case: an upload may have been killed before the index.
                 self._write(catalogue)
-                self._collect_garbage(catalogue)
+                self._collect_garbage(catalogue, partial_only=not listed)
                 return self._registration(images.name, generation, version, created=entry is None)
         except OSError as error:
             raise self._error(f"store {images.name} in", error) from error
@@ -176,6 +177,7 @@ class LocalCloud:
         """See protocol.Cloud."""
         try:
             with exclusive(self.directory / ".lock", f"the catalogue {self.directory}", 60):
+                listed = (self.directory / streams.PRODUCTS_PATH).exists()
                 catalogue = self._read()
                 for _, entry in _entries(catalogue):
                     if _machine(entry.version).id != registration.machine_id:
@@ -191,7 +193,7 @@ class LocalCloud:
                         catalogue, entry.product, entry.generation, streams.timestamp()
                     )
                 self._write(catalogue, removing=True)
-                self._collect_garbage(catalogue)
+                self._collect_garbage(catalogue, partial_only=not listed)
         except OSError as error:
             raise self._error(f"withdraw {registration.machine_id} from", error) from error
 
@@ -301,12 +303,17 @@ class LocalCloud:
         path = self.files / file.sha256
         return path.is_file() and path.stat().st_size == file.size
 
-    def _collect_garbage(self, catalogue: streams.Products) -> None:
-        """Delete files that no generation names: of withdrawn ones and of killed uploads."""
+    def _collect_garbage(self, catalogue: streams.Products, *, partial_only: bool) -> None:
+        """Delete files that no generation names: of withdrawn ones and of killed uploads.
+
+        partial_only: where no list was found. Somebody may have moved a damaged one away, and the
+        files are all there is of what it named.
+        """
         named = streams.referenced(catalogue)
         for path in self.files.iterdir() if self.files.is_dir() else ():
             ours = _DIGEST_NAME.fullmatch(path.name)
-            if ours and f"{streams.FILES_PATH}/{path.name}" not in named:
+            wanted = path.name.endswith(".partial") or not partial_only
+            if ours and wanted and f"{streams.FILES_PATH}/{path.name}" not in named:
                 path.unlink()
 
     def _find(self, catalogue: streams.Products, key: str) -> _Entry | None:

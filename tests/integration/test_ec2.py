@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -255,6 +257,57 @@ def test_a_kernel_that_two_builds_share_goes_with_the_last(cloud: Cloud, images:
     open_ec2("").withdraw(second)
     assert cloud.ec2.images == {}
     assert cloud.s3.buckets["images"] == {}
+
+
+def test_a_kernel_that_went_while_the_machine_image_was_made_is_noticed(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another host's upload of the build rolls back."""
+    monkeypatch.setattr(ec2_publication, "_LOOK_SECONDS", 0.0)
+
+    def take_the_kernel(_service: str, operation: str, _number: int) -> None:
+        if operation == "CreateTags":
+            for image in [i for i in cloud.ec2.images.values() if i.kind == "kernel"]:
+                del cloud.ec2.images[image.id]
+
+    cloud.fault = take_the_kernel
+    with pytest.raises(CloudError, match="deregistered meanwhile"):
+        publish(images)
+    cloud.fault = lambda _service, _operation, _number: None
+    assert not [i for i in cloud.ec2.images.values() if i.kind == "machine"]
+    assert_registered(cloud, images, publish(images))
+
+
+def test_a_roll_back_spares_what_another_upload_uses(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts: the lock of one does not bind the other."""
+    monkeypatch.setattr("pipeline.clouds.ec2.one_at_a_time", lambda *_: contextlib.nullcontext())
+    others: list[Registration] = []
+    second = rebuilt(images, seed=9)
+
+    def at(_call: int, text: str) -> None:
+        if "registering the machine" in text and not others:
+            others.append(publish(second))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_ec2("").publish(images, OPTIONS, Observed(at))
+    assert_registered(cloud, second, others[0])
+    assert len(cloud.ec2.images) == 3
+
+
+def test_a_network_that_goes_while_an_image_is_waited_for_is_the_clouds_fault(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Images(open_site("ec2", ""))
+
+    def gone(**_words: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://gone")
+
+    monkeypatch.setattr(account._client, "describe_images", gone)
+    with pytest.raises(CloudError, match="wait for"):
+        account.wait("ami-1", "the image", 1.0, lambda: None)
 
 
 def test_public_and_shared_images_and_back(cloud: Cloud, images: ImageSet) -> None:
