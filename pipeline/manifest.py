@@ -179,6 +179,7 @@ class Manifest(_Record):
             verified=check is not None and check.passed,
             properties=self.properties,
             disk=directory / self.disk.file if self.disk else None,
+            disk_sha256=self.disk.sha256 if self.disk else "",
         )
 
 

@@ -79,7 +79,8 @@ class ImageSet:
     name: the recipe's name. architecture: "x86_64". command_line: the kernel command line for
     Nova's os_command_line. properties: further image properties from the recipe (os_distro,
     os_version, hw_* ...). verified: whether the boot check passed on exactly these files.
-    disk: a bootable whole disk made from the same three, if the build made one.
+    disk: a bootable whole disk made from the same three, if the build made one. disk_sha256: its
+    digest in lower-case hex, "" where nobody wrote it down.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ImageSet:
     verified: bool
     properties: Mapping[str, str] = field(default_factory=dict)
     disk: Path | None = None
+    disk_sha256: str = ""
 
     def files(self) -> tuple[ImageFile, ImageFile, ImageFile]:
         """Kernel, ramdisk, machine: the order in which they must be registered."""

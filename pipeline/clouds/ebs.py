@@ -201,6 +201,18 @@ class EbsCloud:
         if done:
             return done[0].id
         status = disk.stat()
+        identity.disk_digest(images, self.name, progress)
+
+        def check() -> None:
+            now = disk.stat()
+            if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+                raise CloudError(
+                    f"publish {images.name} on",
+                    self.name,
+                    why=f"{disk} changed while it was sent",
+                    next_step="Let nothing write to it, and run it again",
+                )
+
         token = f"{marks[identity.MARK_KEY]} {status.st_size} {status.st_mtime_ns}"
         description = f"{images.name}, content {marks[identity.MARK_KEY][:_DIGITS]}"
         # Tags that change between attempts would make a retried start another snapshot's.
@@ -217,6 +229,7 @@ class EbsCloud:
                     tags=tags,
                     description=description,
                     parent=self._parent(snapshots, generations),
+                    check=check,
                     advance=meter.advance,
                 )
             else:
@@ -227,6 +240,7 @@ class EbsCloud:
                     token=token,
                     tags=tags,
                     description=description,
+                    check=check,
                     advance=meter.advance,
                 )
         with progress.task(f"{self.name}: waiting for {snapshot_id}", unit="steps") as meter:

@@ -175,11 +175,13 @@ class DirectUpload:
         description: str,
         parent: Parent | None,
         advance: Callable[[int], None],
+        check: Callable[[], None] = lambda: None,
     ) -> str:
         """Write the image into a snapshot and complete it; its id.
 
         token: identity of the image's bytes; an unfinished snapshot of the same token is gone on
-        with. advance: told bytes as they are done, and 0 every second; it may raise.
+        with. advance: told bytes as they are done, and 0 every second; it may raise. check: raises
+        when the image is no longer what it was, before the snapshot is completed.
         """
         with RawFile(image) as raw:
             gib = volume_gib(raw.size)
@@ -191,6 +193,7 @@ class DirectUpload:
                 index = BlockIndex(self._cloud, snapshot_id)
                 try:
                     content, written = self._put_all(raw, snapshot_id, parent, index, advance)
+                    check()
                     self._complete(snapshot_id, written)
                 except _LostError as error:
                     index.forget()

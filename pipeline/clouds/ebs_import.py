@@ -49,14 +49,17 @@ class ImportUpload:
         tags: Mapping[str, str],
         description: str,
         advance: Callable[[int], None],
+        check: Callable[[], None] = lambda: None,
     ) -> str:
         """Upload the image as the object `key`, import it, delete the object; the snapshot's id.
 
-        token: identity of the import; an import under way of the same token is waited for.
+        token: identity of the import; an import under way of the same token is waited for. check:
+        raises when the image is no longer what it was, before it is imported.
         """
         client = self.site.s3()
         ec2 = self.site.ec2()
         self._upload(client, image, key, advance)
+        check()
         request: dict[str, Any] = {
             "Description": description,
             "ClientToken": hashlib.sha256(token.encode()).hexdigest(),

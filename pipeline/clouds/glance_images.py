@@ -10,11 +10,10 @@ from typing import Any
 
 from pipeline.clouds import identity
 from pipeline.clouds.glance_api import Image
-from pipeline.clouds.identity import disk_format, require_disk
+from pipeline.clouds.identity import disk_digest, disk_format, require_disk
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.model import ImageSet, Registration, Role
-from pipeline.progress import Progress, QuietProgress
-from pipeline.sparse import digests
+from pipeline.progress import Progress
 
 KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
 
@@ -48,9 +47,7 @@ def parts(
     """What to register, in order; the last stands for all. Hashes a whole disk."""
     if options.whole_disk:
         path = require_disk(images, cloud)
-        size, shown = path.stat().st_size, progress or QuietProgress()
-        with shown.task(f"{cloud}: hashing {path.name}", total=size) as meter:
-            digest = digests(path, ["sha256"], meter)["sha256"]
+        size, digest = path.stat().st_size, disk_digest(images, cloud, progress)
         return (Part(DISK, images.name, path, size, digest, "bare", disk_format(path)),)
     return tuple(
         Part(

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import CloudError, InputError
 from pipeline.model import ImageSet
+from pipeline.progress import Progress, QuietProgress
+from pipeline.sparse import digests
 
 MARK_NAME = "image_pipeline_name"
 """The recipe's name."""
@@ -70,6 +72,23 @@ def require_disk(images: ImageSet, cloud: str) -> Path:
             next_step="Build it with --disk-image, or set disk_image in its recipe",
         )
     return images.disk
+
+
+def disk_digest(images: ImageSet, cloud: str, progress: Progress | None = None) -> str:
+    """sha256 of the build's whole disk, read now; CloudError when the manifest says another."""
+    path = require_disk(images, cloud)
+    shown = progress or QuietProgress()
+    with shown.task(f"{cloud}: hashing {path.name}", total=path.stat().st_size) as meter:
+        digest = digests(path, ["sha256"], meter)["sha256"]
+    if images.disk_sha256 not in ("", digest):
+        raise CloudError(
+            f"register a whole disk of {images.name} on",
+            cloud,
+            why=f"{path} is no longer what the build made: its sha256 is {digest}, the manifest"
+            f" says {images.disk_sha256}",
+            next_step="Build it again",
+        )
+    return digest
 
 
 def disk_format(path: Path) -> str:

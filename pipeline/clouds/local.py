@@ -23,7 +23,13 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.clouds import simplestreams as streams
-from pipeline.clouds.identity import content_key, disk_format, next_generation, require_disk
+from pipeline.clouds.identity import (
+    content_key,
+    disk_digest,
+    disk_format,
+    next_generation,
+    require_disk,
+)
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.errors import BusyError, CloudError, InputError
 from pipeline.model import ImageFile, ImageSet, Registration, Role
@@ -143,7 +149,7 @@ class LocalCloud:
                 catalogue = self._read()
                 entry = self._find(catalogue, key)
                 if entry is None:
-                    files = _files(images, options, key)
+                    files = _files(images, options, key, progress)
                     for file in files:
                         self._store(file, images, progress)
                     version = _new_version(images, options, key, files)
@@ -287,7 +293,7 @@ class LocalCloud:
         lost = {item.sha256 for item in entry.version.items.values() if not self._whole(item)}
         if not lost:
             return
-        for file in _files(images, options, entry.version.key):
+        for file in _files(images, options, entry.version.key, progress):
             if file.sha256 in lost:
                 self._store(file, images, progress)
                 lost.remove(file.sha256)
@@ -404,10 +410,12 @@ def _kind(options: PublishOptions) -> Literal["triple", "disk"]:
     return "disk" if options.whole_disk else "triple"
 
 
-def _files(images: ImageSet, options: PublishOptions, key: str) -> list[_File]:
+def _files(
+    images: ImageSet, options: PublishOptions, key: str, progress: Progress | None = None
+) -> list[_File]:
     if options.whole_disk:
         path = require_disk(images, "local")
-        digest = digests(path, ["sha256"])["sha256"]
+        digest = disk_digest(images, "local", progress)
         ftype = streams.FTYPES[disk_format(path)]
         return [
             _File("disk", ftype, path, path.stat().st_size, digest, image_id(Role.MACHINE, key))

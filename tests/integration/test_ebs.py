@@ -280,6 +280,28 @@ def test_a_foreign_image_is_never_withdrawn(cloud: Cloud, images: ImageSet) -> N
     assert open_ebs("").generations("demo") == []
 
 
+def test_a_disk_that_is_not_the_builds_is_not_published(cloud: Cloud, images: ImageSet) -> None:
+    with pytest.raises(CloudError, match="no longer what the build made"):
+        publish(replace(images, disk_sha256="0" * 64))
+    assert (cloud.ec2.images, cloud.ebs.snapshots) == ({}, {})
+
+
+def test_a_disk_that_changes_while_it_is_sent_is_not_completed(
+    cloud: Cloud, images: ImageSet
+) -> None:
+    disk = images.disk
+    assert disk is not None
+
+    def at(_call: int, text: str) -> None:
+        if "advance" in text and "uploading the disk" in text:
+            os.truncate(disk, disk.stat().st_size // 2)
+
+    with pytest.raises(CloudError):
+        open_ebs("").publish(images, OPTIONS, Observed(at))
+    assert cloud.ec2.images == {}
+    assert "completed" not in {snapshot.state for snapshot in cloud.ebs.snapshots.values()}
+
+
 def test_a_copy_that_somebody_made_with_its_tags_is_left_alone(
     cloud: Cloud, images: ImageSet
 ) -> None:
