@@ -40,7 +40,8 @@ _ROOT_DEVICE = "/dev/xvda"
 _DIGITS = 32  # of the content key in names: "NAME-DIGEST" stays within EC2's 128 characters
 _AVAILABLE_SECONDS = 900.0  # an image of a completed snapshot is available within a minute on AWS
 _NO_SNAPSHOT = "snap-00000000000000000"
-_COPIES = "image_pipeline_copies"  # tag of the image: its copies, "REGION:IMAGE" by spaces
+# Tag of the image: its own id, which a copy's is not, and its copies, "REGION:IMAGE", by spaces.
+_COPIES = "image_pipeline_copies"
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,7 @@ class EbsCloud:
                     why="its name and tags do not say that this pipeline made it",
                     next_step="Deregister it by hand if it is to go",
                 )
-            for place in image.tags.get(_COPIES, "").split():
-                region, _, copy = place.partition(":")
+            for region, copy in _copies(image).items():
                 self._withdraw_copy(region, copy)
             account.deregister(image.id)
         snapshot = snapshots.find(registration.location)
@@ -213,6 +213,10 @@ class EbsCloud:
                     next_step="Let nothing write to it, and run it again",
                 )
 
+        def settle(snapshot_id: str) -> None:
+            with progress.task(f"{self.name}: waiting for {snapshot_id}", unit="steps") as meter:
+                snapshots.wait(snapshot_id, lambda: meter.advance(0))
+
         token = f"{marks[identity.MARK_KEY]} {status.st_size} {status.st_mtime_ns}"
         description = f"{images.name}, content {marks[identity.MARK_KEY][:_DIGITS]}"
         # Tags that change between attempts would make a retried start another snapshot's.
@@ -230,6 +234,7 @@ class EbsCloud:
                     description=description,
                     parent=self._parent(snapshots, generations),
                     check=check,
+                    settle=settle,
                     advance=meter.advance,
                 )
             else:
@@ -241,10 +246,9 @@ class EbsCloud:
                     tags=tags,
                     description=description,
                     check=check,
+                    settle=settle,
                     advance=meter.advance,
                 )
-        with progress.task(f"{self.name}: waiting for {snapshot_id}", unit="steps") as meter:
-            snapshots.wait(snapshot_id, lambda: meter.advance(0))
         return snapshot_id
 
     def _parent(self, snapshots: Snapshots, generations: list[Registration]) -> Parent | None:
@@ -293,18 +297,21 @@ class EbsCloud:
     def _copy(
         self, account: Images, machine: Image, options: PublishOptions, progress: Progress
     ) -> None:
-        """Copy the image to further regions; a copy that is there is kept."""
-        copies = dict(c.split(":", 1) for c in machine.tags.get(_COPIES, "").split())
+        """Copy the image to further regions; a copy that is there is kept, and shared likewise."""
+        copies = _copies(machine)
         for region in options.regions:
-            there = Images(self.site, region=region)
-            if region == account.region or any(i.id == copies.get(region) for i in there.own()):
+            if region == account.region:
                 continue
+            there = Images(self.site, region=region)
+            before = copies.get(region, "")
+            kept = any(image.id == before and not image.failed for image in there.own())
             label = f"{self.name}: copying to {region}"
             with progress.task(label, unit="steps") as meter:
-                copies[region] = there.copy(machine, account.region)
-                # Recorded before it is done: an interrupted run must not lose it.
-                places = " ".join(f"{r}:{i}" for r, i in sorted(copies.items()))
-                account.tag([machine.id], {_COPIES: places})
+                if not kept:
+                    copies[region] = there.copy(machine, account.region, instead=before)
+                    # Recorded before it is done: an interrupted run must not lose it.
+                    places = [f"{r}:{i}" for r, i in sorted(copies.items())]
+                    account.tag([machine.id], {_COPIES: " ".join([machine.id, *places])})
                 there.wait(copies[region], label, _AVAILABLE_SECONDS, lambda: meter.advance(0))
                 there.share(copies[region], options)
 
@@ -383,6 +390,12 @@ def _keeps_its_name(image: Image) -> bool:
     """
     marks = (image.tags.get(mark, "") for mark in (identity.MARK_NAME, identity.MARK_KEY))
     return image.name == _image_name(*marks)
+
+
+def _copies(image: Image) -> dict[str, str]:
+    """Region -> id of the image's copies, as its tag says."""
+    owner, *places = image.tags.get(_COPIES, "").split() or [""]
+    return dict(place.split(":", 1) for place in places) if owner == image.id else {}
 
 
 def open_ebs(

@@ -176,21 +176,28 @@ class DirectUpload:
         parent: Parent | None,
         advance: Callable[[int], None],
         check: Callable[[], None] = lambda: None,
+        settle: Callable[[str], None] = lambda _snapshot: None,
     ) -> str:
         """Write the image into a snapshot and complete it; its id.
 
         token: identity of the image's bytes; an unfinished snapshot of the same token is gone on
         with. advance: told bytes as they are done, and 0 every second; it may raise. check: raises
-        when the image is no longer what it was, before the snapshot is completed.
+        when the image is no longer what it was, before the snapshot is completed. settle: waits
+        until the cloud has the snapshot; the next run finds it again while that is not so.
         """
         with RawFile(image) as raw:
             gib = volume_gib(raw.size)
             if parent and parent.volume_gib > gib:
                 parent = None  # a snapshot cannot be smaller than its parent
-            name = _Token(self._cloud, token, gib, parent)
+            name = KeptToken(self._cloud, token, gib, parent)
             snapshot_id, status = self._start(gib, name, tags, description, parent)
             if status == "pending":
                 index = BlockIndex(self._cloud, snapshot_id)
+                if index.content() is not None:  # completed by a run that did not see it settle
+                    index.close()
+                    settle(snapshot_id)
+                    name.forget()
+                    return snapshot_id
                 try:
                     content, written = self._put_all(raw, snapshot_id, parent, index, advance)
                     check()
@@ -202,13 +209,14 @@ class DirectUpload:
                 finally:
                     index.close()
                 index.complete(content)
+            settle(snapshot_id)
             name.forget()
         return snapshot_id
 
     def _start(
         self,
         gib: int,
-        token: _Token,
+        token: KeptToken,
         tags: Mapping[str, str],
         description: str,
         parent: Parent | None,
@@ -356,7 +364,7 @@ class _LostError(Exception):
         self.reason = reason
 
 
-class _Token:
+class KeptToken:
     """The client token of an unfinished snapshot, kept so that the next run finds it again.
 
     It is forgotten once the snapshot is complete: a cloud goes on answering a token with its

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clouds.aws import Site, step
+from pipeline.clouds.ebs_direct import KeptToken
 from pipeline.clouds.ec2_images import pause
 from pipeline.clouds.ec2_objects import UPLOADS
 from pipeline.disk.source import RawFile
@@ -50,19 +51,23 @@ class ImportUpload:
         description: str,
         advance: Callable[[int], None],
         check: Callable[[], None] = lambda: None,
+        settle: Callable[[str], None] = lambda _snapshot: None,
     ) -> str:
         """Upload the image as the object `key`, import it, delete the object; the snapshot's id.
 
         token: identity of the import; an import under way of the same token is waited for. check:
-        raises when the image is no longer what it was, before it is imported.
+        raises when the image is no longer what it was, before it is imported. settle: waits until
+        the cloud has the snapshot.
         """
         client = self.site.s3()
         ec2 = self.site.ec2()
         self._upload(client, image, key, advance)
         check()
+        # A token that a cloud has seen gives the same task for ever, dead or not.
+        kept = KeptToken(self.site.word, f"import {token}", 0, None)
         request: dict[str, Any] = {
             "Description": description,
-            "ClientToken": hashlib.sha256(token.encode()).hexdigest(),
+            "ClientToken": kept.value(),
             "DiskContainer": {
                 "Description": description,
                 "Format": "RAW",
@@ -73,13 +78,19 @@ class ImportUpload:
             request["RoleName"] = self.role
         with step(self.site.word, "import the snapshot of", f"{self.bucket}/{key}"):
             task = ec2.import_snapshot(**request)["ImportTaskId"]
-        snapshot_id = self._wait(ec2, task, lambda: advance(0))
+        try:
+            snapshot_id = self._wait(ec2, task, lambda: advance(0))
+        except _DeadTaskError:
+            kept.forget()
+            raise
         with step(self.site.word, "tag the snapshot", snapshot_id):
             ec2.create_tags(
                 Resources=[snapshot_id], Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
             )
         with step(self.site.word, "delete", f"{self.bucket}/{key}"):
             client.delete_object(Bucket=self.bucket, Key=key)
+        settle(snapshot_id)
+        kept.forget()
         return snapshot_id
 
     def _upload(
@@ -153,6 +164,7 @@ class ImportUpload:
     def _wait(self, ec2: EC2Client, task: str, heartbeat: Callable[[], None]) -> str:
         end, interval = time.monotonic() + _IMPORT_SECONDS, _FIRST_POLL
         detail: Mapping[str, Any] = {}
+        kind: type[CloudError] = CloudError
         with step(self.site.word, "wait for the import", task):
             while time.monotonic() < end:
                 answer = ec2.describe_import_snapshot_tasks(ImportTaskIds=[task])
@@ -161,16 +173,21 @@ class ImportUpload:
                 if detail.get("Status") == "completed":
                     return str(detail["SnapshotId"])
                 if detail.get("Status") in ("deleting", "deleted"):
+                    kind = _DeadTaskError
                     break
                 pause(interval, heartbeat)
                 interval = min(1.5 * interval, _LONGEST_POLL)
-        raise CloudError(
+        raise kind(
             "import the snapshot",
             f"{task} on {self.site.word}",
             why=f"the task is {detail.get('Status', 'unknown')}: "
             f"{detail.get('StatusMessage', 'no message')}",
             next_step="Check that the import service may read the bucket (role vmimport)",
         )
+
+
+class _DeadTaskError(CloudError):
+    """The cloud gave the import up."""
 
 
 def part_size(size: int) -> int:

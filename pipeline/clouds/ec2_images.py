@@ -6,6 +6,7 @@ did not come the image is looked for before it is sent again.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,15 +245,19 @@ class Images:
                 if code_of(error) in ("UnauthorizedOperation", "AuthFailure", "AccessDenied"):
                     raise
 
-    def copy(self, image: Image, region: str) -> str:
-        """Copy an image of another region here, tags included; the copy's id."""
+    def copy(self, image: Image, region: str, *, instead: str = "") -> str:
+        """Copy an image of another region here, tags included; the copy's id.
+
+        instead: the id of a copy that is gone. A token gives the copy it made for ever.
+        """
+        token = f"{image.id} {self.region} {instead}"
         with step(self._word, "copy", image.id):
             return self._client.copy_image(
                 Name=image.name,
                 SourceImageId=image.id,
                 SourceRegion=region,
                 CopyImageTags=True,
-                ClientToken=f"{image.id}-{self.region}",
+                ClientToken=hashlib.sha256(token.encode()).hexdigest(),
             )["ImageId"]
 
     def protect(self, image_id: str) -> None:

@@ -330,6 +330,33 @@ def test_two_regions_hold_the_image(cloud: Cloud, images: ImageSet) -> None:
     assert len(cloud.ec2.images) == 2
 
 
+def test_a_copy_that_went_is_made_again_and_shared_like_the_image(
+    cloud: Cloud, images: ImageSet
+) -> None:
+    publish(images, PublishOptions(regions=("elsewhere-1",)))
+    (gone,) = (i for i in cloud.ec2.images.values() if i.region == "elsewhere-1")
+    del cloud.ec2.images[gone.id]
+    options = PublishOptions(regions=("elsewhere-1",), visibility="public")
+    publish(images, options)
+    (copy,) = (i for i in cloud.ec2.images.values() if i.region == "elsewhere-1")
+    assert copy.permissions == [{"Group": "all"}]
+    publish(images, replace(options, visibility="private"))
+    assert copy.permissions == []
+    assert len(cloud.ec2.images) == 2
+
+
+def test_a_copy_withdrawn_in_its_region_takes_no_other_along(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second copy is made when the image names the first."""
+    publish(images, PublishOptions(regions=("elsewhere-1", "elsewhere-2")))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "elsewhere-2")
+    (copy,) = open_ebs("").generations("demo")
+    assert cloud.ec2.images[copy.machine_id].region == "elsewhere-2"
+    open_ebs("").withdraw(copy)
+    assert sorted(i.region for i in cloud.ec2.images.values()) == ["elsewhere-1", "stand-in-1"]
+
+
 def test_without_ebs_direct_the_disk_is_imported(
     cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +383,27 @@ def test_an_import_goes_on_with_the_parts_that_are_there(
     assert_registered(cloud, images, publish(images))
     assert cloud.calls["s3.UploadPart"] == sent
     assert cloud.s3.uploads == {}
+
+
+def test_an_import_that_the_cloud_gave_up_is_begun_anew(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.services = ("ec2", "s3")
+    monkeypatch.setenv("EC2_BUCKET", "disks")
+
+    def give_up(_service: str, operation: str, _number: int) -> None:
+        if operation == "DescribeImportSnapshotTasks":
+            for task in cloud.ec2.tasks.values():
+                task.status, task.message = "deleted", "the service was tired"
+
+    cloud.fault = give_up
+    with pytest.raises(CloudError, match="tired"):
+        publish(images)
+    cloud.fault = lambda _service, _operation, _number: None
+    registration = publish(images)
+    assert_registered(cloud, images, registration)
+    open_ebs("").withdraw(registration)
+    assert_registered(cloud, images, publish(images))
 
 
 def test_a_refused_registration_is_known_before_the_upload(cloud: Cloud, images: ImageSet) -> None:
