@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.registrations import registrations
 from tests.demo import Demo, command, environment, invoke
 from tests.simplestreams_reader import read_mirror
 
@@ -154,8 +155,8 @@ def test_a_dry_run_touches_nothing(site: Site, tmp_path: Path) -> None:
     assert "repeat no boot check" in again.stdout
     assert "manifest.json as it is" in again.stdout
     assert "qemu-system" not in again.stdout
-    (registered,) = json.loads((site.build / "registrations.json").read_text())
-    assert f"local: keep generation {registered['generation']} as it is" in again.stdout
+    (registered,) = registrations(site.build / "registrations.json")
+    assert f"local: keep generation {registered.generation} as it is" in again.stdout
     fresh = invoke(site.directory, "build", "demo", "--dry-run", "--fresh")
     assert "qemu-system" in fresh.stdout
     assert world() == before
