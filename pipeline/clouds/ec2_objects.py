@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pipeline.clouds.aws import code_of, is_aws, status_of, step
+from pipeline.clouds.ec2_images import pause
 from pipeline.errors import CloudError
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ READERS: Literal["aws-exec-read"] = (
 )
 UPLOADS = 4  # parts under way; with one being made, at most 50 MiB are held
 _HEARTBEAT = 1.0  # seconds between two words to the user while waiting
+# S3 answers these to bytes that arrived otherwise than they were sent, and botocore does not send
+# them again. Three times in a row is no accident of the network.
+_DAMAGED = ("BadDigest", "IncompleteBody")
+_SENDINGS = 3
+_LISTINGS, _LISTING_SECONDS = 5, 2.0  # Swift lists what it took some seconds later, no minutes
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Bucket:
 
     def ensure(self) -> None:
         """Create the bucket unless it exists."""
+        from botocore.exceptions import ClientError
+
         if self.check():
             return
         region = self._client.meta.region_name
@@ -79,7 +87,12 @@ class Bucket:
         if is_aws(self._client.meta.endpoint_url) and region != "us-east-1":
             place["CreateBucketConfiguration"] = {"LocationConstraint": region}
         with step(self._cloud, "create the bucket", self.name):
-            self._client.create_bucket(Bucket=self.name, **place)
+            try:
+                self._client.create_bucket(Bucket=self.name, **place)
+            except ClientError as error:
+                # Another upload may have made it meanwhile; that of a stranger is refused here.
+                if status_of(error) != 409 or not self.check():
+                    raise
 
     def list(self, prefix: str) -> dict[str, Stored]:
         """The objects whose key starts with `prefix`."""
@@ -120,15 +133,27 @@ class Bucket:
         with step(self._cloud, "upload", f"{self.name}/{key}"):
             if self._readers:
                 try:
-                    self._client.put_object(**request, ACL=READERS)
+                    self._put(request | {"ACL": READERS})
                 except ClientError as error:
                     # 400 InvalidArgument or AccessControlListNotSupported, 501 NotImplemented
-                    if status_of(error) not in (400, 501):
+                    if status_of(error) not in (400, 501) or code_of(error) in _DAMAGED:
                         raise
                 else:
                     return
-            self._client.put_object(**request)
+            self._put(request)
             self._readers = False  # it works without: from now on the others are sent so at once
+
+    def _put(self, request: Mapping[str, Any]) -> None:
+        from botocore.exceptions import ClientError
+
+        for left in reversed(range(_SENDINGS)):
+            try:
+                self._client.put_object(**request)
+            except ClientError as error:
+                if not left or code_of(error) not in _DAMAGED:
+                    raise
+            else:
+                return
 
     def get(self, key: str, largest: int) -> bytes:
         """An object's bytes; CloudError when there are more than `largest`."""
@@ -220,7 +245,11 @@ class PartUploads:
             wait(self._running, _HEARTBEAT, FIRST_EXCEPTION)
             self._running = _unfinished(self._running)
             self._heartbeat()
-        lost = missing(self.expected, self._bucket.list(prefix))
+        for left in reversed(range(_LISTINGS)):
+            lost = missing(self.expected, self._bucket.list(prefix))
+            if not lost or not left:
+                break
+            pause(_LISTING_SECONDS, self._heartbeat)
         if lost:
             raise CloudError(
                 "upload",
@@ -275,10 +304,13 @@ def missing(expected: Mapping[str, Stored], listed: Mapping[str, Stored]) -> Seq
 
 
 def _unfinished(futures: Sequence[Future[None]]) -> list[Future[None]]:
+    running = []
     for future in futures:
         if future.done():
             future.result()
-    return [future for future in futures if not future.done()]
+        else:
+            running.append(future)
+    return running
 
 
 def _md5(data: bytes) -> bytes:

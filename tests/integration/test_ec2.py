@@ -19,7 +19,7 @@ from botocore.exceptions import EndpointConnectionError
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline.clouds import ec2_publication
+from pipeline.clouds import ec2_objects, ec2_publication
 from pipeline.clouds.aws import open_site
 from pipeline.clouds.bundle_source import unbundle_image
 from pipeline.clouds.ec2 import open_ec2
@@ -201,7 +201,67 @@ def test_parts_of_a_build_that_was_never_finished_are_swept_after_a_day(
     assert not registration.created
 
 
-def test_a_part_that_the_store_lost_is_told_and_sent_again(cloud: Cloud, images: ImageSet) -> None:
+def test_a_part_damaged_on_its_way_is_sent_again_and_stays_readable_by_ec2(
+    cloud: Cloud, images: ImageSet
+) -> None:
+    def damage(service: str, operation: str, number: int) -> Answer | None:
+        if operation == "PutObject" and number in (3, 4):
+            return error_answer(service, Refused(400, "BadDigest", "it has another MD5"))
+        return None
+
+    cloud.fault = damage
+    assert_registered(cloud, images, publish(images))
+    assert {stored.acl for stored in cloud.s3.buckets["images"].values()} == {"aws-exec-read"}
+
+
+def test_a_line_that_damages_every_part_is_told(cloud: Cloud, images: ImageSet) -> None:
+    def damage(service: str, operation: str, number: int) -> Answer | None:
+        if operation == "PutObject":
+            return error_answer(service, Refused(400, "BadDigest", "it has another MD5"))
+        return None
+
+    cloud.fault = damage
+    with pytest.raises(CloudError, match="BadDigest: it has another MD5"):
+        publish(images)
+    assert cloud.s3.buckets["images"] == {}
+
+
+def test_a_listing_that_lags_is_asked_again(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ec2_objects, "_LISTING_SECONDS", 0.1)
+    behind = iter([True, True, False])
+    empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+
+    def lag(service: str, operation: str, number: int) -> Answer | None:
+        sent = cloud.s3.buckets.get("images")
+        if operation == "ListObjectsV2" and sent and next(behind, False):
+            return Answer(200, empty.encode())
+        return None
+
+    cloud.fault = lag
+    assert_registered(cloud, images, publish(images))
+    assert next(behind, None) is None
+
+
+def test_a_bucket_that_another_upload_makes_meanwhile_is_used(
+    cloud: Cloud, images: ImageSet
+) -> None:
+    def overtake(service: str, operation: str, number: int) -> Answer | None:
+        if operation == "CreateBucket":
+            cloud.s3.buckets["images"] = {}
+            return error_answer(service, Refused(409, "BucketAlreadyOwnedByYou", "it is yours"))
+        return None
+
+    cloud.fault = overtake
+    assert_registered(cloud, images, publish(images))
+
+
+def test_a_part_that_the_store_lost_is_told_and_sent_again(
+    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ec2_objects, "_LISTING_SECONDS", 0.1)
+
     def lose(service: str, operation: str, number: int) -> Answer | None:
         if operation == "ListObjectsV2":
             objects = cloud.s3.buckets["images"]
