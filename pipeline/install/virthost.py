@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import libvirt
@@ -136,18 +136,29 @@ def reap() -> None:
 
     libvirt's driver leaves its guests to process 1, which in many a container reaps nothing; here
     they are left to this process. Guests have a session of their own, the programs that libvirt
-    itself waits for have ours.
+    itself waits for have ours. Those between, which fork a guest and end at once, have libvirt
+    waiting for them too: only who is a zombie at two looks is nobody else's.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before: set[int] = set()
     while True:
-        for listing in pathlib.Path("/proc/self/task").glob("*/children"):
+        now = set(zombies())
+        for pid in now & before:
             with contextlib.suppress(OSError):
-                for pid in listing.read_text().split():
-                    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-                    state, _parent, _group, session, *_ = stat.rpartition(")")[2].split()
-                    if state == "Z" and int(session) != os.getsid(0):
-                        os.waitpid(int(pid), os.WNOHANG)
+                os.waitpid(pid, os.WNOHANG)
+        before = now
         time.sleep(REAP_PERIOD)
+
+
+def zombies() -> Iterator[int]:
+    """Children that ended in another session than ours and were not waited for."""
+    for listing in pathlib.Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in listing.read_text().split():
+                stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+                state, _parent, _group, session, *_ = stat.rpartition(")")[2].split()
+                if state == "Z" and int(session) != os.getsid(0):
+                    yield int(pid)
 
 
 def obey(control: Control) -> None:
