@@ -161,6 +161,8 @@ class _Job:
             if image is not None:
                 stage.reused = True
                 return image
+            # The key is that of the inputs: the same edits made again are other bytes.
+            self.workspace.forget("verify", "verify-disk")
             image = {"key": stage.key, **self._make_files(disk)}
             self._remember(image)
         return image
@@ -246,7 +248,7 @@ class _Job:
     def digests(self, image: Mapping[str, Any]) -> dict[str, FileRecord]:
         """The manifest's record of each file; one pass over each unless the manifest has it."""
         try:
-            known = read_manifest(self.workspace.directory)
+            known = read_manifest(self.workspace.directory) if self._written_down(image) else None
         except Exception:  # an unreadable manifest only means that we hash again
             known = None
         records: dict[str, FileRecord] = {}
@@ -263,7 +265,7 @@ class _Job:
         return records
 
     def check(self, image: Mapping[str, Any]) -> VerificationRecord | None:
-        """Boot exactly these three files; None when the user asked to skip it."""
+        """Boot exactly these three files; None when they were not and the user wants no boot."""
         files = triple(self.request, {role: self._file(image, role) for role in image["files"]})
         return self._check("verify", files, image)
 
@@ -277,11 +279,11 @@ class _Job:
     def _check(
         self, name: str, target: verify.Triple | verify.WholeDisk, image: Mapping[str, Any]
     ) -> VerificationRecord | None:
-        if not self.request.verify:
-            return None
         recipe, key = self.request.recipe, check_key(name, self.request, image["key"])
+        known = self.workspace.reuse(name, key)
+        if known is None and not self.request.verify:
+            return None
         with self._timed(name) as stage:
-            known = self.workspace.reuse(name, key)
             if known is not None:
                 stage.reused = True
                 return VerificationRecord.model_validate(known)
@@ -335,7 +337,8 @@ class _Job:
             ramdisk=files["ramdisk"],
             disk=files.get("disk"),
             root=image["root"],
-            boot=image["boot"],
+            # The files may be there from before the recipe's command line changed.
+            boot=image["boot"] | {"command_line": recipe.command_line},
             customization=image["customization"],
             verification=verification,
             disk_verification=disk_verification,

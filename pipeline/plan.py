@@ -150,20 +150,23 @@ def _image(request: BuildRequest) -> list[Step]:
 
 
 def _check(request: BuildRequest, acceleration: Acceleration, known: frozenset[str]) -> list[Step]:
-    if not request.verify:
-        return [Step("skip the boot check: `upload` will want --unverified")]
     files = {r: _directory(request) / (request.recipe.name + end) for r, end in SUFFIXES.items()}
     minutes = request.recipe.verify_minutes
-    triple_boots = verify.plan(triple(request, files), acceleration)
     aids = "overlays by qemu-img, keys by ssh-keygen, a look inside by ssh and ssh-keyscan"
-    what = f"boot the three files, at most {minutes} min a boot ({aids})"
-    steps = [_BOOTED if "verify" in known else Step(what, tuple(triple_boots))]
+    boots = {"verify": f"boot the three files, at most {minutes} min a boot ({aids})"}
     if request.wants_disk:
-        disk = verify.WholeDisk(files["disk"], user=request.recipe.user)
-        boots = verify.plan(disk, acceleration)
-        boot = Step("boot the whole disk by its own boot loader", tuple(boots))
-        steps.append(_BOOTED if "verify-disk" in known else boot)
-    return steps
+        boots["verify-disk"] = "boot the whole disk by its own boot loader"
+    if not request.verify and not known.issuperset(boots):
+        return [Step("skip the boot check: `upload` will want --unverified")]
+    disk = verify.WholeDisk(files["disk"], user=request.recipe.user)
+    targets: dict[str, verify.Triple | verify.WholeDisk] = {
+        "verify": triple(request, files),
+        "verify-disk": disk,
+    }
+    return [
+        _BOOTED if name in known else Step(what, tuple(verify.plan(targets[name], acceleration)))
+        for name, what in boots.items()
+    ]
 
 
 def _write(request: BuildRequest, known: frozenset[str]) -> list[Step]:

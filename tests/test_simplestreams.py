@@ -97,8 +97,10 @@ def test_keys_tell_content_names_and_kinds_apart(tmp_path: Path) -> None:
         content_key(rebuilt(images, seed=3)),
         content_key(replace(images, name="other")),
         content_key(replace(images, kernel=images.ramdisk, ramdisk=images.kernel)),
+        content_key(replace(images, command_line="other"), whole_disk=True),
     }
-    assert len(different) == 5
+    assert len(different) == 6
+    assert content_key(replace(images, command_line="other")) == content_key(images)
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,13 @@ _STAMP_PATTERN = re.compile(r"\d{8}T\d{6}Z")
 def content_key(images: ImageSet, *, whole_disk: bool = False) -> str:
     """Identity of what is registered: hex sha256 over the name and the digests of the files.
 
-    A whole disk has a key of its own, made of the same digests: it holds the same content.
+    A whole disk has a key of its own, made of the same digests, for it holds the same content, and
+    of the kernel command line, which lies in its boot loader.
     """
     parts = ["disk" if whole_disk else "triple", images.name, images.architecture]
     parts += [f"{file.role}:{file.sha256}" for file in images.files()]
+    if whole_disk:
+        parts.append(f"command line:{images.command_line}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -111,6 +112,45 @@ def test_a_disk_is_only_read_and_gives_the_same_files(site: Site, tmp_path: Path
     for role in ("kernel", "ramdisk"):
         assert manifest[role]["sha256"] == site.manifest[role]["sha256"]
     assert manifest["customization"]["edits"] == site.manifest["customization"]["edits"]
+
+
+def rebuilt(directory: Path, **more: str) -> dict[str, Any]:
+    """The manifest after another `build demo --no-verify` in a directory."""
+    done = invoke(directory, "build", "demo", "--no-verify", "--json", **more)
+    assert done.returncode == 0, done.stderr
+    manifest: dict[str, Any] = json.loads(done.stdout)
+    assert manifest["stages"]["install"]["reused"]
+    machine = directory / "build" / "demo" / "demo.img"
+    assert manifest["machine"]["sha256"] == sha256(machine)
+    return manifest
+
+
+def test_a_boot_check_that_was_made_is_not_given_up(finished_demo: Demo, tmp_path: Path) -> None:
+    finished_demo.clone(tmp_path)
+    assert rebuilt(tmp_path)["verification"]["passed"]
+
+
+def test_a_file_made_again_is_hashed_and_not_taken_for_checked(
+    finished_demo: Demo, tmp_path: Path
+) -> None:
+    finished_demo.clone(tmp_path)
+    (tmp_path / "build" / "demo" / "demo.img").unlink()
+    manifest = rebuilt(tmp_path)
+    assert not manifest["stages"]["digests"]["reused"]
+    assert manifest["verification"] is None
+    planned = invoke(tmp_path, "build", "demo", "--dry-run")
+    assert "qemu-system" in planned.stdout
+
+
+def test_another_command_line_is_written_down(finished_demo: Demo, tmp_path: Path) -> None:
+    finished_demo.clone(tmp_path)
+    recipes = tmp_path / "kickstart" / "recipes.toml"
+    shutil.copytree(ROOT / "kickstart", recipes.parent)
+    text = recipes.read_text().replace('"root=LABEL', '"quiet root=LABEL', 1)
+    recipes.write_text(text)
+    manifest = rebuilt(tmp_path, IMAGE_PIPELINE_RECIPES=str(recipes))
+    assert manifest["boot"]["command_line"].startswith("quiet root=LABEL")
+    assert manifest["verification"] is None, "it was not booted with that"
 
 
 def test_an_unproved_build_is_not_uploaded_unasked(site: Site, tmp_path: Path) -> None:
