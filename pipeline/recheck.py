@@ -11,15 +11,21 @@ from typing import TypeVar
 
 from pipeline import accel, settings, verify
 from pipeline.clouds.lookup import local_files
-from pipeline.errors import InputError
-from pipeline.manifest import VerificationRecord, read_manifest, write_manifest
+from pipeline.errors import BusyError, InputError
+from pipeline.manifest import (
+    FileRecord,
+    Manifest,
+    VerificationRecord,
+    read_manifest,
+    write_manifest,
+)
 from pipeline.model import Acceleration
 from pipeline.progress import Progress
 from pipeline.report import write_report
 from pipeline.run import Runner, Secrets
 from pipeline.stage import Tools
 from pipeline.verify import Triple, VerifyReport, WholeDisk
-from pipeline.workspace import exclusive
+from pipeline.workspace import LOCK, Workspace, exclusive
 
 _ID = re.compile(r"^ami-[0-9a-f]{17}$")
 _MINUTES = 20  # a systemd guest without acceleration on a busy host
@@ -28,11 +34,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Target:
-    """What to boot. build: the finished build it belongs to, whose manifest gets the outcome."""
+    """What to boot.
+
+    build: the finished build it belongs to, whose manifest gets the outcome. manifest: what that
+    was when the files were looked up.
+    """
 
     name: str
     boots: Triple | WholeDisk
     build: Path | None = None
+    manifest: Manifest | None = None
 
 
 def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
@@ -54,7 +65,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
         files["disk"] = images.disk
     user = user or manifest.customization.user
     target = _target(word, files, images.command_line, user, whole_disk=whole_disk)
-    return Target(target.name, target.boots, directory)
+    return Target(target.name, target.boots, directory, manifest)
 
 
 def _target(
@@ -101,13 +112,37 @@ def check(
 
     report = _with_tools(look, progress, secrets, echo)
     if target.build is not None:
-        field = "verification" if isinstance(target.boots, Triple) else "disk_verification"
-        with exclusive(target.build / ".lock", f"the build {target.name}"):
-            manifest = read_manifest(target.build)
-            record = VerificationRecord.from_report(report.to_json())
-            write_manifest(manifest.model_copy(update={field: record}), target.build)
-            write_report(target.build)
+        record(target, VerificationRecord.from_report(report.to_json()))
     return report
+
+
+def record(target: Target, outcome: VerificationRecord) -> None:
+    """Write the outcome down for the build that was booted; after a failure it is booted again.
+
+    BusyError when another run put other files in its place meanwhile.
+    """
+    assert target.build is not None
+    stage, field = "verify-disk", "disk_verification"
+    if isinstance(target.boots, Triple):
+        stage, field = "verify", "verification"
+    with exclusive(target.build / LOCK, f"the build {target.name}"):
+        manifest = read_manifest(target.build)
+        if target.manifest is None or _files(manifest) != _files(target.manifest):
+            raise BusyError(
+                f"write down the boot check of {target.name}",
+                why="another run replaced its files while they were booted",
+                next_step=f"Run `invoke verify {target.name}` again",
+            )
+        if not outcome.passed:
+            Workspace(target.build).forget(stage)
+        write_manifest(manifest.model_copy(update={field: outcome}), target.build)
+        write_report(target.build)
+
+
+def _files(manifest: Manifest) -> tuple[FileRecord | str | None, ...]:
+    """What a boot check speaks of."""
+    files = (manifest.machine, manifest.kernel, manifest.ramdisk, manifest.disk)
+    return (*files, manifest.boot.command_line)
 
 
 def console(target: Target, progress: Progress, secrets: Secrets) -> int:

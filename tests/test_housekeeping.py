@@ -17,13 +17,13 @@ from pipeline.clouds.identity import content_key
 from pipeline.clouds.protocol import Cloud, PublishOptions
 from pipeline.clouds.registry import open_clouds
 from pipeline.comparison import compare, read_build
-from pipeline.errors import CloudError, InputError
+from pipeline.errors import BusyError, CloudError, InputError
 from pipeline.inventory import Inventory, Package
 from pipeline.manifest import RecipeRecord, read_manifest, write_manifest
 from pipeline.model import Registration
 from pipeline.progress import QuietProgress
 from pipeline.reference import arguments
-from pipeline.workspace import LOCK, exclusive
+from pipeline.workspace import LOCK, Workspace, exclusive
 from tests.finished import entry, finished_build, small_inventory
 from tests.test_tasks import invoke
 
@@ -66,6 +66,37 @@ def test_a_build_is_booted_again_for_its_own_user(
     write_manifest(manifest.model_copy(update={"customization": changed}), tmp_path / "small")
     assert recheck.find_target("small", whole_disk=False, user="").boots.user == "fedora"
     assert recheck.find_target("small", whole_disk=False, user="me").boots.user == "me"
+
+
+def test_a_failure_seen_by_verify_is_not_outlived_by_an_earlier_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_BUILD", str(tmp_path))
+    directory = tmp_path / "small"
+    passed = finished_build(directory, recipe=recipe("01")).verification
+    assert passed is not None
+    workspace = Workspace(directory)
+    with workspace.open():
+        workspace.stamp("verify", "key", [], {"passed": True})
+    target = recheck.find_target("small", whole_disk=False, user="")
+    recheck.record(target, passed)
+    assert workspace.reuse("verify", "key")
+    recheck.record(target, passed.model_copy(update={"passed": False}))
+    assert workspace.reuse("verify", "key") is None
+    assert not read_manifest(directory).image_set(directory).verified
+
+
+def test_a_verdict_is_not_written_to_a_build_that_came_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_BUILD", str(tmp_path))
+    passed = finished_build(tmp_path / "small", recipe=recipe("01")).verification
+    target = recheck.find_target("small", whole_disk=False, user="")
+    assert passed is not None
+    rebuild(tmp_path / "small", 2, verification=None)
+    with pytest.raises(BusyError):
+        recheck.record(target, passed)
+    assert read_manifest(tmp_path / "small").verification is None
 
 
 def test_history_keeps_records_and_finds_them_by_word(tmp_path: Path) -> None:
