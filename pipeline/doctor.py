@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline import accel, guest, settings
+from pipeline import accel, guest, memory, settings
 from pipeline.clouds import credentials
 from pipeline.clouds.registry import default_words
 from pipeline.errors import HostError, PipelineError
@@ -249,10 +249,7 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    facts = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
-    free = int(facts["MemAvailable"].split()[0]) << 10
+    free = memory.available()
     largest = max((recipe.memory_mib << 20 for recipe in _recipes().values()), default=0)
     if free < largest:
         raise Advice(

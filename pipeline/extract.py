@@ -33,6 +33,7 @@ from pipeline.disk.survey import (
 )
 from pipeline.disk.volume import Volume
 from pipeline.errors import DiskError, HostError, InputError, PipelineError, ProgramError
+from pipeline.memory import outgrows_cache
 from pipeline.model import DiskImage, PartitionImage
 from pipeline.progress import human_bytes
 from pipeline.run import TimeoutExpired
@@ -231,7 +232,8 @@ def _take(candidate: Candidate, target: Path, tools: Tools) -> _Taken:
             copied = Copied(0, "reflink")
         else:
             _need_space(need, target.parent)
-            copied = copy(volume, ranges, descriptor, target, meter.advance)
+            keep = not outgrows_cache(need)
+            copied = copy(volume, ranges, descriptor, target, meter.advance, keep=keep)
         # Where only used blocks were copied nothing stale came along, and discarding all the rest
         # takes longer than everything else together on large volumes.
         stale = what == _ALL or copied.copied == 0

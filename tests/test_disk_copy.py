@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,48 @@ def test_only_what_the_copy_itself_brought_into_the_cache_is_let_go(
     assert asked == [(PAGE - 1, os.RWF_NOWAIT), (4 * PAGE - 1, os.RWF_NOWAIT)]
     steps_done = [(0, PAGE, os.POSIX_FADV_DONTNEED), (3 * PAGE, PAGE, os.POSIX_FADV_DONTNEED)]
     assert let_go == ([] if cached else steps_done)
+
+
+def test_what_is_written_is_let_go_once_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[object, ...]] = []
+    sync = copying._sync_range
+
+    def note(*call: int) -> None:
+        calls.append(("sync", *call[1:]))
+        sync(*call)
+
+    def advise(descriptor: int, *rest: int) -> None:
+        if descriptor == to:
+            calls.append(("let go", *rest))
+
+    with RawFile(disk_file(tmp_path / "disk")) as disk, new_file(tmp_path / "t", disk.size) as to:
+        monkeypatch.setattr(copying, "_ON_ITS_WAY", 2 * PAGE)
+        monkeypatch.setattr(copying, "_sync_range", note)
+        monkeypatch.setattr(os, "posix_fadvise", advise)
+        copy(disk, [(0, 10 * PAGE)], to, tmp_path / "t", lambda _count: None, keep=False)
+        assert os.pread(to, 10 * PAGE, 0) == disk.read(0, 10 * PAGE)
+    written = [(at * PAGE, PAGE) for at in (0, 3, 6, 9)]
+    begun = [("sync", *run, copying._SYNC_FILE_RANGE_WRITE) for run in written]
+    waited = [("sync", *run, copying._SYNC_FILE_RANGE_WHOLE) for run in written]
+    gone = [("let go", *run, os.POSIX_FADV_DONTNEED) for run in written]
+    # Two pages may be under way: the third waits for the first.
+    assert calls == [*begun[:3], waited[0], gone[0], begun[3], waited[1], gone[1]]
+
+
+@pytest.mark.parametrize(("number", "fatal"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_a_fault_seen_while_waiting_for_the_disk_is_told(
+    number: int, fatal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_fd: int, _offset: int, _length: int, flags: int) -> None:
+        if flags == copying._SYNC_FILE_RANGE_WHOLE:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(copying, "_ON_ITS_WAY", 0)
+    monkeypatch.setattr(copying, "_sync_range", fail)
+    expected = pytest.raises(HostError, match="Input/output") if fatal else nullcontext()
+    with RawFile(disk_file(tmp_path / "disk")) as disk, new_file(tmp_path / "t", disk.size) as to:
+        with expected:
+            copy(disk, [(0, disk.size)], to, tmp_path / "t", lambda _count: None, keep=False)
+        assert fatal or os.pread(to, disk.size, 0) == disk.read(0, disk.size)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline import sparse
 from pipeline.model import Role
 from pipeline.sparse import CHUNK, chunks, data_runs, digests, image_file
 
@@ -65,6 +66,31 @@ def test_a_hole_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for _ in chunks(image.fileno(), 2 << 30):
             pass
     assert sum(read) <= BLOCK
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("cached", [True, False])
+def test_only_a_large_file_that_was_not_cached_is_let_go(
+    large: bool, cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = sparse_file(tmp_path / "f", [True, True, True, False, True])
+    let_go: list[tuple[int, ...]] = []
+    asked: list[int] = []
+
+    def look(_descriptor: int, at: int) -> bool:
+        asked.append(at)
+        return cached
+
+    monkeypatch.setattr(sparse, "STRETCH", 2 * BLOCK)
+    monkeypatch.setattr(sparse, "outgrows_cache", lambda size: large and size == 4 * BLOCK)
+    monkeypatch.setattr(sparse, "is_cached", look)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _descriptor, *rest: let_go.append(rest))
+    with (tmp_path / "f").open("rb") as file:
+        assert b"".join(map(bytes, chunks(file.fileno(), len(content)))) == content
+    runs = [(0, 2 * BLOCK), (2 * BLOCK, BLOCK), (4 * BLOCK, BLOCK)]
+    assert asked == ([start + length - 1 for start, length in runs] if large else [])
+    gone = [(*run, os.POSIX_FADV_DONTNEED) for run in runs]
+    assert let_go == (gone if large and not cached else [])
 
 
 def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:

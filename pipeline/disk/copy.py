@@ -4,8 +4,10 @@ copy_file_range(2) clones where the host's file system can (XFS, btrfs) and copi
 kernel elsewhere. What was written is sent to the disk at once (sync_file_range(2)), so that it is
 on its way while the next step is read. What the reading brought into the page cache is let go at
 once (posix_fadvise(2) DONTNEED), so that a disk larger than the memory pushes nobody else's pages
-out and the next step gets pages that are warm; what was in the cache before stays there. Reading
-ahead is left to the kernel: WILLNEED, which lets the two directions fight, measured slower.
+out and the next step gets pages that are warm; what was in the cache before stays there. So is what
+was written, once it is on the disk, if it is more than the cache can hold for those who read it
+next. Reading ahead is left to the kernel: WILLNEED, which lets the two directions fight, measured
+slower.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +26,22 @@ from pathlib import Path
 from pipeline.disk.source import RawFile, Run, Source, medium_error
 from pipeline.disk.volume import Volume
 from pipeline.errors import DiskError, HostError
+from pipeline.sparse import is_cached
 
 CHUNK = 32 << 20
 """Bytes a step: fewer calls and larger write-back requests than 8 MiB, and still a few steps a
 second for the progress bar."""
 _BUFFER = 1 << 20
+_ON_ITS_WAY = 8 * CHUNK
+"""Bytes that may wait to reach the disk before their pages are let go."""
 _FICLONERANGE = 0x4020940D  # ioctl_ficlonerange(2); _IOW(0x94, 13, 32 bytes)
-_SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WHOLE = 2, 1 | 2 | 4  # linux/fs.h; wait, write, wait
 _NO_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 )
+
+
+_WRITE_FAULTS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True)
@@ -121,22 +130,33 @@ def copy(
     target: int,
     path: Path,
     advance: Callable[[int], None],
+    *,
+    keep: bool = True,
 ) -> Copied:
     """Copy what is data in the (offset, length) `ranges`, in rising order, to the same offsets.
 
     target: an all-hole file open for writing; path: its name, for errors. advance: told the bytes
-    of each step. Raises DiskError when the source cannot be read, HostError when the target cannot
-    be written.
+    of each step. keep: whether what is written stays in the page cache. Raises DiskError when the
+    source cannot be read, HostError when the target cannot be written.
     """
-    return _Copier(source, path, target, advance).run(data_of(source, ranges))
+    return _Copier(source, path, target, advance, keep=keep).run(data_of(source, ranges))
 
 
 class _Copier:
     def __init__(
-        self, source: Source, path: Path, target: int, advance: Callable[[int], None]
+        self,
+        source: Source,
+        path: Path,
+        target: int,
+        advance: Callable[[int], None],
+        *,
+        keep: bool = True,
     ) -> None:
         self._source, self._path, self._target = source, path, target
         self._advance = advance
+        self._keep = keep
+        self._written: deque[Run] = deque()
+        self._waiting = 0  # bytes in them
         self._in_kernel = True
         self._buffer = bytearray(_BUFFER)
         self._moved = 0
@@ -150,7 +170,10 @@ class _Copier:
 
     def _copy(self, run: Run) -> None:
         done = 0
-        fetched = run.at is not None and not self._is_cached(run.at + run.length - 1)
+        # The last byte: the kernel reads ahead past the end of the step before.
+        fetched = run.at is not None and not is_cached(
+            self._source.descriptor(), run.at + run.length - 1
+        )
         if run.at is None:
             # In small pieces: a step's worth of inflated clusters would not fit the memory bound.
             for begin in range(run.offset, run.offset + run.length, _BUFFER):
@@ -163,20 +186,30 @@ class _Copier:
                 self._moved += done
             if done < run.length:
                 self._copy_by_hand(run.at + done, run.offset + done, run.length - done)
-        _start_writing(self._target, run.offset, run.length)
+        with contextlib.suppress(OSError):  # a hint, whose failure costs only time
+            _sync_range(self._target, run.offset, run.length, _SYNC_FILE_RANGE_WRITE)
+        if not self._keep:
+            self._let_go(run)
         if fetched and run.at is not None:
             os.posix_fadvise(self._source.descriptor(), run.at, run.length, os.POSIX_FADV_DONTNEED)
         self._advance(run.length)
 
-    def _is_cached(self, at: int) -> bool:
-        """Whether a byte of the disk lies in the page cache; of the last one of a step, because
-        the kernel reads ahead past the end of the step before. True where nobody can tell.
-        """
-        try:
-            os.preadv(self._source.descriptor(), [bytearray(1)], at, os.RWF_NOWAIT)
-        except OSError as error:
-            return error.errno != errno.EAGAIN
-        return True
+    def _let_go(self, run: Run) -> None:
+        """Take what was written a while ago out of the page cache, once it is on the disk."""
+        self._written.append(run)
+        self._waiting += run.length
+        while self._waiting > _ON_ITS_WAY:
+            old = self._written.popleft()
+            self._waiting -= old.length
+            try:
+                _sync_range(self._target, old.offset, old.length, _SYNC_FILE_RANGE_WHOLE)
+            except OSError as error:
+                # A fault of the disk is told once: fsync(2) would not see it again.
+                if error.errno in _WRITE_FAULTS:
+                    raise _target_error(self._path, error) from None
+                self._keep = True
+                return
+            os.posix_fadvise(self._target, old.offset, old.length, os.POSIX_FADV_DONTNEED)
 
     def _copy_in_kernel(self, at: int, offset: int, length: int) -> int:
         done = 0
@@ -224,14 +257,14 @@ class _Copier:
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def _start_writing(descriptor: int, offset: int, length: int) -> None:
-    """Have the kernel begin to write a range back; a hint, whose failure costs only time."""
-    _LIBC.sync_file_range(
-        descriptor,
-        ctypes.c_int64(offset),
-        ctypes.c_int64(length),
-        ctypes.c_uint(_SYNC_FILE_RANGE_WRITE),
+def _sync_range(descriptor: int, offset: int, length: int, flags: int) -> None:
+    """sync_file_range(2)."""
+    failed = _LIBC.sync_file_range(
+        descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(flags)
     )
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _target_error(target: Path, error: OSError) -> HostError:
