@@ -131,7 +131,7 @@ def _guestfs(disk: Disk, out: Path) -> None:
 
 RIVALS: dict[str, _Rival] = {
     FLOOR: floor,
-    "this pipeline: copy of the root alone": _copy_alone,
+    "this pipeline: root alone, kept in the page cache": _copy_alone,
     OURS: _ours,
     RECIPE: _recipe,
     CP: _cp,
