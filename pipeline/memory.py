@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-_SHARE = 4
+_SHARE = 8
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _OWN_GROUP = Path("/proc/self/cgroup")
@@ -38,7 +38,7 @@ def _limits() -> list[int]:
 def outgrows_cache(size: int) -> bool:
     """Whether a file of `size` bytes is better read and written past the page cache.
 
-    Kept there, a file of more than a fourth of the memory displaces what is of more use, itself in
+    Kept there, a file of more than an eighth of the memory displaces what is of more use, itself in
     the end; and in a virtual machine whose host takes unused memory back, fresh pages cost more
     than the disk does.
     """

@@ -37,8 +37,8 @@ def test_the_narrower_limit_counts(
     monkeypatch.setattr(memory, "_OWN_GROUP", tmp_path / "cgroup")
     monkeypatch.setattr(memory, "_CGROUPS", groups)
     assert memory.available() == expected
-    assert memory.outgrows_cache(expected // 4 + 1)
-    assert not memory.outgrows_cache(expected // 4)
+    assert memory.outgrows_cache(expected // 8 + 1)
+    assert not memory.outgrows_cache(expected // 8)
 
 
 def test_where_nobody_can_tell_nothing_outgrows_the_cache(
