@@ -4,10 +4,10 @@ copy_file_range(2) clones where the host's file system can (XFS, btrfs) and copi
 kernel elsewhere. What was written is sent to the disk at once (sync_file_range(2)), so that it is
 on its way while the next step is read. What the reading brought into the page cache is let go at
 once (posix_fadvise(2) DONTNEED), so that a disk larger than the memory pushes nobody else's pages
-out and the next step gets pages that are warm; what was in the cache before stays there. So is what
-was written, once it is on the disk, if it is more than the cache can hold for those who read it
-next. Reading ahead is left to the kernel: WILLNEED, which lets the two directions fight, measured
-slower.
+out and the next step gets pages that are warm; what was in the cache before stays there. What was
+written is let go too, once it is on the disk, where it would take too much of the memory
+(memory.outgrows_cache). Reading ahead is left to the kernel: WILLNEED, which lets the two
+directions fight, measured slower.
 """
 
 from __future__ import annotations
