@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline.memory import outgrows_cache
@@ -52,6 +53,23 @@ def is_cached(descriptor: int, at: int) -> bool:
     return True
 
 
+@contextmanager
+def in_passing(descriptor: int, offset: int, length: int) -> Iterator[None]:
+    """Let go what reading these bytes brings into the page cache; what was there before stays."""
+    # The last byte: the kernel reads ahead past the end of what was read before.
+    fetched = not is_cached(descriptor, offset + length - 1)
+    yield
+    if fetched:
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def pieces(offset: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the pieces of a run, each of at most `size` bytes."""
+    end = offset + length
+    for start in range(offset, end, size):
+        yield start, min(size, end - start)
+
+
 def chunks(descriptor: int, size: int) -> Iterator[memoryview]:
     """The file's first `size` bytes in pieces of at most CHUNK; each is valid until the next.
 
@@ -61,30 +79,21 @@ def chunks(descriptor: int, size: int) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(CHUNK))
     position = 0
     passing = outgrows_cache(os.fstat(descriptor).st_blocks * 512)
-    for start, stop in _stretches(data_runs(descriptor, 0, size)):
-        yield from _zeros(start - position)
-        position = start
-        # The last byte: the kernel reads ahead past the end of the stretch before.
-        fetched = passing and not is_cached(descriptor, stop - 1)
-        while position < stop:
-            view = buffer[: min(CHUNK, stop - position)]
-            count = os.preadv(descriptor, [view], position)
-            if count == 0:
-                raise EOFError(f"the file ends at byte {position} of {size}")
-            yield view[:count]
-            position += count
-        if fetched:
-            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+    runs = data_runs(descriptor, 0, size)
+    for offset, length in (piece for run in runs for piece in pieces(*run, STRETCH)):
+        yield from _zeros(offset - position)
+        position, stop = offset, offset + length
+        with in_passing(descriptor, offset, length) if passing else nullcontext():
+            while position < stop:
+                view = buffer[: min(CHUNK, stop - position)]
+                count = os.preadv(descriptor, [view], position)
+                if count == 0:
+                    raise EOFError(f"the file ends at byte {position} of {size}")
+                yield view[:count]
+                position += count
     if position < size and os.fstat(descriptor).st_size < size:
         raise EOFError(f"the file ends before byte {size}")
     yield from _zeros(size - position)
-
-
-def _stretches(runs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """(start, end) of the runs in pieces of at most STRETCH."""
-    for offset, length in runs:
-        for start in range(offset, offset + length, STRETCH):
-            yield start, min(start + STRETCH, offset + length)
 
 
 def _zeros(count: int) -> Iterator[memoryview]:

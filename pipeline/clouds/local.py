@@ -35,7 +35,7 @@ from pipeline.errors import BusyError, CloudError, InputError
 from pipeline.model import ImageFile, ImageSet, Registration, Role
 from pipeline.progress import Meter, Progress, human_bytes
 from pipeline.settings import catalogue_dir
-from pipeline.sparse import CHUNK, data_runs, digests
+from pipeline.sparse import CHUNK, data_runs, digests, pieces
 from pipeline.workspace import exclusive, finish, naming, write_whole
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2), _IOW(0x94, 9, int)
@@ -379,17 +379,11 @@ def copy_sparse(source: Path, target: Path, meter: Meter) -> None:
         position = 0
         for offset, length in data_runs(file.fileno(), 0, size):
             meter.advance(offset - position)
-            for piece in _pieces(offset, length):
+            for piece in pieces(offset, length, _COPY_PIECE):
                 _copy_piece(file.fileno(), copy.fileno(), *piece)
                 meter.advance(piece[1])
             position = offset + length
         meter.advance(size - position)
-
-
-def _pieces(offset: int, length: int) -> Iterator[tuple[int, int]]:
-    end = offset + length
-    for start in range(offset, end, _COPY_PIECE):
-        yield start, min(_COPY_PIECE, end - start)
 
 
 def _copy_piece(source: int, target: int, offset: int, length: int) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from pipeline.disk.source import RawFile, Run, Source, medium_error
 from pipeline.disk.volume import Volume
 from pipeline.errors import DiskError, HostError
-from pipeline.sparse import is_cached
+from pipeline.sparse import in_passing, pieces
 
 CHUNK = 32 << 20
 """Bytes a step: fewer calls and larger write-back requests than 8 MiB, and still a few steps a
@@ -79,9 +79,9 @@ def _follows(first: Run, second: Run) -> bool:
 def steps(runs: Iterable[Run]) -> Iterator[Run]:
     """The runs in pieces of at most CHUNK."""
     for run in runs:
-        for done in range(0, run.length, CHUNK):
-            at = None if run.at is None else run.at + done
-            yield Run(run.offset + done, min(CHUNK, run.length - done), at)
+        for offset, length in pieces(run.offset, run.length, CHUNK):
+            at = None if run.at is None else run.at + offset - run.offset
+            yield Run(offset, length, at)
 
 
 @contextlib.contextmanager
@@ -169,30 +169,25 @@ class _Copier:
         return Copied(self._moved + self._by_hand, method)
 
     def _copy(self, run: Run) -> None:
-        done = 0
-        # The last byte: the kernel reads ahead past the end of the step before.
-        fetched = run.at is not None and not is_cached(
-            self._source.descriptor(), run.at + run.length - 1
-        )
         if run.at is None:
             # In small pieces: a step's worth of inflated clusters would not fit the memory bound.
-            for begin in range(run.offset, run.offset + run.length, _BUFFER):
-                length = min(_BUFFER, run.offset + run.length - begin)
+            for begin, length in pieces(run.offset, run.length, _BUFFER):
                 self._write(self._source.read(begin, length), begin)
             self._by_hand += run.length
         else:
-            if self._in_kernel:
-                done = self._copy_in_kernel(run.at, run.offset, run.length)
-                self._moved += done
-            if done < run.length:
-                self._copy_by_hand(run.at + done, run.offset + done, run.length - done)
+            with in_passing(self._source.descriptor(), run.at, run.length):
+                self._copy_from(run.at, run.offset, run.length)
         with contextlib.suppress(OSError):  # a hint, whose failure costs only time
             _sync_range(self._target, run.offset, run.length, _SYNC_FILE_RANGE_WRITE)
         if not self._keep:
             self._let_go(run)
-        if fetched and run.at is not None:
-            os.posix_fadvise(self._source.descriptor(), run.at, run.length, os.POSIX_FADV_DONTNEED)
         self._advance(run.length)
+
+    def _copy_from(self, at: int, offset: int, length: int) -> None:
+        done = self._copy_in_kernel(at, offset, length) if self._in_kernel else 0
+        self._moved += done
+        if done < length:
+            self._copy_by_hand(at + done, offset + done, length - done)
 
     def _let_go(self, run: Run) -> None:
         """Take what was written a while ago out of the page cache, once it is on the disk."""
