@@ -34,7 +34,6 @@ from pipeline.errors import DiskError, VerifyError
 from pipeline.extract import extract, open_format
 from pipeline.manifest import (
     FILE,
-    BootRecord,
     CustomizationRecord,
     FileRecord,
     Manifest,
@@ -221,12 +220,11 @@ class _Job:
             "root": RootRecord(
                 filesystem=root.filesystem, label=ROOT_LABEL, uuid=root.uuid, bytes=size
             ).model_dump(),
-            "boot": BootRecord(
-                kernel_version=boot.kernel_version,
-                chosen=boot.chosen_because,
-                command_line=request.recipe.command_line,
-                architecture=request.recipe.architecture,
-            ).model_dump(),
+            "boot": {
+                "kernel_version": boot.kernel_version,
+                "chosen": boot.chosen_because,
+                "architecture": request.recipe.architecture,
+            },
             "customization": CustomizationRecord(
                 backend=backend,
                 edits=[{"path": edit.path, "change": edit.change} for edit in edits.edits],
@@ -337,7 +335,7 @@ class _Job:
             ramdisk=files["ramdisk"],
             disk=files.get("disk"),
             root=image["root"],
-            # The files may be there from before the recipe's command line changed.
+            # The recipe's may have changed since the files were made.
             boot=image["boot"] | {"command_line": recipe.command_line},
             customization=image["customization"],
             verification=verification,

@@ -122,12 +122,13 @@ def record(target: Target, outcome: VerificationRecord) -> None:
     BusyError when another run put other files in its place meanwhile.
     """
     assert target.build is not None
+    assert target.manifest is not None
     stage, field = "verify-disk", "disk_verification"
     if isinstance(target.boots, Triple):
         stage, field = "verify", "verification"
     with exclusive(target.build / LOCK, f"the build {target.name}"):
         manifest = read_manifest(target.build)
-        if target.manifest is None or _files(manifest) != _files(target.manifest):
+        if _files(manifest) != _files(target.manifest):
             raise BusyError(
                 f"write down the boot check of {target.name}",
                 why="another run replaced its files while they were booted",
