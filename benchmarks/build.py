@@ -62,10 +62,10 @@ def _build(disk: Disk, backend: Backend, shrink: bool, out: Path) -> Mapping[str
         verify=False,
     )
     manifest = build(request, QuietProgress(), Secrets())
-    files = manifest.stages["image"]
+    files = manifest.steps["image"]
     return {
         "files": (files.begun or 0.0) + files.seconds,
-        **{name: manifest.stages[name].seconds for name in _STAGES},
+        **{name: manifest.steps[name].seconds for name in _STAGES},
     }
 
 

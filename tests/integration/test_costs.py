@@ -102,10 +102,11 @@ def built(disk: Disk, place: Path, backend: Backend = "auto") -> Cost:
         )
         hashed, started = count_hashing(), count_programs()
         manifest = build(request, QuietProgress(), Secrets())
+        sizes = {str(record.role): record.size for record in manifest.artifacts}
         return {
             "copied": manifest.source.copied,
-            "machine": manifest.machine.bytes,
-            "others": manifest.kernel.bytes + manifest.ramdisk.bytes,
+            "machine": sizes["machine"],
+            "others": sizes["kernel"] + sizes["ramdisk"],
             "hashed": hashed.total(),
             "started": started.total(),
         }

@@ -43,5 +43,5 @@ def test_debian_13_to_the_three_files(tmp_path: Path, monkeypatch: pytest.Monkey
     assert manifest.boot.kernel_version.endswith("cloud-amd64")
     assert "VolGroup/lv_root" in manifest.source.volume
     assert not [warning for warning in manifest.customization.warnings if "RESUME" in warning]
-    assert manifest.verification is not None
-    assert manifest.verification.passed
+    (check,) = manifest.checks
+    assert check.passed

@@ -44,7 +44,7 @@ def render(facts: Facts) -> str:
     style, script = (_TEMPLATES.joinpath(name).read_text() for name in ("report.css", "report.js"))
     sections = [
         ("Origin", _origin(facts)),
-        ("Time", timeline.draw(manifest.stages)),
+        ("Time", timeline.draw(manifest.steps)),
         ("Content", _content(facts.build)),
         ("Boot check", _boot_check(facts)),
         ("Install", _evidence(facts.install)),
@@ -83,7 +83,7 @@ def _anchor(name: str) -> str:
 
 
 def _header(manifest: Manifest, listing: Inventory | None) -> Markup:
-    checked = manifest.verification
+    checked = manifest.check("triple")
     if checked is None:
         verdict = tag("span", "not boot-checked", class_="verdict skipped")
     elif checked.passed:
@@ -93,14 +93,14 @@ def _header(manifest: Manifest, listing: Inventory | None) -> Markup:
     figures = [
         ("Kernel", manifest.boot.kernel_version),
         ("Root file system", f"{human_bytes(manifest.root.bytes)} {manifest.root.filesystem}"),
-        ("On disk", human_bytes(manifest.machine.allocated)),
+        ("On disk", human_bytes(manifest.image_allocated)),
         ("Packages", f"{len(listing.packages):,}" if listing and listing.packages else None),
         ("Files", f"{len(listing.entries):,}" if listing else None),
         (
             "SSH after",
             f"{checked.seconds_to_ssh:.1f} s" if checked and checked.seconds_to_ssh else None,
         ),
-        ("Took", human_seconds(timeline.elapsed(manifest.stages))),
+        ("Took", human_seconds(timeline.elapsed(manifest.steps))),
         ("Guests ran with", manifest.acceleration),
     ]
     return join(
@@ -229,7 +229,7 @@ def _end(path: str) -> str:
 
 
 def _boot_check(facts: Facts) -> Markup:
-    checked = facts.build.manifest.verification
+    checked = facts.build.manifest.check("triple")
     if checked is None:
         return tag("p", "The boot check was skipped.", class_="note")
     rows = []

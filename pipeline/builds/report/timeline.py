@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.builds.manifest import StageRecord
+from pipeline.builds.manifest import StepRecord
 from pipeline.builds.report.markup import Markup, tag
+from pipeline.core.steps import OUTER
 from pipeline.core.text import human_seconds
 
-OUTER = ("install", "image", "inventory", "digests", "verify")
-"""Stages that are no part of another one."""
+__all__ = ["OUTER", "bars", "draw", "elapsed"]
 _WIDTH, _ROW, _LABELS, _FIGURES = 1120.0, 30.0, 130.0, 90.0
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _TICKS = 8
@@ -26,7 +26,7 @@ class Bar:
     reused: bool
 
 
-def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
+def bars(stages: Mapping[str, StepRecord]) -> list[Bar]:
     """The stages by their begin; one whose begin is not recorded follows the one before it."""
     found: list[Bar] = []
     end = 0.0
@@ -37,12 +37,12 @@ def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
     return sorted(found, key=lambda bar: (bar.begun, -bar.seconds))
 
 
-def elapsed(stages: Mapping[str, StageRecord]) -> float:
+def elapsed(stages: Mapping[str, StepRecord]) -> float:
     """Seconds from the build's start to the end of its last stage."""
     return max((bar.begun + bar.seconds for bar in bars(stages)), default=0.0)
 
 
-def draw(stages: Mapping[str, StageRecord]) -> Markup:
+def draw(stages: Mapping[str, StepRecord]) -> Markup:
     """The chart as SVG; nothing when no stage ran."""
     rows = bars(stages)
     if not rows:

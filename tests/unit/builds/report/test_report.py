@@ -16,7 +16,7 @@ from pipeline.builds.manifest import (
     CustomizationRecord,
     EditRecord,
     RecipeRecord,
-    StageRecord,
+    StepRecord,
     read_manifest,
 )
 from pipeline.builds.report import read_facts, write_report
@@ -135,9 +135,9 @@ def test_an_empty_map_is_empty() -> None:
 
 def test_stages_without_a_begin_follow_one_another() -> None:
     stages = {
-        "install": StageRecord(seconds=10, reused=False),
-        "image": StageRecord(seconds=5, reused=True),
-        "verify": StageRecord(seconds=2, reused=False, begun=12.0),
+        "install": StepRecord(seconds=10, reused=False),
+        "image": StepRecord(seconds=5, reused=True),
+        "verify": StepRecord(seconds=2, reused=False, begun=12.0),
     }
     assert [(bar.name, bar.begun) for bar in bars(stages)] == [
         ("install", 0.0),
@@ -258,7 +258,7 @@ def test_the_page_says_what_the_build_is(tmp_path: Path) -> None:
         "boots",
         "2.6.38.6-26.rc1.fc15.x86_64",
         "root=LABEL=uec-rootfs",
-        read_manifest(directory).kernel.sha256,
+        read_manifest(directory).digests()["kernel"],
         "+LABEL=uec-rootfs / ext4",
         "anaconda began",
         "Compared with the build of 2026-11-20",
@@ -279,9 +279,9 @@ def test_a_rebuild_of_the_same_inputs_is_not_compared_with_itself(tmp_path: Path
 
 
 def test_a_failed_or_skipped_boot_check_is_said(tmp_path: Path) -> None:
-    manifest = finished_build(tmp_path / "small", verification=None)
+    manifest = finished_build(tmp_path / "small", checks=())
     assert "not boot-checked" in write_report(tmp_path / "small").read_text()
-    assert manifest.verification is None
+    assert manifest.checks == ()
 
 
 def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:
