@@ -48,7 +48,7 @@ def test_the_schema_is_one_and_takes_what_we_write(tmp_path: Path) -> None:
     (example,) = blocks(manual(), "json")
     validator.validate(json.loads(example))
     Manifest.model_validate_json(example)
-    for fault in ({"version": 2}, {"surprise": 1}, {"kernel": None}):
+    for fault in ({"version": 3}, {"surprise": 1}, {"artifacts": None}):
         with pytest.raises(jsonschema.ValidationError):
             validator.validate({**json.loads(example), **fault})
 

@@ -172,7 +172,8 @@ def test_comparison_names_packages_files_and_fields(tmp_path: Path) -> None:
     }
     assert found.files[0].name == "/usr/share/doc/bash/README"
     assert {c.name for c in found.fields} == {
-        "recipe.digest", "machine.sha256", "machine.bytes", "machine.allocated",
+        "recipe.digest", "artifacts[machine].sha256", "artifacts[machine].size",
+        "artifacts[machine].allocated",
     }  # fmt: skip
     assert not found.same
     assert compare(new, new).same

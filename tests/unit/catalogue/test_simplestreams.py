@@ -15,8 +15,8 @@ from pipeline.catalogue import simplestreams as streams
 from pipeline.clouds.registry import default_words, open_clouds
 from pipeline.clouds.whole_disk import require_disk
 from pipeline.core.errors import InputError
-from pipeline.core.image import Role
 from pipeline.core.identity import content_key, next_generation
+from pipeline.core.image import Role
 from pipeline.disk.blocks.identify import disk_format
 from tests.contract.site import make_images, rebuilt
 
