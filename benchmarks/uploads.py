@@ -33,7 +33,7 @@ from pipeline.clouds.aws.session import Site, open_site
 from pipeline.clouds.bundle.codec import PART_SIZE
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.disk.blocks.source import RawFile
 from tests.contract.site import image_file, make_images
 

@@ -14,6 +14,7 @@ from pipeline.convert.extract import Extraction, extract, foresee
 from pipeline.convert.shrink import shrink
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Role
+from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import StepName
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.boot.select import BootFiles, collect
@@ -22,7 +23,7 @@ from pipeline.host.files import finish
 from pipeline.host.fingerprint import code_of, step_key
 from pipeline.host.versions import tool_versions
 from pipeline.workflows.install_step import InstalledDisk
-from pipeline.workflows.job import TEMPLATES, Job
+from pipeline.workflows.job import Job
 from pipeline.workflows.steps import Action, Step
 
 _ROOT = "PRIVATE/root.img"

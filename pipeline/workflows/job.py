@@ -14,8 +14,6 @@ from pipeline.host import hypervisor
 from pipeline.host.context import Tools
 from pipeline.workflows.steps import Clock
 
-TEMPLATES = settings.PROJECT / "templates"
-
 
 @dataclass
 class Job:

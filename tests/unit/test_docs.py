@@ -13,7 +13,7 @@ import tasks
 from pipeline.builds.manifest import Manifest, json_schema
 from pipeline.cli import reference
 from pipeline.core.recipe import Recipe
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from tests.fixtures.finished import finished_manifest
 
 ROOT = PROJECT

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline.builders.demo.archive import FileTree, write_cpio
 from pipeline.builders.demo.contents import Host, host_files, installer_files
+from pipeline.core import resources
 from pipeline.core.errors import HostError
-from pipeline.core.settings import PROJECT
 from pipeline.host.context import Tools
 from pipeline.host.fingerprint import step_key
 
@@ -21,7 +21,7 @@ PHASES = ("Partitioning", "Formatting", "Installing", "Configuring", "Running %p
 FATAL = "installer: FATAL: "
 """How the console line starts that says why the installer gave up."""
 
-TEMPLATES = PROJECT / "templates" / "standin"
+TEMPLATES = resources.TEMPLATES / "standin"
 _KERNEL = "images/pxeboot/vmlinuz"
 _INITRD = "images/pxeboot/initrd.img"
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.builds.workspace import Workspace
 from pipeline.core.errors import BusyError
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.host.files import Replacements, finish, naming, put_back_on_error, write_whole
 from pipeline.host.fingerprint import step_key
 from pipeline.host.locks import exclusive

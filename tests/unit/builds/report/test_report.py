@@ -36,10 +36,10 @@ from pipeline.builds.report.treemap import (
     notable,
     squarify,
 )
-from pipeline.core import settings
 from pipeline.core.checks import Assertion, CheckReport
 from pipeline.core.errors import InputError
 from pipeline.core.image import Registration
+from pipeline.core.resources import PROJECT
 from pipeline.core.text import human_seconds
 from pipeline.guest.inventory import Inventory, Package
 from tests.fixtures.finished import entry, finished_build, png, small_inventory, with_disk
@@ -89,7 +89,7 @@ def test_only_markup_passes_unescaped() -> None:
 
 
 def test_no_template_turns_the_escaping_off() -> None:
-    templates = sorted(settings.PROJECT.glob("templates/report/*.j2"))
+    templates = sorted(PROJECT.glob("templates/report/*.j2"))
     assert len(templates) > 10
     for path in templates:
         assert not re.search(r"\|\s*safe\b|autoescape", path.read_text()), path
