@@ -9,6 +9,7 @@ from typing import Literal
 from pipeline.errors import GuestError
 from pipeline.guest import Guest
 from pipeline.guest.boothooks import fresh_host_keys, install_key_script
+from pipeline.guest.credentials import report_credentials
 from pipeline.guest.editor import Edit, Editor
 from pipeline.guest.fstab import Fstab, root_fstab
 from pipeline.guest.hygiene import (
@@ -64,6 +65,7 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     remove_installer_traces(editor)
     remove_volumes(editor)
     warn_of_passwords(editor)
+    report_credentials(editor)
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
     # Last, as it has all edits made: a link between two of these files undoes one by the other.

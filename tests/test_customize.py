@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.customize import Customization, customize
 from pipeline.errors import GuestError
 from pipeline.guest.boothooks import is_shell, key_script, merged
-from pipeline.guest.hygiene import hosts_without
+from pipeline.guest.hostname import hosts_without
 from pipeline.progress import QuietProgress
 from pipeline.run import Runner
 from pipeline.settings import PROJECT

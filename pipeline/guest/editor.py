@@ -14,6 +14,11 @@ from pipeline.guest.paths import MissingError, base, join, parent, shown
 from pipeline.guest.selinux import ATTRIBUTE, Policy
 
 _MAX_TEXT = 1 << 20  # bytes of a configuration file
+_URL_PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s/]*@")
+_SECRET = re.compile(
+    r"(?i)((?:pass(?:word|phrase|wd|wort)?|psk|wpa[-_]\w*key\d*|secret|private-?key|token)"
+    r"[\w-]*[\"']?\s*[=:\s]\s*)[^\s=:].*"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,13 @@ class Editor:
             return ""
         return self.guest.read(path, limit).decode("utf-8", "surrogateescape")
 
+    def small_text(self, path: str) -> str:
+        """A file's text for a look at it; "" for one too large to be a configuration file."""
+        if not self.is_file(path):
+            return ""
+        status = self.guest.stat(self.guest.resolve(path))
+        return self.text(path) if status is not None and status.size <= _MAX_TEXT else ""
+
     def write(self, path: str, text: str, mode: int | None = None, *, follow: bool = True) -> None:
         """Make a file's text this, links followed; nothing to do if it already is.
 
@@ -86,6 +98,19 @@ class Editor:
         if before is None or before.mode != mode:
             change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
         self.edits.append(Edit(real, change))
+
+    def empty(self, path: str) -> None:
+        """Take a file's content away, unread and untold; owner, mode and label stay."""
+        if not self.is_file(path):
+            return
+        real = self.guest.resolve(path)
+        before = self.guest.stat(real)
+        if before is None or before.size == 0:
+            return
+        label = self.guest.get_xattr(real, ATTRIBUTE)
+        self.guest.write(real, b"", before.mode, before.uid, before.gid)
+        self._label(real, "file", label)
+        self.edits.append(Edit(real, "emptied"))
 
     def place(self, path: str) -> str:
         """The real path a write goes to: through links, or in place of one that leads nowhere.
@@ -172,4 +197,10 @@ def _diff(path: str, old: str, text: str, *, new: bool) -> str:
     lines = difflib.unified_diff(
         old.splitlines(), text.splitlines(), before, after, lineterm="", n=1
     )
-    return "\n".join(lines)
+    return "\n".join(map(_without_secrets, lines))
+
+
+def _without_secrets(line: str) -> str:
+    """A line of a diff fit for the manifest: what the guest had may hold passwords."""
+    line = _URL_PASSWORD.sub(r"\1:****@", line)
+    return line if line.startswith("+") else _SECRET.sub(r"\1****", line)
