@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-_WORD = re.compile(r"[0-9A-Fa-f.:]{3,45}(?![\w.:])")
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 _MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
 _ETHERNET = re.compile(r"(?:e(?:n|th|m|no)\S*|p\d+p\d+\S*|lan\d+|wl\S*|net\d+|ib\d+)")
 _SECTION = re.compile(r"\[(.+)\]")
@@ -30,25 +31,23 @@ def names_site(text: str) -> bool:
 
     Netmasks and 0.0.0.0 are no addresses here; prefix lengths may follow ("192.0.2.9/24").
     """
-    for match in _WORD.finditer(text):
-        if match.start() and (text[match.start() - 1].isalnum() or text[match.start() - 1] in "-_"):
-            continue
-        try:
-            address = ipaddress.ip_address(
-                match[0].strip(".:") if "::" not in match[0] else match[0]
-            )
-        except ValueError:
-            continue
-        if address.version == 4 and int(address) >> 24 in (0, 255):
-            continue
-        if not (
-            address.is_loopback
-            or address.is_link_local
-            or address.is_multicast
-            or address.is_unspecified
-        ):
-            return True
-    return False
+    words = [match[0] for pattern in (_IPV4, _IPV6) for match in pattern.finditer(text)]
+    return any(map(_is_of_site, words))
+
+
+def _is_of_site(word: str) -> bool:
+    try:
+        address = ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    if address.version == 4 and int(address) >> 24 in (0, 255):
+        return False
+    return not (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    )
 
 
 def names_hardware(text: str) -> bool:

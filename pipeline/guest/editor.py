@@ -69,11 +69,20 @@ class Editor:
         status = self.guest.stat(self.guest.resolve(path))
         return self.text(path) if status is not None and status.size <= _MAX_TEXT else ""
 
-    def write(self, path: str, text: str, mode: int | None = None, *, follow: bool = True) -> None:
+    def write(
+        self,
+        path: str,
+        text: str,
+        mode: int | None = None,
+        *,
+        follow: bool = True,
+        secret: bool = False,
+    ) -> None:
         """Make a file's text this, links followed; nothing to do if it already is.
 
         mode: of a new file, 0644 by default; None keeps that of a file that is there. follow: a
-        link of that very name; False puts a file in its place, and what it led to stays.
+        link of that very name; False puts a file in its place, and what it led to stays. secret:
+        the account says that it was changed, not what.
         """
         guest = self.guest
         self.make_directories(parent(path))
@@ -94,7 +103,8 @@ class Editor:
             mode = before.mode if before is not None else 0o644
         guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
         self._label(real, "file", label)
-        change = _diff(real, old, text, new=before is None)
+        told = not secret or before is None
+        change = _diff(real, old, text, new=before is None) if told else "rewritten, untold"
         if before is None or before.mode != mode:
             change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
         self.edits.append(Edit(real, change))
@@ -124,10 +134,10 @@ class Editor:
                 return path
             return join(self.guest.resolve(parent(path)), base(path))
 
-    def update(self, path: str, change: Callable[[str], str]) -> None:
-        """Rewrite the file if it is there."""
+    def update(self, path: str, change: Callable[[str], str], *, secret: bool = False) -> None:
+        """Rewrite the file if it is there; secret as for `write`."""
         if self.is_file(path):
-            self.write(path, change(self.text(path)))
+            self.write(path, change(self.text(path)), secret=secret)
 
     def link(self, target: str, path: str) -> None:
         """Make a symbolic link, unless it is there and the same."""

@@ -87,7 +87,7 @@ def remove_installer_traces(editor: Editor) -> None:
     # Journals lie below the old machine's id, which nobody will ask for again.
     editor.remove_matching("/var/log/journal", r"[0-9a-f]{32}(?:\..*)?")
     for path in ("/var/cache/debconf/passwords.dat", "/var/cache/debconf/passwords.dat-old"):
-        editor.update(path, _unanswered)
+        editor.update(path, _unanswered, secret=True)
     remove_proxies(editor)
     for directory in _CRASHES:
         editor.remove_matching(directory, r".*")

@@ -64,6 +64,14 @@ _DIRECTORIES = {
     "/etc/systemd/system/snapd.service.d": r".*\.conf",
 }
 _RHSM = re.compile(r"^[ \t]*proxy_hostname[ \t]*=[ \t]*\S", re.M)
+# The installation's own media, and hosts that only a build's virtual network has.
+_MEDIUM = re.compile(
+    r"^[ \t]*(?:deb(?:-src)?[ \t]+(?:\[[^\]]*\][ \t]+)?cdrom:|URIs:[ \t]*cdrom:"
+    r"|baseurl[ \t]*=[ \t]*(?:cd|dvd|hd|iso|cdrom):)"
+    r"|^[^#\n]*://(?:[^\s/@]*@)?(?:10\.0\.2\.2|192\.168\.122\.1|127\.0\.0\.1|localhost)[:/]",
+    re.M | re.I,
+)
+_SOURCES = ("/etc/apt/sources.list.d", "/etc/yum.repos.d", "/etc/zypp/repos.d")
 _URL_PROXY = re.compile(r"^[ \t]*baseurl[ \t]*=.*[?&]proxy=", re.M | re.I)
 
 
@@ -95,6 +103,14 @@ def remove_proxies(editor: Editor) -> None:
         editor.warnings.append(
             f"{shown(listed(warned))} names a proxy: every instance goes through it; take it out "
             "in the kickstart's %post unless instances reach it"
+        )
+    sources = ["/etc/apt/sources.list"]
+    sources += [f"{directory}/{n}" for directory in _SOURCES for n in editor.names(directory)]
+    sources = [p for p in sources if _MEDIUM.search(without_comments(editor.small_text(p)))]
+    if sources:
+        editor.warnings.append(
+            f"{shown(listed(sources))} has packages come from the installation's own medium or "
+            "host, which no instance has: name a repository in the kickstart's %post"
         )
 
 
