@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.core.errors import GuestError
 from pipeline.disk.filesystems.status import Kind
-from pipeline.guest.access.paths import MissingError, base, join, parent, shown
+from pipeline.guest.access.paths import MissingError, base, below, join, parent, shown
 from pipeline.guest.access.protocol import Guest
 from pipeline.guest.customize.selinux import ATTRIBUTE, Policy
 from pipeline.guest.customize.selinux_regex import PatternError
@@ -44,6 +44,7 @@ class Editor:
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     label_failure: str = ""
+    _listings: dict[str, set[str]] = field(default_factory=dict)
 
     def is_file(self, path: str) -> bool:
         """Whether `path` leads, through links, to a regular file."""
@@ -55,7 +56,13 @@ class Editor:
 
     def names(self, path: str) -> list[str]:
         """Names in a directory; none if there is no such directory."""
-        return self.guest.names(path) if self.is_directory(path) else []
+        if not self.is_directory(path):
+            return []
+        real = self.guest.resolve(path)
+        if real not in self._listings:
+            # Once a directory: a backend may have to make collected edits before it can list.
+            self._listings[real] = set(self.guest.names(real))
+        return sorted(self._listings[real])
 
     def text(self, path: str, limit: int = _MAX_TEXT) -> str:
         """A file's text, undecodable bytes kept as lone surrogates; "" if it is not there."""
@@ -103,6 +110,7 @@ class Editor:
         if mode is None:
             mode = before.mode if before is not None else 0o644
         guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
+        self._listed(real)
         self._label(real, "file", label)
         told = not secret or before is None
         change = _diff(real, old, text, new=before is None) if told else "rewritten, untold"
@@ -151,6 +159,7 @@ class Editor:
         self.make_directories(parent(path))
         self.guest.symlink(target, path)
         real = join(self.guest.resolve(parent(path)), base(path))
+        self._listed(real)
         self._label(real, "symlink", None)
         self.edits.append(Edit(real, f"made a link to {shown(target)}"))
 
@@ -161,14 +170,18 @@ class Editor:
         self.make_directories(parent(path))
         real = self.guest.resolve(path)
         self.guest.make_directory(real, 0o755)
+        self._listed(real)
         self._label(real, "directory", None)
         self.edits.append(Edit(real, "made the directory"))
 
     def remove(self, path: str) -> None:
         """Remove whatever is there; a link, not what it leads to."""
         if self.guest.stat(path) is not None:
+            real = join(self.guest.resolve(parent(path)), base(path))
             self.guest.remove(path)
             self.removed.append(path)
+            self._listings = {d: n for d, n in self._listings.items() if not below(d, real)}
+            self._listings.get(parent(real), set()).discard(base(real))
 
     def remove_matching(self, directory: str, pattern: str) -> None:
         """Remove the entries of a directory whose whole name matches a regular expression."""
@@ -184,6 +197,11 @@ class Editor:
         self.guest.chown(path, uid, gid)
         self.guest.chmod(path, mode)
         self.edits.append(Edit(path, f"mode {mode:04o}, owner {uid}:{gid}"))
+
+    def _listed(self, real: str) -> None:
+        """Keep the listing of the directory true, if there is one, to an entry that was made."""
+        if parent(real) in self._listings:
+            self._listings[parent(real)].add(base(real))
 
     def _is(self, path: str, kind: Kind) -> bool:
         if not self.guest.exists(path):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
-_MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
-_ETHERNET = re.compile(r"(?:e(?:n|th|m|no)\S*|p\d+p\d+\S*|lan\d+|wl\S*|net\d+|ib\d+)")
+_MAC = re.compile(r"(?<!\w)[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?!\w)")
+_ETHERNET = re.compile(r"(?:e(?:n|th|m)[\w.:-]*|p\d+p\d+[\w.:-]*|lan\d+|wl[\w.:-]*|net\d+|ib\d+)")
 _SECTION = re.compile(r"\[(.+)\]")
 _VARIABLE = re.compile(
     r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s#]*))", re.M

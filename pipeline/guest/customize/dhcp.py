@@ -24,7 +24,8 @@ _LEASES = {
     "/var/lib/connman": r"(?:ethernet|wifi|cellular|bluetooth|gadget)_.*",
 }
 _FILES = ("/etc/dhcpcd.duid", "/etc/dhcpcd.secret", "/etc/dhcp/duid")
-_DHCLIENT_DIRECTORIES = ("/etc/dhcp", "/etc/dhcp3", "/etc")
+_DHCLIENT_DIRECTORIES = ("/etc/dhcp", "/etc/dhcp3")
+_DHCLIENT_FILES = ("/etc/dhclient.conf", "/etc/dhclient6.conf", "/etc/dhclient-eth0.conf")
 # dhclient.conf(5). "send host-name = gethostname();" is of no machine.
 _SENT = re.compile(
     r"^[ \t]*(?:send|supersede|default|append|prepend)\s+"
@@ -53,6 +54,8 @@ def general_clients(editor: Editor) -> None:
         for name in editor.names(directory):
             if re.fullmatch(r"dhclient6?(?:-\S+)?\.conf", name):
                 editor.update(f"{directory}/{name}", general_dhclient)
+    for path in _DHCLIENT_FILES:
+        editor.update(path, general_dhclient)
     editor.update("/etc/dhcpcd.conf", general_dhcpcd)
 
 

@@ -149,6 +149,8 @@ def _machine_id(editor: Editor) -> None:
     copy = editor.guest.stat(_DBUS_ID)
     if status is not None and status.kind == "symlink":
         target = editor.place(path)
+        if _VOLATILE.match(editor.guest.read_link(path)):
+            target = editor.guest.read_link(path)
         if target == _DBUS_ID or not (editor.is_file(path) or _VOLATILE.match(target)):
             editor.write(path, "", 0o444, follow=False)
             # The other way round, as distributions have it.

@@ -48,6 +48,7 @@ def general_ifcfg(editor: Editor, template: str) -> list[str]:
 
     Returns the paths of what was removed of other than Ethernet interfaces.
     """
+    _forget_profiles(editor)
     gone = _red_hat(editor, template) + _suse(editor, template)
     editor.update("/etc/sysconfig/network", lambda t: without_lines(t, _is_global))
     editor.remove("/etc/sysconfig/static-routes")
@@ -59,15 +60,18 @@ def _is_global(line: str) -> bool:
     return _GLOBAL.match(line) is not None
 
 
-def _red_hat(editor: Editor, template: str) -> list[str]:
-    if not editor.is_directory(_RED_HAT):
-        return []
+def _forget_profiles(editor: Editor) -> None:
     profiles = f"{_PROFILES}/profiles"
     for directory in (
         f"{_PROFILES}/devices",
         *(f"{profiles}/{name}" for name in editor.names(profiles)),
     ):
         editor.remove_matching(directory, r"ifcfg-(?!lo$).*|.*\.route|hosts|resolv\.conf|network")
+
+
+def _red_hat(editor: Editor, template: str) -> list[str]:
+    if not editor.is_directory(_RED_HAT):
+        return []
     texts = _texts(editor, _RED_HAT)
     kinds = {name: variables(text).get("TYPE", "Ethernet") for name, text in texts.items()}
     physical = {n for n, kind in kinds.items() if kind in ("Ethernet", "Wireless", "")}

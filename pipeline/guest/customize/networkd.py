@@ -19,6 +19,7 @@ from pipeline.guest.customize.addresses import (
 )
 
 _ETC = "/etc/systemd/network"
+_OURS = f"{_ETC}/80-wired.network"
 _ADMIN = (_ETC, "/usr/local/lib/systemd/network")
 _VENDOR = ("/usr/lib/systemd/network", "/lib/systemd/network")
 _WANTS = (
@@ -104,20 +105,20 @@ def general_networkd(editor: Editor, template: str) -> list[str]:
     """
     enabled = any(editor.guest.stat(f"{d}/systemd-networkd.service") is not None for d in _WANTS)
     files = [_read(editor, path) for path in _paths(editor, _ADMIN)]
+    files = [each for each in files if each.path != _OURS]
     files += [each for path in _paths(editor, _VENDOR) if (each := _read(editor, path)).pinned]
     gone = _unwanted(files, enabled=enabled)
     for each in files:
         if each.path in gone:
             editor.remove(each.path)
     if enabled:
-        editor.write(f"{_ETC}/80-wired.network", template)
+        editor.write(_OURS, template)
     return [each.path for each in files if each.path in gone and _is_virtual(each)]
 
 
 def _unwanted(files: list[_File], *, enabled: bool) -> set[str]:
     """Paths of what goes; with an interface its device, with a master what belongs to it."""
-    own = f"{_ETC}/80-wired.network"
-    gone = {each.path for each in files if each.pinned and each.path != own}
+    gone = {each.path for each in files if each.pinned}
     for each in files:
         if each.path.endswith(".link") and each.values("Link", "Name"):
             gone.add(each.path)
@@ -129,7 +130,6 @@ def _unwanted(files: list[_File], *, enabled: bool) -> set[str]:
             each.path
             for each in files
             if each.path not in gone
-            and each.path != own
             and (
                 (each.path.endswith(".netdev") and lost.intersection(each.values("NetDev", "Name")))
                 or (enabled and _serves_nobody(each, lost))
