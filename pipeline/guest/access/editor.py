@@ -44,7 +44,9 @@ class Editor:
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     label_failure: str = ""
+    # Once a directory or file: a backend may have to make collected edits before it can look.
     _listings: dict[str, set[str]] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
 
     def is_file(self, path: str) -> bool:
         """Whether `path` leads, through links, to a regular file."""
@@ -60,7 +62,6 @@ class Editor:
             return []
         real = self.guest.resolve(path)
         if real not in self._listings:
-            # Once a directory: a backend may have to make collected edits before it can list.
             self._listings[real] = set(self.guest.names(real))
         return sorted(self._listings[real])
 
@@ -68,6 +69,9 @@ class Editor:
         """A file's text, undecodable bytes kept as lone surrogates; "" if it is not there."""
         if not self.is_file(path):
             return ""
+        written = self._texts.get(self.guest.resolve(path))
+        if written is not None:
+            return written
         return self.guest.read(path, limit).decode("utf-8", "surrogateescape")
 
     def small_text(self, path: str) -> str:
@@ -110,6 +114,7 @@ class Editor:
         if mode is None:
             mode = before.mode if before is not None else 0o644
         guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
+        self._texts[real] = text
         self._listed(real)
         self._label(real, "file", label)
         told = not secret or before is None
@@ -128,6 +133,7 @@ class Editor:
             return
         label = self.guest.get_xattr(real, ATTRIBUTE)
         self.guest.write(real, b"", before.mode, before.uid, before.gid)
+        self._texts[real] = ""
         self._label(real, "file", label)
         self.edits.append(Edit(real, "emptied"))
 
@@ -159,6 +165,7 @@ class Editor:
         self.make_directories(parent(path))
         self.guest.symlink(target, path)
         real = join(self.guest.resolve(parent(path)), base(path))
+        self._texts.pop(real, None)
         self._listed(real)
         self._label(real, "symlink", None)
         self.edits.append(Edit(real, f"made a link to {shown(target)}"))
@@ -180,6 +187,7 @@ class Editor:
             real = join(self.guest.resolve(parent(path)), base(path))
             self.guest.remove(path)
             self.removed.append(path)
+            self._texts = {path: t for path, t in self._texts.items() if not below(path, real)}
             self._listings = {d: n for d, n in self._listings.items() if not below(d, real)}
             self._listings.get(parent(real), set()).discard(base(real))
 

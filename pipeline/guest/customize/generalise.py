@@ -8,7 +8,6 @@ from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import shown
 from pipeline.guest.customize.addresses import without_lines
 from pipeline.guest.customize.dhcp import forget_leases
-from pipeline.guest.customize.hostname import remove_host_name
 from pipeline.guest.customize.identities import forget_cloud_init, renew_identities
 from pipeline.guest.customize.proxies import remove_proxies
 
@@ -66,12 +65,11 @@ _DNS_LINE = re.compile(r"\s*(?:nameserver|search|domain)\s")
 
 
 def remove_identity(editor: Editor) -> None:
-    """Machine id, random seeds, host name, resolver, DHCP leases, initiators, registrations."""
+    """Machine id, random seeds, resolver, DHCP leases, initiators, registrations."""
     _machine_id(editor)
     for path in _SEEDS:
         editor.remove(path)
     forget_leases(editor)
-    remove_host_name(editor)
     _resolver(editor)
     renew_identities(editor)
     forget_cloud_init(editor)

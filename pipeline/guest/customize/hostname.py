@@ -14,7 +14,10 @@ _GENERIC = re.compile(r"localhost\d?(?:\.localdomain\d?)?|\(none\)|localdomain",
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
 _PROFILES = "/etc/sysconfig/networking/profiles"
 _ASSIGNED = ("/etc/sysconfig/network", "/etc/conf.d/hostname", "/etc/rc.conf", "/etc/machine-info")
-_VARIABLES = re.compile(r"(?:PRETTY_)?HOSTNAME|hostname")
+_VARIABLES = re.compile(r"(?:PRETTY_|DHCP_)?HOSTNAME|hostname")
+_SCRIPTS = "/etc/sysconfig/network-scripts"
+_DHCLIENT = ("/etc/dhcp/dhclient.conf", "/etc/dhclient.conf")
+_SENT = re.compile(r"^\s*send\s+host-name\s*=?\s*\"([^\"]*)\"", re.M)
 # Files that programs read names from: told, not edited, where the name is still in them.
 _MENTIONS = (
     "/etc/ssmtp/ssmtp.conf",
@@ -56,7 +59,10 @@ class _Names:
 
 
 def remove_host_name(editor: Editor) -> None:
-    """Give the guest the name localhost and take the old one out of what repeats it."""
+    """Give the guest the name localhost and take the old one out of what repeats it.
+
+    Before the network's files go: some of them know the name too.
+    """
     found = _found(editor)
     names = _Names(found)
     if editor.is_file("/etc/hostname"):
@@ -82,9 +88,12 @@ def _found(editor: Editor) -> list[str]:
     found = [_real_name(text) for text in texts]
     paths = [*_ASSIGNED]
     paths += [f"{_PROFILES}/{profile}/network" for profile in editor.names(_PROFILES)]
+    paths += [f"{_SCRIPTS}/{name}" for name in editor.names(_SCRIPTS) if name.startswith("ifcfg-")]
     for path in paths:
         values = variables(editor.text(path))
         found += [_real_name(value) for key, value in values.items() if _VARIABLES.fullmatch(key)]
+    for path in _DHCLIENT:
+        found += [_real_name(match[1]) for match in _SENT.finditer(editor.text(path))]
     return [name for name in dict.fromkeys(found) if name]
 
 
