@@ -166,7 +166,14 @@ def _resolver(editor: Editor) -> None:
     """The name servers of the installed machine's network; a distribution's own file stays."""
     path = "/etc/resolv.conf"
     if editor.is_file(path) and not editor.guest.resolve(path).startswith("/usr/"):
-        editor.write(path, "")
+        if editor.guest.is_immutable(path) and editor.text(path):
+            # Nobody could fill it again.
+            editor.warnings.append(
+                f"{path} is immutable (chattr +i) and stays: every instance asks its name servers; "
+                "leave it to DHCP in the kickstart's %post unless that is meant"
+            )
+        else:
+            editor.write(path, "")
     for name in ("original", "base", "head", "tail"):
         editor.update(
             f"/etc/resolvconf/resolv.conf.d/{name}",

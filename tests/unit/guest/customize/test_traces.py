@@ -12,6 +12,7 @@ from pipeline.core.events import QuietProgress
 from pipeline.core.settings import PROJECT
 from pipeline.guest.access.editor import Edit, Editor
 from pipeline.guest.customize.apply import Customization, customize
+from pipeline.guest.customize.generalise import remove_identity
 from pipeline.guest.customize.hostname import exim_without, hosts_without, postfix_without
 from pipeline.guest.customize.proxies import apt_without_proxies
 from pipeline.host.context import Tools
@@ -326,6 +327,15 @@ def test_name_servers_go_from_files_of_the_guests_own() -> None:
     vendor = "/usr/lib/systemd/resolv.conf"
     guest, _ = customized({"/etc/resolv.conf": {"link": vendor}, vendor: "nameserver 127.0.0.53\n"})
     assert guest.text(vendor) == "nameserver 127.0.0.53\n"
+
+
+def test_name_servers_that_somebody_made_immutable_stay_and_are_told() -> None:
+    guest = MemoryGuest({"/etc/resolv.conf": "nameserver 192.0.2.53\n"})
+    guest.nodes["/etc/resolv.conf"].immutable = True
+    editor = Editor(guest)
+    remove_identity(editor)
+    assert guest.text("/etc/resolv.conf") == "nameserver 192.0.2.53\n"
+    assert any("/etc/resolv.conf is immutable" in warning for warning in editor.warnings)
 
 
 # Proxies
