@@ -5,6 +5,7 @@ Sources: systemd.network(5), systemd.link(5), systemd.netdev(5).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,12 +39,12 @@ _ADDRESSES = {
     "DHCPv4": ("RequestAddress",),
     "Tunnel": ("Local", "Remote"),
 }
-# Settings that are of one machine whatever their value.
+# Settings that may be of one machine; most are whatever their value.
 _MACHINE = {
     "Match": ("MACAddress", "PermanentMACAddress", "Path", "Host", "Property"),
     "Link": ("MACAddress",),
     "NetDev": ("MACAddress",),
-    "DHCPv4": ("Hostname", "ClientIdentifier", "DUIDRawData", "IAID"),
+    "DHCPv4": ("Hostname", "DUIDRawData", "IAID"),
     "DHCPv6": ("DUIDRawData", "IAID"),
     "WireGuard": ("PrivateKey", "PrivateKeyFile"),
 }
@@ -90,10 +91,11 @@ class _File:
 
 
 def _of_a_machine(setting: Setting) -> bool:
-    if setting.key == "ClientIdentifier":
-        return False  # "mac" or "duid": a way to make one
-    if setting.key == "MACAddress" and setting.section in ("Link", "NetDev"):
-        return names_hardware(setting.value)
+    if setting.key in ("MACAddress", "PermanentMACAddress", "Property"):
+        return names_hardware(setting.value) or "ID_PATH=" in setting.value
+    if setting.key == "Path":
+        # A slot ("pci-0000:00:03.0"), not a kind of bus ("*-usb-*").
+        return re.search(r"[0-9A-Fa-f]:[0-9A-Fa-f]", setting.value) is not None
     return bool(setting.value)
 
 

@@ -71,6 +71,7 @@ PINNING: dict[str, str] = {
     f"{NETWORKD}/10-static.network": STATIC,
     f"{NETWORKD}/10-mac.network": "[Match]\nMACAddress = 52:54:00:01:02:03\n[Network]\nDHCP=yes\n",
     f"{NETWORKD}/10-path.link": "[Match]\nPath=pci-0000:00:03.0\n",
+    f"{NETWORKD}/10-property.link": "[Match]\nProperty=ID_PATH=pci-0000:00:03.0\n",
     f"{NETWORKD}/10-name.link": "[Match]\nOriginalName=eth0\n[Link]\nName=lan0\n",
     f"{NETWORKD}/10-glob.network": "[Match]\nName=e*\n[Address]\nAddress=192.0.2.9/24\n",
     f"{NETWORKD}/10-route.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n[Route]\n"
@@ -150,6 +151,9 @@ GENERAL: dict[str, str] = {
     f"{NETWORKD}/25-br8.netdev": "[NetDev]\nName=br8\nKind=bridge\n",
     f"{NETWORKD}/25-br8.network": "[Match]\nName=br8\n[Network]\nDHCP=yes\n",
     f"{NETWORKD}/25-ports.network": "[Match]\nName=en*\n[Network]\nBridge=br8\n",
+    "/usr/lib/systemd/network/73-usb-net-by-mac.link": "[Match]\nPath=*-usb-*\n[Link]\n"
+    "NamePolicy=mac\n",
+    f"{NETWORKD}/20-virtio.link": "[Match]\nProperty=ID_NET_DRIVER=virtio_net\n",
     "/usr/lib/systemd/network/80-container-ve.network": "[Match]\nName=ve-*\n[Network]\n"
     "Address=0.0.0.0/28\nDHCPServer=yes\n",
     "/etc/network/interfaces.d/vpn": "iface tun0 inet manual\n",
