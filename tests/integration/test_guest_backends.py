@@ -502,8 +502,8 @@ def flagged(top: Path) -> None:
 def edit_flagged(guest: Guest) -> None:
     for name in ("/etc/fstab", "/etc/resolv.conf", "/etc/hosts"):
         guest.write(name, b"new", 0o600)
-        guest.set_xattr(name, "security.selinux", LABEL)
         guest.write(name, b"newer", 0o640)
+        guest.set_xattr(name, "security.selinux", LABEL)
     assert guest.is_immutable("/etc/fstab")
     assert guest.is_immutable("/etc/kept")
     assert guest.is_immutable("/root")
