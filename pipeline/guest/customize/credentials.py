@@ -80,7 +80,6 @@ _SYSTEM_FILES: dict[str, re.Pattern[str]] = {
     "/etc/ipsec.secrets": re.compile(r"^\s*[^#\s].*(?:PSK|RSA|ECDSA|XAUTH|EAP)", re.M),
     "/etc/ppp/chap-secrets": _KEY_LINE,
     "/etc/ppp/pap-secrets": _KEY_LINE,
-    "/etc/ssl/private/ssl-cert-snakeoil.key": _ANY,
     "/etc/rndc.key": _ANY,
     "/etc/bind/rndc.key": _ANY,
     "/etc/iscsi/iscsid.conf": re.compile(r"^\s*\S+\.password(?:_in)?\s*=\s*\S", re.M),

@@ -17,6 +17,7 @@ _ASSIGNED = ("/etc/sysconfig/network", "/etc/conf.d/hostname", "/etc/rc.conf", "
 _VARIABLES = re.compile(r"(?:PRETTY_|DHCP_)?HOSTNAME|hostname")
 _SCRIPTS = "/etc/sysconfig/network-scripts"
 _DHCLIENT = ("/etc/dhcp/dhclient.conf", "/etc/dhclient.conf")
+_SUSE_SENT = re.compile(r"^(DHCLIENT6?_HOSTNAME_OPTION=)[\"']?(?!AUTO\b)\w[^\n]*$", re.M)
 _SENT = re.compile(r"^\s*send\s+host-name\s*=?\s*\"([^\"]*)\"", re.M)
 # Files that programs read names from: told, not edited, where the name is still in them.
 _MENTIONS = (
@@ -69,6 +70,7 @@ def remove_host_name(editor: Editor) -> None:
         editor.write("/etc/hostname", f"{_HOSTNAME}\n")
     for path in _ASSIGNED:
         editor.update(path, _unassigned)
+    editor.update("/etc/sysconfig/network/dhcp", lambda text: _SUSE_SENT.sub(r'\1"AUTO"', text))
     # SUSE's file.
     if editor.is_file("/etc/HOSTNAME") and editor.guest.resolve("/etc/HOSTNAME") != "/etc/hostname":
         editor.write("/etc/HOSTNAME", f"{_HOSTNAME}\n")
@@ -92,6 +94,10 @@ def _found(editor: Editor) -> list[str]:
     for path in paths:
         values = variables(editor.text(path))
         found += [_real_name(value) for key, value in values.items() if _VARIABLES.fullmatch(key)]
+    # Debian's line for a machine without a fixed address.
+    for line in editor.text("/etc/hosts").splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        found += [_real_name(name) for name in names if address == "127.0.1.1"]
     for path in _DHCLIENT:
         found += [_real_name(match[1]) for match in _SENT.finditer(editor.text(path))]
     return [name for name in dict.fromkeys(found) if name]

@@ -267,6 +267,17 @@ def test_hosts_lose_the_name_wherever_it_comes_from(path: str, text: str) -> Non
     assert "uilder" not in (guest.text(path) if path in guest.nodes else "")
 
 
+def test_debians_line_is_a_source_of_the_name_and_suses_client_sends_none() -> None:
+    tree = {
+        "/etc/hosts": "127.0.1.1 builder.lan builder\n192.0.2.9 builder\n127.0.0.1 localhost\n",
+        "/etc/sysconfig/network/dhcp": 'DHCLIENT_HOSTNAME_OPTION="builder"\nX="AUTO"\n',
+    }
+    guest, _ = customized(tree)
+    assert guest.text("/etc/hosts") == "127.0.0.1 localhost\n"
+    sent = 'DHCLIENT_HOSTNAME_OPTION="AUTO"\nX="AUTO"\n'
+    assert guest.text("/etc/sysconfig/network/dhcp") == sent
+
+
 def test_a_name_without_a_domain_is_the_machines_in_any() -> None:
     assert hosts_without("192.0.2.9 builder.lan\n192.0.2.8 web.lan\n", "builder") == (
         "192.0.2.8 web.lan\n"
