@@ -153,7 +153,7 @@ def forget_cloud_init(editor: Editor) -> None:
             name,
         ) or _PINNED_NETWORK.search(text):
             editor.remove(path)
-        elif _INSTANCE.search(text) or _NO_CLOUD.search(text):
+        elif _INSTANCE.search(text) or _has_no_cloud(text):
             others.append(path)
     seeds = [
         f"/var/lib/cloud/seed/{name}"
@@ -174,6 +174,11 @@ _PINNED_NETWORK = re.compile(
     re.M,
 )
 _INSTANCE = re.compile(r"^[^#\n]*\binstance-id\s*:", re.M)
-_NO_CLOUD = re.compile(
-    r"^datasource_list\s*:\s*\[?\s*-?\s*[\"']?(?:None|NoCloud)[\"']?\s*\]?\s*$", re.M
-)
+_SOURCES = re.compile(r"^datasource_list[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.M)
+
+
+def _has_no_cloud(text: str) -> bool:
+    """Whether cloud-init is told of no source but those that no cloud is."""
+    found = _SOURCES.search(text)
+    words = set(re.findall(r"\w+", found[1])) if found else set()
+    return bool(words) and words <= {"None", "NoCloud"}
