@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.addresses import names_site, pins
 from pipeline.guest.customize.dhcp import general_dhclient, general_dhcpcd

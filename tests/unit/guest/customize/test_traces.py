@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.guest.access.editor import Edit, Editor
 from pipeline.guest.customize.apply import Customization, customize
 from pipeline.guest.customize.generalise import remove_identity
