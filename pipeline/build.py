@@ -185,7 +185,13 @@ class _Job:
             ) as opened,
         ):
             boot = collect(opened, place / "kernel", place / "ramdisk", tools)
-            edits = customize(opened, user=request.recipe.user, templates=TEMPLATES, tools=tools)
+            edits = customize(
+                opened,
+                user=request.recipe.user,
+                templates=TEMPLATES,
+                tools=tools,
+                by_type=extraction.by_type,
+            )
             backend = opened.backend
         warnings = (*boot.warnings, *edits.warnings)
         for warning in warnings:

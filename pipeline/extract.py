@@ -12,12 +12,13 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.disk.choose import choose_boot, choose_root
 from pipeline.disk.copy import Copied, clone, copy, data_of, new_file
+from pipeline.disk.discoverable import by_type
 from pipeline.disk.ext import Ext
 from pipeline.disk.ext_blocks import UsedRanges, check
 from pipeline.disk.qcow2 import MAGIC, Qcow2
@@ -72,6 +73,7 @@ class Extraction:
     root: the root filesystem, `scratch/root.img`. boot: a separate /boot, `scratch/boot.img`;
     None when /boot lies in the root. copied: bytes that were copied for both; clones count as
     none. method: how, for the manifest. notes: what people should know, one sentence each.
+    by_type: mount points of volumes left behind as their partition types give them, and where.
     """
 
     root: PartitionImage
@@ -79,6 +81,7 @@ class Extraction:
     copied: int
     method: str
     notes: tuple[str, ...] = ()
+    by_type: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_format(path: Path) -> DiskImage:
@@ -132,6 +135,9 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
         with RawFile(taken.image.path) as copied:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
+            elsewhere = by_type(
+                [c for c in found.candidates if c not in (root, boot.candidate)], tree
+            )
         parts = [taken]
         if boot.candidate:
             parts.append(_take(boot.candidate, tools.scratch / "boot.img", tools))
@@ -142,6 +148,7 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
         copied=sum(part.copied for part in parts),
         method="; ".join(part.method for part in parts),
         notes=tuple(notes + [note for part in parts for note in part.notes]),
+        by_type=elsewhere,
     )
 
 
