@@ -46,6 +46,7 @@ _RO_COMPAT = {
 }
 _NEEDS_RECOVERY = 0x4
 _EDIT_SECONDS = 300.0  # some hundred edits take well under a second; a stalled disk may not
+_DISCARD_SECONDS = 1800.0  # as of the check that follows
 _MAX_LABEL = 16  # bytes, s_volume_name
 _TYPE_BITS: dict[Kind, int] = {"file": 0o100000, "directory": 0o040000, "symlink": 0o120000}
 _MAX_COMMAND = 8000  # debugfs reads lines of BUFSIZ (8192) bytes
@@ -87,7 +88,7 @@ def opened(root: PartitionImage, boot: PartitionImage | None, tools: Tools) -> I
         guest = _ExtGuest(root, reader, boot_reader, tools)
         yield guest
         guest.flush()
-        guest.free_leaks()
+        guest.free_blocks()
 
 
 class _ExtGuest(PathGuest):
@@ -102,6 +103,7 @@ class _ExtGuest(PathGuest):
         self._checks: dict[str, dict[str, Callable[[Inode | None], bool]]] = {}
         self._files: list[Path] = []
         self._leaks = False
+        self._freed = False
 
     @property
     def facts(self) -> Facts:
@@ -169,6 +171,7 @@ class _ExtGuest(PathGuest):
     def _symlink(self, target: str, real: str, taken: bool) -> None:
         if taken:
             self._free(real)
+        self._enter(real)
         self._command(f"symlink {_quoted(real)} {_quoted(target)}")
         wanted = encoded(target)
         self._checks.pop(real, None)
@@ -263,18 +266,19 @@ class _ExtGuest(PathGuest):
                         next_step="Try again with the guestfs backend",
                     )
 
-    def free_leaks(self) -> None:
-        """Give back attribute blocks whose only or last user was removed.
+    def free_blocks(self) -> None:
+        """Give back attribute blocks without users, and punch out what is in free blocks.
 
-        Preening mends nothing but what is certain: a block in use by nobody, a wrong count of
-        users. Anything else makes it fail.
+        Removed keys and swapped pages would be read from the image there. Preening mends nothing
+        but what is certain: a block in use by nobody, a wrong count of users. Anything else makes
+        it fail.
         """
-        if self._leaks:
+        if self._leaks or self._freed:
             self._tools.run.run(
-                ["e2fsck", "-fp", self._image.path.absolute()],
-                timeout=_EDIT_SECONDS,
+                ["e2fsck", "-fp", "-E", "discard", self._image.path.absolute()],
+                timeout=_DISCARD_SECONDS,
                 ok=(0, 1),  # 1: mended (e2fsck(8))
-                attempted="free attribute blocks with",
+                attempted="free blocks with",
             )
             self._root.reload()
 
@@ -285,9 +289,13 @@ class _ExtGuest(PathGuest):
         self._do("rm", real)
 
     def _note_leak(self, real: str) -> None:
-        """Remember that removing `real` leaves its attribute block behind: debugfs 1.47 does."""
+        """Remember that removing `real` leaves its attribute block behind: debugfs 1.47 does.
+
+        Every file's content stays in what are free blocks then.
+        """
         _, inode = self._inode(real)
         self._leaks = self._leaks or inode.attribute_block != 0
+        self._freed = self._freed or inode.status().kind == "file"
 
     def _route(self, real: str) -> tuple[Reader, bytes]:
         if self._boot is not None and below(real, "/boot"):
@@ -310,7 +318,13 @@ class _ExtGuest(PathGuest):
     def _content(self, inode: Inode | None) -> bytes | None:
         return self._root.content(inode, inode.size) if inode else None
 
+    def _enter(self, real: str) -> None:
+        """Go to "/" for an entry at the top: debugfs 1.47 takes its directory for the current."""
+        if parent(real) == "/":
+            self._command('cd "/"')
+
     def _do(self, verb: str, real: str) -> None:
+        self._enter(real)
         self._command(f"{verb} {_quoted(real)}")
 
     def _command(self, text: str) -> None:

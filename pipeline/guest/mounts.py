@@ -165,12 +165,12 @@ def _remove_swap_files(editor: Editor, fstab: Fstab, units: Iterable[Entry]) -> 
     """What was in memory when the machine was installed is nobody else's."""
     guest = editor.guest
     named = {e.source: e.line for e in fstab.gone if e.is_swap and e.source.startswith("/")}
-    units = {entry.line for entry in units}
+    paths = {entry.line for entry in units}
     for source, line in sorted(named.items()):
         if source.startswith("/dev/"):
             continue
         real = real_place(guest, source)
-        where = f"its unit {line}" if line in units else "its line of /etc/fstab"
+        where = f"its unit {line}" if line in paths else "its line of /etc/fstab"
         status = guest.stat(real)
         if status is None or status.kind != "file" or not _may_be_swap(real):
             editor.warnings.append(f"{shown(source)} is no swap file: {shown(where)} goes")
