@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from pipeline.core.fstab import Entry, Rests, normal, parse
+from pipeline.core.fstab import Entry, Rests, below, normal, parse
 from pipeline.core.image import ROOT_LABEL
 
 _REMOVABLE = frozenset({"iso9660", "udf"})
@@ -84,9 +84,9 @@ def is_essential(place: str) -> bool:
     """Whether no system runs, or none can update itself, without what is at `place`."""
     if place in ("/var", "/var/lib", "/var/db"):
         return True
-    if any(_below(place, beside) for beside in _BESIDE):
+    if any(below(place, beside) for beside in _BESIDE):
         return False
-    return any(_below(place, top) for top in (*_SYSTEM, *_DATABASES))
+    return any(below(place, top) for top in (*_SYSTEM, *_DATABASES))
 
 
 class _Judge:
@@ -136,7 +136,7 @@ class _Judge:
     def links(self, links: Mapping[str, str]) -> None:
         """Links of the guest that lead into what is gone."""
         for path, target in links.items():
-            if self._is_gone(path) and not any(_below(path, place) for place in self._places):
+            if self._is_gone(path) and not any(below(path, place) for place in self._places):
                 self.lost.setdefault(path, f"is a link to {target}, which {_ON_A_VOLUME}")
 
     def _lose(self, entry: Entry) -> None:
@@ -160,7 +160,7 @@ class _Judge:
         if any(c in place for c in "*?["):
             return any(fnmatchcase(gone, place) for gone in self._places)
         kept = {self.real(e.place) for e in self._mounts() if e not in self.gone and e != asking}
-        around = [point for point in kept | self._places if _below(place, point)]
+        around = [point for point in kept | self._places if below(place, point)]
         return bool(around) and max(around, key=len) in self._places
 
 
@@ -176,7 +176,3 @@ def _stays(entry: Entry) -> bool:
 
 def _is_top(place: str) -> bool:
     return place in (*_SYSTEM, "/var")
-
-
-def _below(place: str, top: str) -> bool:
-    return place == top or place.startswith(top.rstrip("/") + "/")
