@@ -103,7 +103,9 @@ class Entry:
             return Rests.HYPERVISOR
         if self.kind == "gpfs":  # it calls its file systems /dev/NAME, which are no devices
             return Rests.NETWORK
-        if names_volume(self.source) and not re.match(r"/dev/zram\d+$", self.source):
+        # A helper may stand before it: ntfs-3g#/dev/sdb1.
+        device = self.source.partition("#")[2] or self.source
+        if names_volume(device) and not re.match(r"/dev/zram\d+$", device):
             return Rests.VOLUME
         if self.kind in NETWORK or _served(self.source):
             return Rests.NETWORK

@@ -168,13 +168,31 @@ def _size(facts: probe.Facts, size: int) -> tuple[list[str], str]:
 
 def _fstab(boots: Boots, facts: probe.Facts | None) -> Assertion:
     faults = _signs(assertion_names.FSTAB, boots.all())
+    fine = "every entry is mounted, nothing waited for a device"
     if facts is not None:
+        unreachable = probe.network_mounts(facts)
+        faults = [line for line in faults if not _speaks_of(line, unreachable, facts)]
         faults += [f"not mounted: {line[:100]}" for line in probe.fstab_faults(facts)]
+        places = ", ".join(dict.fromkeys(entry.place for entry in unreachable if entry.place))
+        fine += f"; the guest has no network for {places[:200]}" if places else ""
     elif not faults:
         return _unreached(assertion_names.FSTAB)
-    return _check(
-        assertion_names.FSTAB, faults, "every entry is mounted, nothing waited for a device"
-    )
+    return _check(assertion_names.FSTAB, faults, fine)
+
+
+def _speaks_of(line: str, mounts: Iterable[Entry], facts: probe.Facts) -> bool:
+    """Whether a console line that something was not mounted is about one of these.
+
+    systemd says the mount point, the unit's name or its description.
+    """
+    if not re.search(r"[Ff]ailed to mount|Dependency failed for|^mount: ", line):
+        return False
+    for entry in mounts:
+        words = (entry.place, entry.source, entry.line, facts.mount_titles.get(entry.line, ""))
+        for word in words:
+            if len(word) > 1 and re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w/-])", line):
+                return True
+    return False
 
 
 def _dhcp(first: Record, other: Record) -> Assertion:

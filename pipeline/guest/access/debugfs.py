@@ -8,7 +8,7 @@ edited entry is read back by our own reader and compared; and e2fsck has the las
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,14 @@ from typing import Literal
 from pipeline.core.errors import GuestError, PipelineError
 from pipeline.core.image import PartitionImage
 from pipeline.disk.filesystems.ext_inodes import STATE_CLEAN, Inode, Reader
+from pipeline.disk.filesystems.ext_usage import UsedRanges
 from pipeline.disk.filesystems.status import Kind, Status
 from pipeline.guest.access.paths import PathGuest, base, below, decoded, encoded, parent, shown
 from pipeline.guest.access.protocol import Facts
 from pipeline.host.context import Tools
 from pipeline.host.files import naming, write_scratch
 from pipeline.host.programs import refuse_full
+from pipeline.host.sparse import punch
 
 # Feature bits: Linux, Documentation/filesystems/ext4/super.rst. Only those whose every rule the
 # reader and debugfs 1.47 keep: quota and project would be left stale, bigalloc, inline data,
@@ -47,7 +49,6 @@ _RO_COMPAT = {
 }
 _NEEDS_RECOVERY = 0x4
 _EDIT_SECONDS = 300.0  # some hundred edits take well under a second; a stalled disk may not
-_DISCARD_SECONDS = 1800.0  # as of the check that follows
 _MAX_LABEL = 16  # bytes, s_volume_name
 _TYPE_BITS: dict[Kind, int] = {"file": 0o100000, "directory": 0o040000, "symlink": 0o120000}
 _MAX_COMMAND = 8000  # debugfs reads lines of BUFSIZ (8192) bytes
@@ -104,7 +105,7 @@ class _ExtGuest(PathGuest):
         self._checks: dict[str, dict[str, Callable[[Inode | None], bool]]] = {}
         self._files: list[Path] = []
         self._leaks = False
-        self._freed = False
+        self._used = list(UsedRanges(root))
 
     @property
     def facts(self) -> Facts:
@@ -268,20 +269,23 @@ class _ExtGuest(PathGuest):
                     )
 
     def free_blocks(self) -> None:
-        """Give back attribute blocks without users, and punch out what is in free blocks.
+        """Give back attribute blocks without users, and make what was freed holes of the image.
 
-        Removed keys and swapped pages would be read from the image there. Preening mends nothing
-        but what is certain: a block in use by nobody, a wrong count of users. Anything else makes
-        it fail.
+        Preening mends nothing but what is certain: a block in use by nobody, a wrong count of
+        users. Anything else makes it fail. Removed keys and swapped pages would be read from free
+        blocks otherwise; `e2fsck -E discard` leaves all of them where it changes anything itself.
         """
-        if self._leaks or self._freed:
+        if self._leaks:
             self._tools.run.run(
-                ["e2fsck", "-fp", "-E", "discard", self._image.path.absolute()],
-                timeout=_DISCARD_SECONDS,
+                ["e2fsck", "-fp", self._image.path.absolute()],
+                timeout=_EDIT_SECONDS,
                 ok=(0, 1),  # 1: mended (e2fsck(8))
-                attempted="free blocks with",
+                attempted="free attribute blocks with",
             )
             self._root.reload()
+        with self._image.path.open("r+b") as file:
+            for offset, length in _without(self._used, UsedRanges(self._root)):
+                punch(file.fileno(), offset, length)
 
     # Helpers
 
@@ -290,13 +294,9 @@ class _ExtGuest(PathGuest):
         self._do("rm", real)
 
     def _note_leak(self, real: str) -> None:
-        """Remember that removing `real` leaves its attribute block behind: debugfs 1.47 does.
-
-        Every file's content stays in what are free blocks then.
-        """
+        """Remember that removing `real` leaves its attribute block behind: debugfs 1.47 does."""
         _, inode = self._inode(real)
         self._leaks = self._leaks or inode.attribute_block != 0
-        self._freed = self._freed or inode.status().kind == "file"
 
     def _route(self, real: str) -> tuple[Reader, bytes]:
         if self._boot is not None and below(real, "/boot"):
@@ -339,6 +339,25 @@ class _ExtGuest(PathGuest):
 
     def _gone(self, real: str) -> None:
         self._checks[real] = {"absence": lambda inode: inode is None}
+
+
+def _without(
+    first: Iterable[tuple[int, int]], second: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What of the first (offset, length) ranges is in none of the second; both in rising order."""
+    rest = iter(second)
+    taken = next(rest, None)
+    for offset, length in first:
+        position, end = offset, offset + length
+        while position < end:
+            while taken is not None and taken[0] + taken[1] <= position:
+                taken = next(rest, None)
+            if taken is None or taken[0] >= end:
+                yield position, end - position
+                break
+            if taken[0] > position:
+                yield position, taken[0] - position
+            position = taken[0] + taken[1]
 
 
 def _owned(inode: Inode) -> tuple[str, int, int, int]:

@@ -173,7 +173,8 @@ def _remove_swap_files(editor: Editor, fstab: Fstab, units: Iterable[Entry]) -> 
         where = f"its unit {line}" if line in paths else "its line of /etc/fstab"
         status = guest.stat(real)
         if status is None or status.kind != "file" or not _may_be_swap(real):
-            editor.warnings.append(f"{shown(source)} is no swap file: {shown(where)} goes")
+            what = "not in the image" if status is None else "no swap file"
+            editor.warnings.append(f"{shown(source)} is {what}: {shown(where)} goes")
             continue
         editor.remove(real)
         editor.warnings.append(

@@ -52,6 +52,7 @@ def test_volumes(source: str, kind: str, options: str) -> None:
 def test_volumes_by_their_type() -> None:
     assert entry("pool/var /var zfs defaults").rests_on is Rests.VOLUME
     assert entry("data /var ext4 defaults").rests_on is Rests.VOLUME
+    assert entry("ntfs-3g#/dev/sdb1 /win fuse defaults").rests_on is Rests.VOLUME
 
 
 @pytest.mark.parametrize(
