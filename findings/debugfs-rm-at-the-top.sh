@@ -5,7 +5,7 @@
 #   name, another's name leads to a freed inode. Without an /etc/fstab it says "No free space in the directory" and
 #   /fstab stays. rm, rmdir, mkdir and symlink split the path at its last slash and look up what is left of it, the
 #   empty string, from the current directory. The exit status is 0 in every case. A name further down is not affected.
-# VERSIONS: e2fsprogs 1.47.0-2+b2 (bookworm), 1.47.2-3 (trixie).
+# VERSIONS: e2fsprogs 1.47.0-2+b2 (bookworm), 1.47.2-3+b12 (trixie).
 # SOURCE: debugfs(8): "rm pathname: Unlink pathname."; seen when an image editor removed /swapfile after writing /etc/fstab.
 # WHY: tools that edit images without mounting drive debugfs by scripts that mix `cd` (which `write` needs) with
 #   absolute paths; swap files, .autorelabel and the links of a merged /usr lie at the top. `cd /` before each is the way.
@@ -53,4 +53,4 @@ try() { # SUITE VERSION
 }
 
 try bookworm 1.47.0-2+b2
-try trixie 1.47.2-3+b10
+try trixie 1.47.2-3+b12

@@ -4,10 +4,10 @@
 # SEEN: a directory of several blocks, which `mke2fs -d` writes without an index, is indexed silently; that counts as a
 #   change, and a run that changes anything leaves every free block as it is. Exit status 0, no word, and the deleted
 #   file can be read from the image. The same command run again discards all of it.
-# VERSIONS: e2fsprogs 1.47.0-2+b2 (bookworm), 1.47.2-3 (trixie).
+# VERSIONS: e2fsprogs 1.47.0-2+b2 (bookworm), 1.47.2-3+b12 (trixie).
 # SOURCE: e2fsck(8), -E discard: "only if it does not contain recognizable errors"; seen with a tree of 700 small files.
 # WHY: image builders remove keys, caches and swap files and run this once to make the image sparse and clean; with
-#   roots made by mke2fs -d (mkosi, virt-make-fs, genimage, mmdebstrap) the secrets stay and the image stays large.
+#   roots made by mke2fs -d (genimage, systemd-repart) the secrets stay and the image stays large.
 set -euo pipefail
 fail() { echo "NO LONGER SO: $*" >&2; exit 1; }
 fetch() { # SUITE ROOT PACKAGE=VERSION...: these and what they depend on, unpacked below ROOT
@@ -55,4 +55,4 @@ try() { # SUITE VERSION
 }
 
 try bookworm 1.47.0-2+b2
-try trixie 1.47.2-3+b10
+try trixie 1.47.2-3+b12

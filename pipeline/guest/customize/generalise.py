@@ -65,16 +65,25 @@ def remove_volumes(editor: Editor) -> None:
         editor.remove_matching(directory, r".*")
     editor.remove("/etc/lvm/cache/.cache")
     editor.remove("/etc/lvm/devices/system.devices")
-    resume = "/etc/initramfs-tools/conf.d/resume"
-    text = editor.text(resume)
-    if re.search(r"^\s*RESUME=(?!none\b)\S", text, re.M):
-        editor.write(resume, "RESUME=none\n")
+    _resume_from_nothing(editor)
+    editor.update("/etc/crypttab", _without_volumes)
+
+
+def _resume_from_nothing(editor: Editor) -> None:
+    """Have initramfs-tools, which reads all of conf.d, look for no hibernated system."""
+    directory = "/etc/initramfs-tools/conf.d"
+    files = [f"{directory}/{name}" for name in editor.names(directory)]
+    for path in ("/etc/initramfs-tools/initramfs.conf", *files):
+        text = editor.text(path)
+        none = re.sub(r"^[ \t]*RESUME=(?!none\b)\S.*$", "RESUME=none", text, flags=re.M)
+        if none == text:
+            continue
+        editor.write(path, none)
         editor.warnings.append(
             "the ramdisk was made to resume from the installation's swap volume and may wait some "
             "30 s for it: add noresume to the recipe's command_line, or have the preseed write "
-            f"RESUME=none to {resume} and run update-initramfs -u"
+            f"RESUME=none to {path} and run update-initramfs -u"
         )
-    editor.update("/etc/crypttab", _without_volumes)
 
 
 def warn_of_passwords(editor: Editor) -> None:
