@@ -185,11 +185,6 @@ def normal(path: str) -> str:
     return "/" + "/".join(parts)
 
 
-def below(path: str, top: str) -> bool:
-    """Whether an absolute path is `top` or lies in it."""
-    return path == top or path.startswith(top.rstrip("/") + "/")
-
-
 def _served(source: str) -> bool:
     """Whether a first field has the form of a server's export: host:/path, //host/share, a URL."""
     return bool(re.match(r"(?://[^/]|[^/\s=#]+:/|[^/\s]+@[^/\s]+:|[a-z0-9+.-]+://)", source))

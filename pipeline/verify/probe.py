@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.core.fstab import Entry, below, normal, parse, unescaped, unquoted
+from pipeline.core.fstab import Entry, normal, parse, unescaped, unquoted
+from pipeline.guest.access.paths import below
 
 _MARK = "==boot-check=="
 

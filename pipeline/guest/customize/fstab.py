@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from pipeline.core.fstab import Entry, Rests, below, normal, parse
+from pipeline.core.fstab import Entry, Rests, normal, parse
 from pipeline.core.image import ROOT_LABEL
+from pipeline.guest.access.paths import below
 
 _REMOVABLE = frozenset({"iso9660", "udf"})
 _REPLACED = ("/", "/boot", "/boot/efi", "/efi")
@@ -134,8 +135,11 @@ class _Judge:
                     self._places.add(self.real(entry.place))
 
     def links(self, links: Mapping[str, str]) -> None:
-        """Links of the guest that lead into what is gone."""
+        """Links of the guest that lead into what is gone, and is not an error by itself."""
+        refused = [point for point in self.lost if is_essential(point)]
         for path, target in links.items():
+            if any(below(target, point) for point in refused):
+                continue
             if self._is_gone(path) and not any(below(path, place) for place in self._places):
                 self.lost.setdefault(path, f"is a link to {target}, which {_ON_A_VOLUME}")
 

@@ -134,7 +134,7 @@ def _refuse(fstab: Fstab, dangling: Mapping[str, str]) -> None:
         raise GuestError(
             "make a flat image of the guest",
             why=f"{', '.join(reasons)}, and the image has the root's content only",
-            next_step="Have the kickstart put it on the root volume",
+            next_step="Install the machine with it on the root volume, without a volume of its own",
         )
 
 

@@ -352,3 +352,13 @@ def test_shares_of_the_hypervisor_go() -> None:
     editor, fstab = flat({}, "share /s vboxsf defaults 0 0\n")
     assert fstab.text == ROOT
     assert [w for w in editor.warnings if "/s is shared by the hypervisor" in w]
+
+
+def test_the_links_into_what_is_refused_are_not_told_as_well() -> None:
+    assert "/bin" not in refused({}, by_type={"/usr": "partition 3"})
+
+
+def test_a_program_directory_that_leads_to_nothing() -> None:
+    guest = MemoryGuest({"/etc/fstab": DISK, "/usr": None, "/bin": {"link": "usr/bin"}})
+    with pytest.raises(GuestError, match="/bin is a link to /usr/bin"):
+        flatten_mounts(Editor(guest), {})
