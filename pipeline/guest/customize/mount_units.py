@@ -77,13 +77,49 @@ def remove_units(editor: Editor, names: Collection[str], places: Collection[str]
     return sorted(gone)
 
 
+def that_require(editor: Editor, names: Collection[str]) -> list[str]:
+    """Units of the machine's own, and drop-ins, that will not start without those `names`."""
+    found = []
+    for path in _own_settings(editor) if names else ():
+        wanted = re.findall(r"^(?:Requires|Requisite|BindsTo)=(.*)$", editor.text(path), re.M)
+        if set(names).intersection(" ".join(wanted).split()):
+            found.append(path)
+    return found
+
+
+def _own_settings(editor: Editor) -> Iterator[str]:
+    """Files of units and drop-ins below /etc, where links that pull units in count for none."""
+    top = "/etc/systemd/system"
+    for name in editor.names(top):
+        path = join(top, name)
+        if name.endswith(".d"):
+            yield from (join(path, file) for file in editor.names(path) if file.endswith(".conf"))
+        elif editor.is_file(path):
+            yield path
+
+
 def path_of(name: str) -> str:
     r"""The path that a unit's name stands for: "srv-my\x2ddata.mount" is /srv/my-data."""
     stem = name.rpartition(".")[0]
     if stem == "-":
         return "/"
-    plain = stem.replace("-", "/")
-    return "/" + re.sub(r"\\x([0-9a-fA-F]{2})", lambda m: chr(int(m[1], 16)), plain)
+    escaped = stem.replace("-", "/").encode("utf-8", "surrogateescape")
+    plain = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), escaped)
+    return "/" + plain.decode("utf-8", "surrogateescape")
+
+
+def unit_of(path: str) -> str:
+    """The name of the mount unit of a path (systemd-escape(1))."""
+    words = path.strip("/").encode("utf-8", "surrogateescape").split(b"/")
+    escaped = ["".join(map(_escaped, word)) for word in words]
+    stem = "-".join(escaped) or "-"
+    return (f"\\x2e{stem[1:]}" if stem.startswith(".") else stem) + ".mount"
+
+
+def _escaped(byte: int) -> str:
+    character = chr(byte)
+    plain = character.isascii() and (character.isalnum() or character in ":_.")
+    return character if plain else f"\\x{byte:02x}"
 
 
 def _unit(editor: Editor, path: str, text: str) -> MountUnit | None:

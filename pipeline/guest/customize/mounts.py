@@ -11,7 +11,13 @@ from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import MAX_LINKS, base, below, join, shown
 from pipeline.guest.access.protocol import Guest
 from pipeline.guest.customize.fstab import Fstab, is_essential, root_fstab
-from pipeline.guest.customize.mount_units import MountUnit, read_units, remove_units
+from pipeline.guest.customize.mount_units import (
+    MountUnit,
+    read_units,
+    remove_units,
+    that_require,
+    unit_of,
+)
 
 _LINKED = ("/", "/usr", "/var", "/var/lib")
 """Directories whose entries may be links to other volumes."""
@@ -158,6 +164,13 @@ def _remove_units(editor: Editor, units: Sequence[MountUnit], fstab: Fstab) -> N
         editor.warnings.append(
             f"units of volumes that the image does not have were removed: "
             f"{shown(', '.join(removed))[:500]}"
+        )
+    # Those of fstab's lines are made at boot, and are as gone as the removed ones.
+    lost = [*removed, *(unit_of(point) for point in fstab.lost)]
+    for path in that_require(editor, lost):
+        editor.warnings.append(
+            f"{shown(path)} requires a mount that the image does not have: what it belongs to will "
+            "not start"
         )
 
 

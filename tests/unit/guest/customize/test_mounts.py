@@ -10,7 +10,7 @@ from pipeline.core.errors import GuestError
 from pipeline.core.fstab import parse
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.fstab import Fstab
-from pipeline.guest.customize.mount_units import path_of, read_units
+from pipeline.guest.customize.mount_units import path_of, read_units, unit_of
 from pipeline.guest.customize.mounts import flatten_mounts, network_warning
 from tests.fixtures.memory_guest import MemoryGuest
 
@@ -240,9 +240,32 @@ def test_a_drop_in_has_the_last_word() -> None:
     assert (read.entry.source, read.entry.kind) == ("/dev/vg/x", "ext4")
 
 
-def test_names_of_units_stand_for_paths() -> None:
-    assert path_of("srv-my\\x2ddata.mount") == "/srv/my-data"
-    assert path_of("-.mount") == "/"
+def test_units_that_require_what_is_gone_are_told() -> None:
+    tree: Tree = {
+        f"{ETC}/db.service": "[Unit]\nRequires=srv-db.mount network.target\n",
+        f"{ETC}/web.service.d/wait.conf": "[Unit]\nBindsTo=srv-my\\x2dweb.mount\n",
+        f"{ETC}/other.service": "[Unit]\nWants=srv-db.mount\nRequiresMountsFor=/srv/db\n",
+        f"{ETC}/srv-db.mount": unit("/dev/vg/db", "/srv/db"),
+    }
+    editor, _ = flat(tree, "UUID=2 /srv/my-web ext4 defaults 0 2\n")
+    told = [w.split()[0] for w in editor.warnings if "requires a mount" in w]
+    assert told == [f"{ETC}/db.service", f"{ETC}/web.service.d/wait.conf"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/srv/my-data", "srv-my\\x2ddata.mount"),
+        ("/a b/c_d:e", "a\\x20b-c_d:e.mount"),
+        ("/.x/y.z", "\\x2ex-y.z.mount"),
+        ("/", "-.mount"),
+        ("/é", "\\xc3\\xa9.mount"),
+    ],
+)
+def test_paths_and_names_of_units(path: str, name: str) -> None:
+    """Names are those that systemd-escape --path of systemd 252 makes."""
+    assert unit_of(path) == name
+    assert path_of(name) == path
 
 
 # By partition types
