@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.fstab import Entry, Rests, normal, parse
-from pipeline.core.image import ROOT_LABEL
 from pipeline.guest.access.paths import below
 
 _REMOVABLE = frozenset({"iso9660", "udf"})
