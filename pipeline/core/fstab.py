@@ -185,6 +185,14 @@ def normal(path: str) -> str:
     return "/" + "/".join(parts)
 
 
+def around(path: str) -> Iterator[str]:
+    """A normal path, and every directory above it, the innermost first."""
+    while path != "/":
+        yield path
+        path = path.rpartition("/")[0] or "/"
+    yield path
+
+
 def _served(source: str) -> bool:
     """Whether a first field has the form of a server's export: host:/path, //host/share, a URL."""
     return bool(re.match(r"(?://[^/]|[^/\s=#]+:/|[^/\s]+@[^/\s]+:|[a-z0-9+.-]+://)", source))

@@ -190,7 +190,9 @@ def _speaks_of(line: str, mounts: Iterable[Entry], facts: probe.Facts) -> bool:
     for entry in mounts:
         words = (entry.place, entry.source, entry.line, facts.mount_titles.get(entry.line, ""))
         for word in words:
-            if len(word) > 1 and re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w/-])", line):
+            if len(word) < 2 or word not in line:
+                continue
+            if re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w/-])", line):
                 return True
     return False
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.core.fstab import Entry, normal, parse, unescaped, unquoted
-from pipeline.guest.access.paths import below
+from pipeline.core.fstab import Entry, around, normal, parse, unescaped, unquoted
 
 _MARK = "==boot-check=="
 
@@ -166,11 +165,13 @@ def network_mounts(facts: Facts) -> list[Entry]:
     """
     entries = [entry for entry in parse(facts.fstab) if entry.kind and not entry.is_swap]
     entries += facts.failed_mounts
-    found = [entry for entry in entries if entry.needs_network]
+    found = {entry: None for entry in entries if entry.needs_network}
+    points = {entry.place for entry in found if entry.place}
     for entry in entries:
-        if any(below(source, e.place) for source in entry.places for e in found if e.place):
-            found.append(entry)
-    return list(dict.fromkeys(found))
+        if any(point in points for source in entry.places for point in around(source)):
+            found[entry] = None
+            points.add(entry.place)
+    return list(found)
 
 
 def _sections(said: str) -> dict[str, list[str]]:

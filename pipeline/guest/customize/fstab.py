@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 
 from pipeline.core.checks import ROOT_LABEL
-from pipeline.core.fstab import Entry, Rests, normal, parse
+from pipeline.core.errors import GuestError
+from pipeline.core.fstab import Entry, Rests, around, normal, parse
 from pipeline.guest.access.paths import below
 
 _REMOVABLE = frozenset({"iso9660", "udf"})
@@ -27,6 +31,8 @@ _DATABASES = (
     *("/var/lib/portage", "/var/lib/pkgtools", "/var/db/pkg", "/var/db/xbps"),
 )
 """What package managers know of the system, with all below."""
+_PATTERN = re.compile(r"[*?[]")  # unions take their directories by patterns, too
+_MOST = 2000  # mounts of one machine
 _ON_A_VOLUME = "is on a volume of its own"
 
 
@@ -98,16 +104,25 @@ class _Judge:
     """
 
     def __init__(self, entries: Sequence[Entry], real: Callable[[str], str]) -> None:
-        self.entries, self.real = entries, real
+        if len(entries) > _MOST:
+            raise GuestError(
+                "read the guest's mounts",
+                why=f"there are {len(entries)} of them, and at most {_MOST} are expected",
+                next_step="Look at what the installer wrote to /etc/fstab",
+            )
+        self.entries, self.real = entries, cache(real)
         self.gone: set[Entry] = set()
         self.lost: dict[str, str] = {}
         self._places: set[str] = set()
+        self._kept: Counter[str] = Counter()
 
     def volumes(self, by_type: Mapping[str, str]) -> None:
         """What lies on volumes goes, and what no mount is."""
         for entry in self.entries:
             if not _stays(entry):
                 self.gone.add(entry)
+            elif entry.place and not entry.is_swap:
+                self._kept[self.real(entry.place)] += 1
             if entry.rests_on is Rests.VOLUME and entry.place and not entry.is_swap:
                 self._lose(entry)
         for point, what in by_type.items():
@@ -118,21 +133,34 @@ class _Judge:
 
     def what_rests_on_them(self) -> None:
         """What is bound to gone volumes, layered over them or in files on them goes with them."""
-        found = True
-        while found:
-            found = False
-            for entry in self._mounts():
-                if entry in self.gone or entry.rests_on is not Rests.PLACES:
-                    continue
-                source = next((s for s in entry.places if self._is_gone(s, entry)), None)
-                if source is None:
-                    continue
-                found = True
-                self.gone.add(entry)
-                if entry.place not in _REPLACED:
-                    words = f"is mounted from {source}, which {_ON_A_VOLUME}"
-                    self.lost.setdefault(entry.place, words)
-                    self._places.add(self.real(entry.place))
+        resting: dict[str, list[Entry]] = {}
+        patterns: list[Entry] = []
+        for entry in self._mounts():
+            if entry not in self.gone and entry.rests_on is Rests.PLACES:
+                for source in entry.places:
+                    resting.setdefault(self.real(source), []).append(entry)
+                    patterns += [entry] if _PATTERN.search(source) else []
+        above: dict[str, list[str]] = {}
+        for place in resting:
+            for point in around(place):
+                above.setdefault(point, []).append(place)
+        waiting = sorted(self._places)
+        while waiting:
+            places = above.get(waiting.pop(), [])
+            for entry in (*(e for place in places for e in resting[place]), *patterns):
+                waiting += self._go_with_its_source(entry)
+
+    def _go_with_its_source(self, entry: Entry) -> list[str]:
+        """Where the entry was mounted, if it has to go now."""
+        source = next((s for s in entry.places if self._is_gone(s, entry)), None)
+        if entry in self.gone or source is None:
+            return []
+        self.gone.add(entry)
+        place = self.real(entry.place)
+        self._kept[place] -= 1
+        self.lost.setdefault(entry.place, f"is mounted from {source}, which {_ON_A_VOLUME}")
+        self._places.add(place)
+        return [place]
 
     def links(self, links: Mapping[str, str]) -> None:
         """Links of the guest that lead into what is gone, and is not an error by itself."""
@@ -161,11 +189,15 @@ class _Judge:
         place = self.real(source)
         if place in _SCRATCH:
             return False
-        if any(c in place for c in "*?["):
+        if _PATTERN.search(place):
             return any(fnmatchcase(gone, place) for gone in self._places)
-        kept = {self.real(e.place) for e in self._mounts() if e not in self.gone and e != asking}
-        around = [point for point in kept | self._places if below(place, point)]
-        return bool(around) and max(around, key=len) in self._places
+        own = self.real(asking.place) if asking else ""
+        for point in around(place):
+            if point in self._places:
+                return True
+            if self._kept[point] > (point == own):
+                return False
+        return False
 
 
 def _stays(entry: Entry) -> bool:

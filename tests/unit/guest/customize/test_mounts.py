@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -42,7 +43,8 @@ def refused(tree: Tree, fstab: str = "", by_type: Mapping[str, str] | None = Non
     with pytest.raises(GuestError) as caught:
         flatten_mounts(editor, by_type or {})
     assert guest.nodes == before, "nothing is edited before the refusal"
-    assert editor.edits == editor.removed == []
+    assert not editor.edits
+    assert not editor.removed
     return str(caught.value)
 
 
@@ -150,6 +152,14 @@ def test_scratch_space_is_a_directory_of_the_root_as_well() -> None:
     assert flat({}, f"/dev/vg/tmp /tmp ext4 defaults 0 2\n{line}\n")[1].kept == (line,)
 
 
+def test_a_union_of_directories_on_lost_volumes() -> None:
+    fstab = "/mnt/disk*:/srv/own /pool fuse.mergerfs defaults 0 0\n"
+    assert flat({}, fstab)[1].kept
+    editor, made = flat({}, fstab + "LABEL=a /mnt/disk1 xfs defaults 0 2\n")
+    assert made.kept == ()
+    assert [w for w in editor.warnings if w.startswith("/pool is mounted from /mnt/disk*")]
+
+
 def test_a_bind_onto_itself() -> None:
     assert flat({}, "/srv/x /srv/x none bind,nosuid 0 0\n")[1].kept
     fstab = "UUID=2 /data xfs defaults 0 2\n/data/x /data/x none bind,nosuid 0 0\n"
@@ -176,6 +186,15 @@ def test_a_link_to_nothing_and_no_word_of_a_volume() -> None:
 def test_a_home_that_leads_there_is_told() -> None:
     editor, _ = flat({"/home": {"link": "data/home"}, "/data": None}, "UUID=2 /data xfs rw 0 2\n")
     assert [w for w in editor.warnings if w.startswith("/home is a link to /data/home")]
+
+
+def test_mounts_without_number_are_refused_in_time() -> None:
+    lines = [f"/d/{n + 1} /d/{n} none bind 0 0\n" for n in range(1500)]
+    lost = "".join(lines) + "UUID=2 /d/1500 ext4 defaults 0 2\n"
+    began = time.monotonic()
+    assert len(flat({}, lost)[1].lost) == 1501
+    assert time.monotonic() - began < 20
+    assert "2001" in refused({}, "tmpfs /x tmpfs\n" * 2000)
 
 
 # By units
