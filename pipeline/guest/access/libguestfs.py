@@ -60,6 +60,9 @@ _MEMORY_MIB = 512  # the appliance idles in some 100; the rest is its page cache
 _MAX_WRITE = 2 << 20  # libguestfs carries at most 4 MiB a message
 _READ = 1 << 20
 _SECTOR = 512
+# The optional arguments of add_drive from iface to cachemode are left out, then comes discard.
+_WITH_DISCARD = (*(None,) * 8, "besteffort")
+_TRIM_SECONDS = 1800.0  # of a file system of terabytes in an emulated guest
 _MAX_LABELS = {"xfs": 12}  # bytes; ext has 16
 _TYPES: dict[int, Kind] = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink"}
 _TEMPORARY = ".uec-rootfs.edit"
@@ -136,7 +139,7 @@ def opened(
     with ExitStack() as stack:
         appliance = stack.enter_context(_started(acceleration, tools))
         call = appliance.call
-        call("add_drive", str(root.path.absolute()), False, "raw")
+        call("add_drive", str(root.path.absolute()), False, "raw", *_WITH_DISCARD)
         if boot is not None:
             # A read-only drive is a throw-away overlay: a dirty log is replayed, not kept.
             call("add_drive", str(boot.path.absolute()), True, "raw")
@@ -151,6 +154,10 @@ def opened(
         guest = _ApplianceGuest(appliance, devices[0], root, separate_boot=boot is not None)
         yield guest
         guest.give_flags_back()
+        if guest.freed and call("feature_available", ["fstrim"]):
+            # Removed keys and swapped pages would be read from the image's free blocks.
+            call("sync")
+            call("fstrim", "/", timeout=_TRIM_SECONDS)
         call("umount_all")
         guest.label_unmounted()
         call("shutdown")
@@ -197,6 +204,7 @@ class _ApplianceGuest(PathGuest):
         self._device, self._image = device, image
         self._label: str | None = None
         self._flags: dict[str, frozenset[str]] = {}
+        self.freed = False
 
     @property
     def facts(self) -> Facts:
@@ -272,6 +280,7 @@ class _ApplianceGuest(PathGuest):
         self._call("write", temporary, data)
         self._set_status(temporary, status)
         self._call("rename", temporary, real)
+        self.freed = self.freed or taken
 
     def _mkdir(self, real: str, status: Status) -> None:
         self._unlock(real)
@@ -289,6 +298,7 @@ class _ApplianceGuest(PathGuest):
         self._unlock(real)
         self._call("rm", real)
         self._flags.pop(real, None)
+        self.freed = True
 
     def _rmdir(self, real: str) -> None:
         self._unlock(real)
