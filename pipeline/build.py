@@ -126,6 +126,8 @@ class _Job:
             overrides=self.request.variables,
             builtins=tree.variables,
         )
+        for warning in answers.warnings:
+            self.tools.progress.warn(warning)
         disk = DiskImage(directory / "disk.img", "raw")
         with self._timed("install") as stage:
             stage.key = stage_key("install", install.identity(recipe, answers, tree))

@@ -62,7 +62,7 @@ def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[St
     how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
     return [
         Step(how),
-        *(_given(request.disk) if request.disk else _install(request, acceleration)),
+        *(_given(request.disk) if request.disk else _install(request, acceleration, progress)),
         *([_USED] if "image" in known else _image(request)),
         *_check(request, acceleration, known),
         *_write(request, known),
@@ -108,9 +108,11 @@ def _given(path: Path) -> list[Step]:
     return [Step(f"read the {disk.format} disk {path}, {size} allocated")]
 
 
-def _install(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
+def _install(request: BuildRequest, acceleration: Acceleration, progress: Progress) -> list[Step]:
     recipe = request.recipe
-    kickstart.render(recipe, nonce="0" * 32, overrides=request.variables)
+    answers = kickstart.render(recipe, nonce="0" * 32, overrides=request.variables)
+    for warning in answers.warnings:
+        progress.warn(warning)
     tree = "make the stand-in install tree from this host's packages"
     if recipe.trees:
         tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
