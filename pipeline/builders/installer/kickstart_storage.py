@@ -1,0 +1,388 @@
+"""What of a kickstart's disk layout cannot become an image, told before the installer runs.
+
+The machine has one blank virtio disk, and of what is installed on it the image takes the root and
+/boot, from plain partitions or linear logical volumes with ext or XFS (extract.py). Source of the
+commands: pykickstart 3, "Kickstart Syntax Reference".
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.builders.installer.answer_text import Finding
+from pipeline.builders.installer.kickstart_syntax import STORAGE, Command, Kickstart
+
+DISK = "vda"
+"""The name of the machine's only disk."""
+
+_ROOTS = ("ext2", "ext3", "ext4", "xfs")
+_ABSENT = {
+    "iscsi": "an iSCSI target",
+    "fcoe": "a Fibre Channel disk",
+    "zfcp": "a Fibre Channel disk of a mainframe",
+    "nvdimm": "a persistent memory module",
+}
+DEPLOYMENTS = {
+    "ostreesetup": "an OSTree deployment",
+    "ostreecontainer": "an OSTree deployment",
+    "bootc": "a bootable container",
+}
+"""Commands that install something else than packages into a plain tree."""
+_ESSENTIAL_VAR = ("/var", "/var/lib", "/var/lib/rpm", "/var/lib/dpkg", "/var/lib/apt")
+_SPARE_USR = ("/usr/local", "/usr/src", "/usr/games", "/usr/share/doc")
+_WRITE_ROOT = "logvol / --vgname=... --name=lv_root --fstype=ext4 --size=... (or part / ...)"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume that gets a file system or holds other volumes. words: its command's name.
+
+    point: mount point, or "pv.1", "raid.1", "swap" and such. inside: what it lies in: a disk, a
+    volume group, an array's members. problem: why the image cannot have a root or /boot on it.
+    """
+
+    line: int
+    words: str
+    point: str
+    filesystem: str = ""
+    problem: str = ""
+    inside: tuple[str, ...] = ()
+    mib: int = 0
+
+
+def storage_findings(kickstart: Kickstart, disk_gib: int, release: str) -> Iterator[Finding]:
+    """Everything about disks and volumes; nothing about a layout that was not understood.
+
+    disk_gib: size of the machine's disk.
+    """
+    yield from _other_disks(kickstart)
+    yield from _deployments(kickstart)
+    if kickstart.failed & (STORAGE | {""}):
+        return
+    volumes = [
+        *_partitions(kickstart),
+        *_arrays(kickstart),
+        *_logical(kickstart),
+        *_more(kickstart),
+    ]
+    yield from _root(kickstart, volumes, release)
+    yield from _of_their_own(volumes)
+    yield from _twice(kickstart, volumes)
+    yield from _unknown_names(kickstart, volumes)
+    yield from _room(volumes, disk_gib)
+    told = kickstart.dynamic or kickstart.named("zerombr", "clearpart", "mount")
+    if not told and (volumes or _automatic(kickstart)):
+        yield Finding(
+            0,
+            "the disk is blank and nothing says that it may be initialized; write zerombr and "
+            "clearpart --all --initlabel",
+            fatal=False,
+        )
+
+
+def is_essential(point: str) -> bool:
+    """Whether a system does not run without the content of this directory."""
+    if point in ("/bin", "/sbin", *_ESSENTIAL_VAR):
+        return True
+    if f"{point}/".startswith(tuple(f"{spare}/" for spare in _SPARE_USR)):
+        return False
+    return f"{point}/".startswith(("/usr/", "/lib/", "/lib64/", "/etc/"))
+
+
+def is_machines_disk(name: str) -> bool:
+    """Whether a disk's name, or a pattern of names, means the machine's disk."""
+    name = name.removeprefix("/dev/")
+    return name.startswith("disk/by-path/") or fnmatch.fnmatchcase(DISK, name)
+
+
+def _other_disks(kickstart: Kickstart) -> Iterator[Finding]:
+    """Names of disks and partitions that the machine does not have."""
+    for line, command, name in _named_disks(kickstart):
+        if name and not is_machines_disk(name):
+            yield Finding(
+                line, f"{command} names the disk {name}, and the machine's only disk is {DISK}: "
+                + ("remove it" if command == "ignoredisk --drives" else f"write {DISK}")
+            )  # fmt: skip
+    for name in kickstart.data("ignoredisk", "ignoredisk") or ():
+        if is_machines_disk(name):
+            line = kickstart.named("ignoredisk")[-1].line
+            yield Finding(line, f"ignoredisk leaves out {name}, the machine's only disk: remove it")
+    made_before = bool(kickstart.scripts("%pre"))
+    for line, command, name in _present_volumes(kickstart):
+        yield Finding(
+            line,
+            f"{command} takes {name}, which must be there before the install, and the machine's "
+            "disk is blank: have it made, by part or logvol with --size",
+            fatal=not made_before,
+        )
+    for name, what in _ABSENT.items():
+        for command in kickstart.named(name):
+            yield Finding(
+                command.line, f"{name} attaches {what}, which neither the machine nor an instance "
+                f"has: remove it and install on {DISK}"
+            )  # fmt: skip
+
+
+def _named_disks(kickstart: Kickstart) -> Iterator[tuple[int, str, str]]:
+    """Line, command and name wherever a command names a disk."""
+    for part in kickstart.data("partition", "partitions") or ():
+        yield part.lineno, f"part {part.mountpoint} --ondisk", getattr(part, "disk", "")
+    single = (
+        ("clearpart", "--drives", kickstart.data("clearpart", "drives")),
+        ("ignoredisk", "--only-use", kickstart.data("ignoredisk", "onlyuse")),
+        ("ignoredisk", "--drives", kickstart.data("ignoredisk", "ignoredisk")),
+        ("bootloader", "--driveorder", kickstart.data("bootloader", "driveorder")),
+        ("bootloader", "--boot-drive", [kickstart.data("bootloader", "bootDrive") or ""]),
+    )
+    for name, option, disks in single:
+        for disk in disks or ():
+            yield (
+                kickstart.named(name)[-1].line if kickstart.named(name) else 0,
+                (f"{name} {option}"),
+                disk,
+            )
+    for device in kickstart.data("clearpart", "devices") or ():
+        yield kickstart.named("clearpart")[-1].line, "clearpart --list", _disk_of(device)
+    for mount in kickstart.data("mount", "mount_points") or ():
+        if mount.device.startswith("/dev/") and "/mapper/" not in mount.device:
+            yield mount.lineno, "mount", _disk_of(mount.device)
+
+
+def _disk_of(partition: str) -> str:
+    """The disk of a partition's name: vda of vda1, nvme0n1 of nvme0n1p1."""
+    name = partition.removeprefix("/dev/")
+    if name.startswith("disk/"):
+        return name
+    stem = name.rstrip("0123456789")
+    if stem.endswith("p") and stem[:-1][-1:].isdigit():
+        return stem[:-1]
+    return name if stem.startswith(("nvme", "mmcblk")) else stem
+
+
+def _present_volumes(kickstart: Kickstart) -> Iterator[tuple[int, str, str]]:
+    """Volumes that are to be used as they are found."""
+    for part in kickstart.data("partition", "partitions") or ():
+        if getattr(part, "onPart", ""):
+            yield part.lineno, f"part {part.mountpoint}", part.onPart
+    for volume in kickstart.data("logvol", "lvList") or ():
+        if getattr(volume, "preexist", False):
+            yield volume.lineno, f"logvol {volume.mountpoint}", f"{volume.vgname}/{volume.name}"
+    for group in kickstart.data("volgroup", "vgList") or ():
+        if getattr(group, "preexist", False):
+            yield group.lineno, "volgroup", group.vgname
+    for array in kickstart.data("raid", "raidList") or ():
+        if getattr(array, "preexist", False):
+            yield array.lineno, f"raid {array.mountpoint}", f"md{array.device}"
+    for mount in kickstart.data("mount", "mount_points") or ():
+        yield mount.lineno, f"mount {mount.mount_point}", mount.device
+
+
+def _deployments(kickstart: Kickstart) -> Iterator[Finding]:
+    for name, what in DEPLOYMENTS.items():
+        for command in kickstart.named(name):
+            yield Finding(
+                command.line,
+                f"{name} installs {what}, whose root is no plain file tree: install packages, "
+                "with url and %packages",
+            )
+
+
+def _partitions(kickstart: Kickstart) -> Iterator[Volume]:
+    for part in kickstart.data("partition", "partitions") or ():
+        kind = getattr(part, "fstype", "")
+        problem = "is encrypted" if getattr(part, "encrypted", False) else _unreadable(kind)
+        yield Volume(
+            part.lineno, f"part {part.mountpoint}", part.mountpoint, kind, problem,
+            mib=part.size or 0,
+        )  # fmt: skip
+
+
+def _arrays(kickstart: Kickstart) -> Iterator[Volume]:
+    for array in kickstart.data("raid", "raidList") or ():
+        kind = getattr(array, "fstype", "")
+        problem = "is encrypted" if getattr(array, "encrypted", False) else "is RAID"
+        point = array.mountpoint
+        yield Volume(
+            array.lineno, f"raid {point}", point, kind, problem, tuple(array.members or ())
+        )
+
+
+def _logical(kickstart: Kickstart) -> Iterator[Volume]:
+    for volume in kickstart.data("logvol", "lvList") or ():
+        kind = getattr(volume, "fstype", "")
+        problem = _unreadable(kind)
+        if getattr(volume, "encrypted", False):
+            problem = "is encrypted"
+        if getattr(volume, "thin_volume", False):
+            problem = "is a thin volume"
+        if getattr(volume, "cache_pvs", None):
+            problem = "is cached"
+        yield Volume(
+            volume.lineno,
+            f"logvol {volume.mountpoint}",
+            volume.mountpoint,
+            kind,
+            problem,
+            (f"volume group {volume.vgname}",),
+            volume.size or 0,
+        )
+    for group in kickstart.data("volgroup", "vgList") or ():
+        yield Volume(
+            group.lineno, f"volgroup {group.vgname}", f"volume group {group.vgname}",
+            inside=tuple(group.physvols or ()),
+        )  # fmt: skip
+
+
+def _more(kickstart: Kickstart) -> Iterator[Volume]:
+    """btrfs, Stratis, and volumes that are only mounted."""
+    for volume in kickstart.data("btrfs", "btrfsList") or ():
+        point = volume.mountpoint
+        if getattr(volume, "subvol", False):
+            yield Volume(volume.lineno, f"btrfs {point}", point, "btrfs", "is btrfs")
+        else:
+            members = tuple(getattr(volume, "devices", ()) or ())
+            yield Volume(volume.lineno, f"btrfs {point}", point, "btrfs", "is btrfs", members)
+    for command in kickstart.named("stratisfs"):
+        point = next((word for word in command.words[1:] if word.startswith("/")), "")
+        yield Volume(command.line, f"stratisfs {point}", point, "xfs", "is a Stratis volume")
+    for mount in kickstart.data("mount", "mount_points") or ():
+        yield Volume(
+            mount.lineno, f"mount {mount.mount_point}", mount.mount_point,
+            mount.format or "", _unreadable(mount.format or ""),
+        )  # fmt: skip
+
+
+def _unreadable(kind: str) -> str:
+    pseudo = ("", "swap", "biosboot", "prepboot", "efi", "lvmpv", "mdmember", "none")
+    return "" if kind in (*_ROOTS, *pseudo) else f"is {kind}"
+
+
+def _problem(volume: Volume, volumes: list[Volume], seen: frozenset[str] = frozenset()) -> str:
+    """Why a volume cannot be read out of the disk, by itself or what it lies in; "" if it can."""
+    if volume.problem:
+        return volume.problem
+    for name in volume.inside:
+        for holder in volumes:
+            if holder.point == name and name not in seen:
+                problem = _problem(holder, volumes, seen | {name})
+                if problem:
+                    return f"lies in {holder.words}, which {problem}"
+    return ""
+
+
+def _automatic(kickstart: Kickstart) -> bool:
+    return bool(kickstart.named("autopart")) and kickstart.data("autopart", "autopart") is not False
+
+
+def _root(kickstart: Kickstart, volumes: list[Volume], release: str) -> Iterator[Finding]:
+    """A root there must be, and the image must be able to have it; /boot likewise."""
+    if _automatic(kickstart):
+        yield from _autopart(kickstart, kickstart.named("autopart")[-1], release)
+    elif not any(volume.point == "/" for volume in volumes):
+        text = "no command makes a root volume"
+        if kickstart.dynamic:
+            yield Finding(0, f"{text} here: it is left to what %pre writes", fatal=False)
+        else:
+            yield Finding(0, f"{text}: write {_WRITE_ROOT}, or autopart --type=lvm")
+    for volume in volumes:
+        if volume.point in ("/", "/boot"):
+            vfat = volume.point == "/boot" and volume.filesystem in ("vfat", "efi")
+            problem = "" if vfat else _problem(volume, volumes)
+            if problem:
+                yield Finding(
+                    volume.line,
+                    f"{volume.words} {problem}, and no image can be made of that: use a plain "
+                    "partition or a linear logical volume with ext4 or xfs",
+                )
+
+
+def _autopart(kickstart: Kickstart, command: Command, release: str) -> Iterator[Finding]:
+    options = dict(command.options())
+    kind = options.get("--type", "")
+    if kickstart.data("autopart", "encrypted"):
+        yield Finding(command.line, "autopart --encrypted: the root is encrypted; leave it out")
+    if kind in ("btrfs", "thinp"):
+        what = "btrfs" if kind == "btrfs" else "a thin volume"
+        yield Finding(
+            command.line, f"autopart --type={kind}: the root is {what}, which no image can be made "
+            "of; write --type=lvm or --type=plain"
+        )  # fmt: skip
+    filesystem = options.get("--fstype", "")
+    if _unreadable(filesystem):
+        yield Finding(
+            command.line, f"autopart --fstype={filesystem}: the root is {filesystem}, which no "
+            "image can be made of; write --fstype=ext4 or --fstype=xfs"
+        )  # fmt: skip
+    number = release.removeprefix("F")
+    if not kind and release.startswith("F") and number.isdigit() and int(number) >= 33:
+        yield Finding(
+            command.line,
+            "autopart without --type makes btrfs on Fedora since 33 but for Fedora Server, and no "
+            "image can be made of that; write --type=lvm",
+            fatal=False,
+        )
+
+
+def _of_their_own(volumes: list[Volume]) -> Iterator[Finding]:
+    for volume in volumes:
+        point = _tidy(volume.point)
+        if not point.startswith("/") or point in ("/", "/boot", "/boot/efi", "/efi"):
+            continue
+        if volume.filesystem == "tmpfs":
+            continue
+        essential = is_essential(point)
+        what = "no system runs without it" if essential else "its content is lost"
+        yield Finding(
+            volume.line,
+            f"{volume.words}: {point} is on a volume of its own, the image is the root alone, and "
+            f"{what}: leave the line out, which puts it on the root",
+            fatal=essential,
+        )
+
+
+def _tidy(point: str) -> str:
+    return point.rstrip("/") or point
+
+
+def _twice(kickstart: Kickstart, volumes: list[Volume]) -> Iterator[Finding]:
+    names = [(v.point and _tidy(v.point), v.line) for v in volumes if _is_unique(v.point)]
+    for volume in kickstart.data("logvol", "lvList") or ():
+        if volume.name and volume.name != "none":
+            names.append((f"logical volume {volume.vgname}/{volume.name}", volume.lineno))
+    names += [(f"md{a.device}", a.lineno) for a in kickstart.data("raid", "raidList") or ()]
+    first: dict[str, int] = {}
+    for name, line in names:
+        if name in first:
+            yield Finding(line, f"{name} is given twice: keep one", other=first[name])
+        first.setdefault(name, line)
+
+
+def _is_unique(point: str) -> bool:
+    return point.startswith(("/", "pv.", "raid.", "btrfs.", "volume group "))
+
+
+def _unknown_names(kickstart: Kickstart, volumes: list[Volume]) -> Iterator[Finding]:
+    """Volumes that lie in what no command makes."""
+    if kickstart.dynamic:
+        return
+    made = {volume.point for volume in volumes}
+    for volume in volumes:
+        for name in volume.inside:
+            if name.startswith(("pv.", "raid.", "btrfs.", "volume group ")) and name not in made:
+                how = "volgroup" if name.startswith("volume group ") else f"part {name} --size=..."
+                yield Finding(
+                    volume.line, f"{volume.words} lies in {name}, which no command makes: write "
+                    f"{how}, or correct the name"
+                )  # fmt: skip
+
+
+def _room(volumes: list[Volume], disk_gib: int) -> Iterator[Finding]:
+    wanted = sum(volume.mib for volume in volumes if volume.words.startswith("part "))
+    if wanted > disk_gib << 10:
+        yield Finding(
+            0, f"the partitions need {wanted} MiB and the machine's disk has {disk_gib << 10}: "
+            "give smaller sizes, or the recipe a larger disk_gib",
+            fatal=False,
+        )  # fmt: skip
