@@ -89,7 +89,8 @@ def render(
         raise _refused(recipe, faults)
     plain = template.fill(known)
     probe = template.fill(known | {name: PLACEHOLDER for name in known if known[name] in secrets})
-    found = list(_findings(recipe, dialect, plain, probe))
+    files = [line.file for line in template.lines]
+    found = list(_findings(recipe, dialect, plain, probe, files))
     faults = [template.told(each) for each in found if each.fatal]
     if faults:
         raise _refused(recipe, faults, secrets)
@@ -147,8 +148,13 @@ def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -
     return faults
 
 
-def _findings(recipe: Recipe, dialect: Dialect, plain: str, probe: str) -> Iterator[Finding]:
-    """What is wrong. plain: the whole text; probe: the same with placeholders for secrets."""
+def _findings(
+    recipe: Recipe, dialect: Dialect, plain: str, probe: str, files: Sequence[str]
+) -> Iterator[Finding]:
+    """What is wrong. plain: the whole text; probe: the same with placeholders for secrets.
+
+    files: where each line comes from.
+    """
     if dialect == "preseed":
         yield from preseed_findings(probe)
         return
@@ -159,7 +165,7 @@ def _findings(recipe: Recipe, dialect: Dialect, plain: str, probe: str) -> Itera
         yield Finding(0, fault)
         return
     yield from kickstart_syntax.read(plain, recipe.release).complaints
-    yield from kickstart_rules.findings(kickstart_syntax.read(probe, recipe.release), recipe)
+    yield from kickstart_rules.findings(kickstart_syntax.read(probe, recipe.release, files), recipe)
 
 
 def _refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ()) -> InputError:

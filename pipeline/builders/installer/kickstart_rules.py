@@ -32,6 +32,9 @@ _INTERACTIVE = {
 _KERNEL_PARTS = re.compile(
     r"kernel-(?:tools|headers|devel|doc|firmware|abi|modules|srpm|cross|rpm|selftests|kdump)"
 )
+_KERNEL_LATER = re.compile(
+    r"^[^#]*\b(?:(?:dnf|yum|microdnf)\s.*?\binstall\b|rpm\s+-\w*[iUF]).*\bkernel(?!-tools|-headers)"
+)
 _OTHER_DISK = re.compile(r"(?<![\w/.-])(?:/dev/)?(?:(?:sd|hd|xvd)[a-z]\d*|nvme\d+n\d+(?:p\d+)?)\b")
 
 
@@ -75,7 +78,7 @@ def _packages(kickstart: Kickstart) -> Iterator[Finding]:
         return
     if any(_is_kernel(name) for name in getattr(packages, "packageList", ())):
         return
-    if any("kernel" in line for _, line in kickstart.scripts("%post") if _installs(line)):
+    if any(_KERNEL_LATER.search(line) for _, line in kickstart.scripts("%post")):
         return
     line = next(
         (
@@ -93,10 +96,6 @@ def _packages(kickstart: Kickstart) -> Iterator[Finding]:
 
 def _is_kernel(name: str) -> bool:
     return name.startswith("kernel") and _KERNEL_PARTS.match(name) is None
-
-
-def _installs(line: str) -> bool:
-    return re.search(r"\b(?:dnf|yum|microdnf|rpm)\b", line) is not None
 
 
 def _questions(kickstart: Kickstart) -> Iterator[Finding]:
@@ -143,9 +142,10 @@ def _scripts(kickstart: Kickstart) -> Iterator[Finding]:
         match = None if line.lstrip().startswith("#") else _OTHER_DISK.search(line)
         if match:
             yield Finding(
-                number, f"%pre names {match[0]}, and the machine's only disk is {DISK}",
-                fatal=False,
+                number, f"the script names the disk {match[0]}, and the machine's only disk is "
+                f"{DISK}: write {DISK}, here and in the lines after it", fatal=False
             )  # fmt: skip
+            return
 
 
 def _end(kickstart: Kickstart) -> Iterator[Finding]:

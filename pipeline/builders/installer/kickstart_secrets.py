@@ -53,10 +53,10 @@ def _accounts(kickstart: Kickstart) -> Iterator[Finding]:
     for command in kickstart.named("rootpw")[-1:]:
         if "rootpw" not in kickstart.failed and root is not None:
             entries.append(("rootpw", command.line, root))
-    for command, attribute in (("user", "userList"), ("sshpw", "sshUserList")):
-        for user in kickstart.data(command, attribute) or ():
+    for kind, attribute in (("user", "userList"), ("sshpw", "sshUserList")):
+        for user in kickstart.data(kind, attribute) or ():
             name = getattr(user, "name", "") or getattr(user, "username", "")
-            entries.append((f"{command} {name}", user.lineno, user))
+            entries.append((f"{kind} {name}", user.lineno, user))
     for what, line, entry in entries:
         if getattr(entry, "sshkey", False):
             continue

@@ -72,8 +72,9 @@ def storage_findings(kickstart: Kickstart, disk_gib: int, release: str) -> Itera
     yield from _twice(kickstart, volumes)
     yield from _unknown_names(kickstart, volumes)
     yield from _room(volumes, disk_gib)
-    told = kickstart.dynamic or kickstart.named("zerombr", "clearpart", "mount")
-    if not told and (volumes or _automatic(kickstart)):
+    told = kickstart.named("zerombr", "clearpart") or _taken(kickstart)
+    unknown = kickstart.dynamic or any(DISK in text for _, text in kickstart.scripts("%pre"))
+    if not told and not unknown and (volumes or _automatic(kickstart)):
         yield Finding(
             0,
             "the disk is blank and nothing says that it may be initialized; write zerombr and "
@@ -99,36 +100,41 @@ def is_machines_disk(name: str) -> bool:
 
 def _other_disks(kickstart: Kickstart) -> Iterator[Finding]:
     """Names of disks and partitions that the machine does not have."""
-    for line, command, name in _named_disks(kickstart):
+    for line, what, name in _named_disks(kickstart):
         if name and not is_machines_disk(name):
             yield Finding(
-                line, f"{command} names the disk {name}, and the machine's only disk is {DISK}: "
-                + ("remove it" if command == "ignoredisk --drives" else f"write {DISK}")
+                line, f"{what} names the disk {name}, and the machine's only disk is {DISK}: "
+                + ("remove it" if what == "ignoredisk --drives" else f"write {DISK}")
             )  # fmt: skip
     for name in kickstart.data("ignoredisk", "ignoredisk") or ():
         if is_machines_disk(name):
             line = kickstart.named("ignoredisk")[-1].line
             yield Finding(line, f"ignoredisk leaves out {name}, the machine's only disk: remove it")
-    made_before = bool(kickstart.scripts("%pre"))
-    for line, command, name in _present_volumes(kickstart):
+    scripts = kickstart.scripts("%pre")
+    made_before = bool(scripts)
+    for line, what, name in [] if any(DISK in text for _, text in scripts) else _taken(kickstart):
         yield Finding(
             line,
-            f"{command} takes {name}, which must be there before the install, and the machine's "
+            f"{what} takes {name}, which must be there before the install, and the machine's "
             "disk is blank: have it made, by part or logvol with --size",
             fatal=not made_before,
         )
-    for name, what in _ABSENT.items():
+    for name, device in _ABSENT.items():
         for command in kickstart.named(name):
             yield Finding(
-                command.line, f"{name} attaches {what}, which neither the machine nor an instance "
-                f"has: remove it and install on {DISK}"
-            )  # fmt: skip
+                command.line,
+                f"{name} attaches {device}, which neither the machine nor an instance has: remove "
+                f"it and install on {DISK}",
+            )
 
 
 def _named_disks(kickstart: Kickstart) -> Iterator[tuple[int, str, str]]:
     """Line, command and name wherever a command names a disk."""
     for part in kickstart.data("partition", "partitions") or ():
         yield part.lineno, f"part {part.mountpoint} --ondisk", getattr(part, "disk", "")
+        there = getattr(part, "onPart", "")
+        if there and not there.startswith(("LABEL=", "UUID=")):
+            yield part.lineno, f"part {part.mountpoint} --onpart", _disk_of(there)
     single = (
         ("clearpart", "--drives", kickstart.data("clearpart", "drives")),
         ("ignoredisk", "--only-use", kickstart.data("ignoredisk", "onlyuse")),
@@ -161,8 +167,12 @@ def _disk_of(partition: str) -> str:
     return name if stem.startswith(("nvme", "mmcblk")) else stem
 
 
+def _taken(kickstart: Kickstart) -> list[tuple[int, str, str]]:
+    """Line, command and name of volumes that are to be used as they are found."""
+    return list(_present_volumes(kickstart))
+
+
 def _present_volumes(kickstart: Kickstart) -> Iterator[tuple[int, str, str]]:
-    """Volumes that are to be used as they are found."""
     for part in kickstart.data("partition", "partitions") or ():
         if getattr(part, "onPart", ""):
             yield part.lineno, f"part {part.mountpoint}", part.onPart
@@ -355,7 +365,11 @@ def _twice(kickstart: Kickstart, volumes: list[Volume]) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for name, line in names:
         if name in first:
-            yield Finding(line, f"{name} is given twice: keep one", other=first[name])
+            # anaconda lets the last of two mount points win, and base files rely on it.
+            overrides = name.startswith("/") and not kickstart.same_file(line, first[name])
+            yield Finding(
+                line, f"{name} is given twice: keep one", fatal=not overrides, other=first[name]
+            )
         first.setdefault(name, line)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,12 +55,13 @@ class Command:
 class Kickstart:
     """What was read. handler: pykickstart's, whose attributes depend on the release.
 
-    failed: names of commands with a complaint, and "" where reading ended early. dynamic: lines
-    of commands that a %pre writes during the install: what they say is not known.
+    files: the file of each line. failed: names of commands with a complaint, and "" where reading
+    ended early. dynamic: whether a %pre writes commands during the install, which nobody knows yet.
     """
 
     handler: Any
     lines: tuple[str, ...]
+    files: tuple[str, ...] = ()
     commands: list[Command] = field(default_factory=list)
     complaints: list[Finding] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
@@ -73,6 +74,10 @@ class Kickstart:
     def data(self, command: str, attribute: str) -> Any:
         """An attribute of a command's data; None where this release does not know it."""
         return getattr(getattr(self.handler, command, None), attribute, None)
+
+    def same_file(self, one: int, other: int) -> bool:
+        """Whether two lines stand in one file of the user's."""
+        return not self.files or self.files[one - 1] == self.files[other - 1]
 
     def scripts(self, *sections: str) -> list[tuple[int, str]]:
         """Number and text of every line of these sections' scripts."""
@@ -87,9 +92,12 @@ def release_fault(release: str) -> str:
     return f"pykickstart knows no release {release!r}{did_you_mean(release, known)}"
 
 
-def read(text: str, release: str) -> Kickstart:
-    """The kickstart as it is understood for a release that `release_fault` has nothing against."""
-    kickstart = Kickstart(makeVersion(release), tuple(text.splitlines()))
+def read(text: str, release: str, files: Iterable[str] = ()) -> Kickstart:
+    """The kickstart as it is understood for a release that `release_fault` has nothing against.
+
+    files: where each of its lines comes from; none where all come from one file.
+    """
+    kickstart = Kickstart(makeVersion(release), tuple(text.splitlines()), tuple(files))
     parser = _Parser(kickstart)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated is not wrong

@@ -33,7 +33,8 @@ class Question:
 def questions(text: str) -> list[Question]:
     """The answered questions in order; a line with fewer than three words has an empty kind.
 
-    A question is one line, `OWNER NAME TYPE [VALUE]`, continued after a backslash.
+    A question is one line, `OWNER NAME TYPE [VALUE]`, continued after a backslash. Lines are joined
+    as debconf-set-selections(1) does it: without the backslash, and with no space in its place.
     """
     found = []
     held: list[str] = []
@@ -42,11 +43,11 @@ def questions(text: str) -> list[Question]:
             continue
         held.append(line.removesuffix("\\"))
         if not line.endswith("\\"):
-            found.append(_question(" ".join(held), number - len(held) + 1, number))
+            found.append(_question("".join(held), number - len(held) + 1, number))
             held = []
     if held:
         last = len(text.splitlines())
-        found.append(_question(" ".join(held), last - len(held) + 1, last))
+        found.append(_question("".join(held), last - len(held) + 1, last))
     return found
 
 
