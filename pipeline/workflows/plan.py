@@ -22,6 +22,7 @@ from pipeline.core.secrets import Secrets
 from pipeline.core.text import human_bytes
 from pipeline.host import hypervisor
 from pipeline.host.context import Tools
+from pipeline.host.download import masked
 from pipeline.host.programs import Runner
 from pipeline.workflows.cache_keys import check_key, image_key
 
@@ -121,7 +122,7 @@ def _install(request: BuildRequest, acceleration: Acceleration, progress: Progre
         progress.warn(warning)
     tree = "make the stand-in install tree from this host's packages"
     if recipe.trees:
-        tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
+        tree = "use the first install tree that answers: " + ", ".join(map(masked, recipe.trees))
     size = f"a sparse disk of {recipe.disk_gib} GiB"
     installs = Step(
         f"install on {size} with {recipe.memory_mib} MiB of memory, at most"

@@ -55,12 +55,12 @@ class Template:
         other = f" (the other is {self.where(finding.other)})" if finding.other else ""
         return f"{place}{finding.text}{other}"
 
-    def marks(self) -> Iterator[tuple[str, str]]:
-        """Name and place of every mark, in order."""
+    def marks(self) -> Iterator[tuple[str, str, str]]:
+        """Name, place and text of every mark, in order."""
         for line in self.lines:
             for match in _MARK.finditer(line.text):
                 if not match[1]:
-                    yield match[3], line.where
+                    yield match[3], line.where, match[2]
 
     def fill(self, values: Mapping[str, str]) -> str:
         """The text with a value for each mark; escaped marks lose their backslash."""

@@ -125,13 +125,13 @@ def _without(secrets: Iterable[str], text: str) -> str:
 
 def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -> list[str]:
     """Marks without a value and values without a mark."""
-    places: dict[str, str] = {}
-    for name, where in template.marks():
-        places.setdefault(name, where)
+    places: dict[str, tuple[str, str]] = {}
+    for name, where, text in template.marks():
+        places.setdefault(name, (where, text))
     faults = [
-        f"{where}: the mark {{{{{name}}}}} has no value: the recipe declares no such variable"
-        f"{did_you_mean(name, known)}; for the braces themselves write \\{{{{{name}}}}}"
-        for name, where in sorted(places.items())
+        f"{where}: the mark {text} has no value: the recipe declares no such variable"
+        f"{did_you_mean(name, known)}; for the braces themselves write \\{text}"
+        for name, (where, text) in places.items()
         if name not in known and name not in recipe.variables
     ]
     faults += [

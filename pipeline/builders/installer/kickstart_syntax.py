@@ -84,6 +84,12 @@ class Kickstart:
         return list(script_lines(self.lines, sections))
 
 
+_HINTS = {
+    "expected for the rootpw": "; to lock root write rootpw --lock --iscrypted *",
+    "Btrfs file system": "; write ext4 or xfs",
+}
+
+
 def release_fault(release: str) -> str:
     """What is wrong with the name of a release, or "" if pykickstart knows it."""
     known = [name for name in versionMap if name != "DEVEL"]
@@ -134,8 +140,7 @@ class _Parser(KickstartParser):  # type: ignore[misc] # pykickstart ships no typ
             inside = self._state != STATE_COMMANDS
             self._kickstart.failed.add(self._state if inside else self._command)
             text = self.words_of(error)
-            if self._command == "rootpw" and "single argument" in text:
-                text += "; to lock root write: rootpw --lock --iscrypted *"
+            text += next((hint for words, hint in _HINTS.items() if words in text), "")
             self._kickstart.complaints.append(Finding(self.line_of(error), text))
 
     def _handleInclude(self, f: str) -> None:

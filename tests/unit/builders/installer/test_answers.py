@@ -10,38 +10,11 @@ from pipeline.builders.installer.answers import Answers, error_sections, render
 from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
 from pipeline.core.errors import InputError
-from pipeline.core.recipe import FromEnvironment, Recipe
+from pipeline.core.recipe import FromEnvironment
+from tests.fixtures.answer_files import END, HASH, NONCE, faults, recipe, rendered
 from tests.fixtures.goldens import check_golden
 
-NONCE = "n0nce" * 5
-HASH = "$6$salt$" + "a" * 86
 SHIPPED = load_recipes(settings.recipes_file())
-
-
-END = "part / --size=2000\npoweroff\n"  # the least that an image can be made of
-
-
-def recipe(tmp_path: Path, text: str, **fields: object) -> Recipe:
-    answers = tmp_path / "a.ks"
-    answers.write_text(text)
-    values: dict[str, object] = {
-        "name": "box",
-        "description": "d",
-        "answers": answers,
-        "release": "F15",
-        **fields,
-    }
-    return Recipe.model_validate(values)
-
-
-def rendered(tmp_path: Path, text: str, **fields: object) -> Answers:
-    return render(recipe(tmp_path, text, **fields), nonce=NONCE, overrides={})
-
-
-def faults(tmp_path: Path, text: str, **fields: object) -> str:
-    with pytest.raises(InputError) as caught:
-        rendered(tmp_path, text, **fields)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
