@@ -146,7 +146,7 @@ def identity(recipe: Recipe, answers: Answers, tree: Tree) -> dict[str, object]:
         "answers": answers.saved,
         "secrets": [
             hashlib.scrypt(word.encode(), salt=recipe.name.encode(), n=1 << 14, r=8, p=1).hex()
-            for word in (*answers.secrets, *answers.masked)
+            for word in (*answers.secrets, *filter(None, ["\n".join(answers.masked)]))
         ],
         "tree": tree.identity,
         "recipe": {name: getattr(recipe, name) for name in fields.split()},

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 
 from pipeline.builders.installer.answer_text import Finding
+from pipeline.builders.installer.kickstart_disks import DISK
 from pipeline.builders.installer.kickstart_secrets import clear_text
-from pipeline.builders.installer.kickstart_storage import DEPLOYMENTS, DISK, storage_findings
+from pipeline.builders.installer.kickstart_storage import DEPLOYMENTS, storage_findings
 from pipeline.builders.installer.kickstart_syntax import Kickstart
 from pipeline.core.recipe import Recipe
 

@@ -48,25 +48,26 @@ def clear_text(kickstart: Kickstart) -> Iterator[Finding]:
 
 def _accounts(kickstart: Kickstart) -> Iterator[Finding]:
     """rootpw, user and sshpw: a hash, a lock, or a value from the environment."""
-    entries = []
-    root = getattr(kickstart.handler, "rootpw", None)
-    for command in kickstart.named("rootpw")[-1:]:
-        if "rootpw" not in kickstart.failed and root is not None:
-            entries.append(("rootpw", command.line, root))
+    for command in kickstart.named("rootpw"):
+        words = [word for word in command.words[1:] if not word.startswith("--")]
+        if words or not kickstart.failed & {"rootpw"}:
+            yield from _account(
+                "rootpw",
+                command.line,
+                words[-1] if words else "",
+                crypted=command.has("--iscrypted"),
+                locked=command.has("--lock"),
+            )
     for kind, attribute in (("user", "userList"), ("sshpw", "sshUserList")):
         for user in kickstart.data(kind, attribute) or ():
-            name = getattr(user, "name", "") or getattr(user, "username", "")
-            entries.append((f"{kind} {name}", user.lineno, user))
-    for what, line, entry in entries:
-        if getattr(entry, "sshkey", False):
-            continue
-        yield from _account(
-            what,
-            line,
-            entry.password or "",
-            crypted=bool(getattr(entry, "isCrypted", False)),
-            locked=bool(getattr(entry, "lock", False)),
-        )
+            if not getattr(user, "sshkey", False):
+                yield from _account(
+                    f"{kind} {getattr(user, 'name', '') or getattr(user, 'username', '')}",
+                    user.lineno,
+                    user.password or "",
+                    crypted=bool(getattr(user, "isCrypted", False)),
+                    locked=bool(getattr(user, "lock", False)),
+                )
 
 
 def _account(
@@ -92,7 +93,7 @@ def _account(
 
 def _options(command: Command) -> Iterator[Finding]:
     """Options that carry a secret, also where only the beginning of their name is written."""
-    crypted = any(name == "--iscrypted" for name, _ in command.options())
+    crypted = command.has("--iscrypted")
     for name, value in command.options():
         full = next((known for known in _NAMES if len(name) >= 5 and known.startswith(name)), "")
         if not full or not is_clear(value) or value.startswith("--"):
@@ -101,7 +102,7 @@ def _options(command: Command) -> Iterator[Finding]:
         if hashed and (is_hash(value) or _LOADER_HASH.fullmatch(value)):
             continue
         if hashed:
-            how = "and it is no hash; write what `grub2-mkpasswd-pbkdf2` prints"
+            how = "it is no hash; write --iscrypted and what `grub2-mkpasswd-pbkdf2` prints"
         elif command.name == "bootloader":
             how = "a password in clear text; give its hash with --iscrypted"
         else:

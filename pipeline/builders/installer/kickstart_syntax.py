@@ -50,6 +50,10 @@ class Command:
                 found.append((name, value))
         return found
 
+    def has(self, option: str) -> bool:
+        """Whether the option is there, also where only the beginning of its name is written."""
+        return any(len(name) >= 4 and option.startswith(name) for name, _ in self.options())
+
 
 @dataclass
 class Kickstart:

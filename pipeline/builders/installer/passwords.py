@@ -20,8 +20,10 @@ _HASH = re.compile(
 )
 _LOCK = re.compile(r"[!*][^\s:]*|[A-Za-z][A-Za-z_.-]*")
 _URL = re.compile(r"(?<=://)[^/@\s:'\"]*:([^/@\s'\"]+)@")
+_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)")
 _IN_SCRIPTS = (
     _URL,
+    _KEY,
     re.compile(
         r"\b(?:curl|wget)\b.*?\s(?:-u|--user|--proxy-user)[= ]?['\"]?[^\s:'\"]+:([^\s'\"]+)"
     ),
@@ -101,8 +103,11 @@ def _clear_spans(
 ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Lines by number from 1, each with spans that do not overlap."""
     scripts = dict(script_lines(lines, SCRIPTS)) if dialect == "kickstart" else None
+    key = ends = False
     for number, line in enumerate(lines, 1):
-        spans = set(in_url(line))
+        key = bool(_KEY.search(line)) or (key and not ends)
+        ends = "-----END" in line
+        spans = {(0, len(line))} if key and line else set(in_url(line))
         if scripts is None or number in scripts:
             spans |= set(in_script(line))
         apart: list[tuple[int, int]] = []

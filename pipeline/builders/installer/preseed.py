@@ -71,6 +71,8 @@ def add_markers(text: str, nonce: str) -> str:
         number for q in questions(text) if q.name in own for number in range(q.first, q.last + 1)
     }
     lines = [line for number, line in enumerate(text.splitlines(), 1) if number not in dropped]
+    if lines and lines[-1].endswith("\\"):
+        lines.append("")  # or it would go on with ours
     early = say(STARTED, nonce)
     if own.get(EARLY):
         early += f"; {own[EARLY]}"

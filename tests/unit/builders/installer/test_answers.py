@@ -259,3 +259,24 @@ def test_questions_cover_lines_in_order(text: str) -> None:
 def test_any_printable_value_arrives_unchanged(value: str) -> None:
     filled = fill("x {{a}} y", {"a": value})
     assert filled == f"x {value} y"
+
+
+@pytest.mark.parametrize("text", ["{{ instance_id }}", "{{end}}", "{{boot_mib}}", "{{ tree }}"])
+def test_braces_can_be_written(text: str, tmp_path: Path) -> None:
+    script = f"{END}%post\necho '\\{text}'\n%end\n"
+    assert f"echo '{text}'\n" in rendered(tmp_path, script).text
+    said = faults(tmp_path, script.replace("\\", "").replace("tree", "three"))
+    assert "a.ks line 4: the mark {{" in said
+    assert f"for the braces themselves write \\{text.replace('tree', 'three')}" in said
+
+
+@pytest.mark.parametrize("text", ["{{ .Name }}", "{{- end }}", "${{x}", "{ {x} }", "\\{{2}}"])
+def test_other_braces_are_left_alone(text: str, tmp_path: Path) -> None:
+    assert f"echo '{text}'\n" in rendered(tmp_path, f"{END}%post\necho '{text}'\n%end\n").text
+
+
+def test_a_mistyped_mark_in_a_script_is_told(tmp_path: Path) -> None:
+    text = f"timezone {{{{zone}}}}\n{END}%post\necho {{{{zome}}}}\n%end\n"
+    said = faults(tmp_path, text, variables={"zone": "Etc/UTC"})
+    assert "a.ks line 5: the mark {{zome}} has no value" in said
+    assert "did you mean zone?" in said
