@@ -6,14 +6,11 @@ Reference".
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 
 from pipeline.builders.installer.answer_text import Finding
+from pipeline.builders.installer.install_target import DISK, is_machines_disk
 from pipeline.builders.installer.kickstart_syntax import Kickstart
-
-DISK = "vda"
-"""The name of the machine's only disk."""
 
 _ABSENT = {
     "iscsi": "an iSCSI target",
@@ -21,12 +18,6 @@ _ABSENT = {
     "zfcp": "a Fibre Channel disk of a mainframe",
     "nvdimm": "a persistent memory module",
 }
-
-
-def is_machines_disk(name: str) -> bool:
-    """Whether a disk's name, or a pattern of names, means the machine's disk."""
-    name = name.removeprefix("/dev/")
-    return name.startswith("disk/by-path/") or fnmatch.fnmatchcase(DISK, name)
 
 
 def other_disks(kickstart: Kickstart) -> Iterator[Finding]:

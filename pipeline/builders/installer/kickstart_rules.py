@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.installer.kickstart_disks import DISK
+from pipeline.builders.installer.install_target import DISK
 from pipeline.builders.installer.kickstart_secrets import clear_text
 from pipeline.builders.installer.kickstart_storage import DEPLOYMENTS, storage_findings
 from pipeline.builders.installer.kickstart_syntax import Kickstart

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.installer.kickstart_disks import DISK, other_disks, taken
+from pipeline.builders.installer.install_target import DISK, is_essential
+from pipeline.builders.installer.kickstart_disks import other_disks, taken
 from pipeline.builders.installer.kickstart_syntax import STORAGE, Command, Kickstart
 
 _ROOTS = ("ext2", "ext3", "ext4", "xfs")
@@ -21,8 +22,6 @@ DEPLOYMENTS = {
     "bootc": "a bootable container",
 }
 """Commands that install something else than packages into a plain tree."""
-_ESSENTIAL_VAR = ("/var", "/var/lib", "/var/lib/rpm", "/var/lib/dpkg", "/var/lib/apt")
-_SPARE_USR = ("/usr/local", "/usr/src", "/usr/games", "/usr/share/doc")
 _REPLACED = ("/", "/boot", "/boot/efi", "/efi", "/tmp", "/var/tmp")  # noqa: S108 # the guest's
 _WRITE_ROOT = "logvol / --vgname=... --name=lv_root --fstype=ext4 --size=... (or part / ...)"
 
@@ -73,15 +72,6 @@ def storage_findings(kickstart: Kickstart, disk_gib: int, release: str) -> Itera
             "clearpart --all --initlabel",
             fatal=False,
         )
-
-
-def is_essential(point: str) -> bool:
-    """Whether a system does not run without the content of this directory."""
-    if point in ("/bin", "/sbin", *_ESSENTIAL_VAR):
-        return True
-    if f"{point}/".startswith(tuple(f"{spare}/" for spare in _SPARE_USR)):
-        return False
-    return f"{point}/".startswith(("/usr/", "/lib/", "/lib64/", "/etc/"))
 
 
 def _deployments(kickstart: Kickstart) -> Iterator[Finding]:

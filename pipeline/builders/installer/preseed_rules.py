@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.installer.kickstart_disks import DISK, is_machines_disk
-from pipeline.builders.installer.kickstart_storage import is_essential
+from pipeline.builders.installer.install_target import DISK, is_essential, is_machines_disk
 from pipeline.builders.installer.passwords import (
     REMEDY,
     in_script,
