@@ -16,12 +16,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.builders.installer import preseed
 from pipeline.builders.installer.answer_text import Dialect, Finding, Template, load
-from pipeline.builders.installer.passwords import PLACEHOLDER, clear_words, hide_clear_text
+from pipeline.builders.installer.passwords import (
+    PLACEHOLDER,
+    clear_words,
+    hide_clear_text,
+    in_url,
+    placeholder,
+)
 from pipeline.builders.installer.preseed import DONE, FAILED, STARTED
 from pipeline.builders.installer.preseed_rules import preseed_findings
 from pipeline.core.errors import InputError
@@ -87,10 +93,7 @@ def render(
     faults += _mark_faults(recipe, template, known)
     if faults:
         raise _refused(recipe, faults)
-    plain = template.fill(known)
-    probe = template.fill(known | {name: PLACEHOLDER for name in known if known[name] in secrets})
-    files = [line.file for line in template.lines]
-    found = list(_findings(recipe, dialect, plain, probe, files))
+    found = list(_findings(recipe, template, known, secrets))
     faults = [template.told(each) for each in found if each.fatal]
     if faults:
         raise _refused(recipe, faults, secrets)
@@ -104,13 +107,13 @@ def render(
     return Answers(
         file_name="ks.cfg" if dialect == "kickstart" else "preseed.cfg",
         dialect=dialect,
-        text=marked(plain, nonce),
+        text=marked(template.fill(known), nonce),
         saved=marked(
             _without(secrets, hide_clear_text(template.fill(hidden), dialect, HIDDEN)), HIDDEN
         ),
         nonce=nonce,
         secrets=tuple(sorted(secrets)),
-        masked=clear_words(probe, dialect),
+        masked=clear_words(template.fill(_placeholders(known, secrets)), dialect),
         warnings=tuple(template.told(each) for each in found if not each.fatal),
     )
 
@@ -148,24 +151,37 @@ def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -
     return faults
 
 
-def _findings(
-    recipe: Recipe, dialect: Dialect, plain: str, probe: str, files: Sequence[str]
-) -> Iterator[Finding]:
-    """What is wrong. plain: the whole text; probe: the same with placeholders for secrets.
+def _placeholders(known: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
+    """The values with placeholders for those that are secret; in a URL for its password alone."""
+    values = dict(known)
+    for name, value in known.items():
+        if value in secrets and name in BUILTINS:
+            for begin, end in reversed(list(in_url(value))):
+                values[name] = value[:begin] + PLACEHOLDER + value[end:]
+        elif value in secrets:
+            values[name] = placeholder(name)
+    return values
 
-    files: where each line comes from.
-    """
-    if dialect == "preseed":
+
+def _findings(
+    recipe: Recipe, template: Template, known: Mapping[str, str], secrets: Collection[str]
+) -> Iterator[Finding]:
+    """What is wrong with the text; all but its syntax is judged with placeholders for secrets."""
+    probe = template.fill(_placeholders(known, secrets))
+    if recipe.installer == "debian-installer":
         yield from preseed_findings(probe)
         return
-    from pipeline.builders.installer import kickstart_rules, kickstart_syntax
+    from pipeline.builders.installer import kickstart_rules, kickstart_secrets, kickstart_syntax
 
     fault = kickstart_syntax.release_fault(recipe.release)
     if fault:
         yield Finding(0, fault)
         return
-    yield from kickstart_syntax.read(plain, recipe.release).complaints
-    yield from kickstart_rules.findings(kickstart_syntax.read(probe, recipe.release, files), recipe)
+    real = kickstart_syntax.read(template.fill(known), recipe.release)
+    judged = kickstart_syntax.read(probe, recipe.release, [line.file for line in template.lines])
+    yield from real.complaints
+    yield from kickstart_secrets.cut_values(real, judged, known)
+    yield from kickstart_rules.findings(judged, recipe)
 
 
 def _refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ()) -> InputError:

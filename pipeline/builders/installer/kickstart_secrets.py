@@ -6,11 +6,12 @@ Source: pykickstart 3, "Kickstart Syntax Reference", for the options that carry 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pipeline.builders.installer.answer_text import SCRIPTS, Finding
 from pipeline.builders.installer.kickstart_syntax import Command, Kickstart
 from pipeline.builders.installer.passwords import (
+    PLACEHOLDER,
     REMEDY,
     in_script,
     in_url,
@@ -24,6 +25,7 @@ _NAMES = (
     *("--password", "--passphrase", "--hw-passphrase", "--reverse-password"),
     *("--one-time-password", "--md5pass", "--wepkey", "--wpakey", "--activation-key"),
 )
+_VALUE = re.compile(PLACEHOLDER + r"-(\w+)-")
 _BARE_PROXY = re.compile(r"^[^/@\s:]+:([^/@\s]+)@")
 _MOUNT_OPTION = re.compile(r"(?:^|[,;\s])(?:password|passwd|pass)=([^,;\s]+)")
 _JOIN = re.compile(r"%(.+)")
@@ -43,6 +45,25 @@ def clear_text(kickstart: Kickstart) -> Iterator[Finding]:
                 "the script seems to have a password in clear text; it is hidden in the text that "
                 f"is kept with the build, and stays in the image if the script leaves it: {REMEDY}",
                 fatal=False,
+            )
+
+
+def cut_values(real: Kickstart, judged: Kickstart, values: Mapping[str, str]) -> Iterator[Finding]:
+    """Values from the environment that a command takes apart: "#", blanks, quotation marks.
+
+    real: with the values; judged: with a placeholder for each.
+    """
+    taken = {command.line: command.words for command in real.commands}
+    for command in judged.commands:
+        if not any(_VALUE.search(word) for word in command.words):
+            continue
+        whole = tuple(_VALUE.sub(lambda m: values[m[1]], word) for word in command.words)
+        if taken.get(command.line, whole) != whole:
+            yield Finding(
+                command.line,
+                f"{command.name}: a value from the environment would not arrive whole, for #, "
+                "blanks, quotation marks and backslashes mean something there; write the mark "
+                "between quotation marks, or choose another value",
             )
 
 

@@ -276,10 +276,15 @@ def _unknown_names(kickstart: Kickstart, volumes: list[Volume]) -> Iterator[Find
 
 
 def _room(volumes: list[Volume], disk_gib: int) -> Iterator[Finding]:
-    wanted = sum(volume.mib for volume in volumes if volume.words.startswith("part "))
+    parts = [volume for volume in volumes if volume.words.startswith("part ")]
+    groups = sum(volume.mib for volume in parts if volume.point.startswith("pv."))
+    logical = sum(volume.mib for volume in volumes if volume.words.startswith("logvol "))
+    plain = sum(volume.mib for volume in parts if not volume.point.startswith("pv."))
+    wanted = plain + max(groups, logical)
     if wanted > disk_gib << 10:
         yield Finding(
-            0, f"the partitions need {wanted} MiB and the machine's disk has {disk_gib << 10}: "
-            "give smaller sizes, or the recipe a larger disk_gib",
+            0,
+            f"the volumes need {wanted} MiB and the machine's disk has {disk_gib << 10}: give "
+            "smaller sizes, or the recipe a larger disk_gib",
             fatal=False,
-        )  # fmt: skip
+        )

@@ -40,6 +40,11 @@ REMEDY = 'name a variable in the recipe, NAME = { environment = "NAME" }, and wr
 """What to do about a secret in clear text."""
 
 
+def placeholder(name: str) -> str:
+    """The placeholder for the value of one variable."""
+    return f"{PLACEHOLDER}-{name}-"
+
+
 def is_hash(entry: str) -> bool:
     """Whether it has the form of a hash as crypt(5) writes it."""
     return _HASH.fullmatch(entry) is not None

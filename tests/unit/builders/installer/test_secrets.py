@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.builders.installer.answers import Answers, render
 from pipeline.builders.installer.passwords import is_hash, is_hash_or_lock
+from pipeline.core.errors import InputError
 from pipeline.core.recipe import FromEnvironment
 from tests.fixtures.answer_files import HASH, NONCE, faults, recipe, rendered
 
@@ -155,6 +156,20 @@ def test_a_secret_written_out_beside_its_variable(tmp_path: Path) -> None:
     assert "s3cret-word" not in str(caught.value)
     text = f"vnc --password={{{{pw}}}}\n{BASE}%post\necho s3cret-word\n%end\n"
     assert "s3cret-word" not in secret(tmp_path, text, release="RHEL9").saved
+
+
+@pytest.mark.parametrize("value", ["pass#word", "pass word", "pass\\word", "pa'ss'word", 'pass"'])
+def test_values_that_would_not_arrive_whole(value: str, tmp_path: Path) -> None:
+    text = "rootpw --plaintext {{pw}}\n" + BASE
+    box = recipe(
+        tmp_path, text, release="RHEL9", variables={"pw": FromEnvironment(environment="PW")}
+    )
+    with pytest.raises(InputError, match=r"a\.ks line 1: ") as caught:
+        render(box, nonce=NONCE, overrides={}, environment={"PW": value})
+    assert value not in str(caught.value)
+    if "'" not in value:
+        box.answers.write_text(text.replace("{{pw}}", "'{{pw}}'"))
+        assert value in render(box, nonce=NONCE, overrides={}, environment={"PW": value}).text
 
 
 def test_a_plain_variable_is_no_secret(tmp_path: Path) -> None:
