@@ -42,7 +42,16 @@ _OWN_VAR = ("multi", "server", "small_var")
 def preseed_findings(text: str) -> Iterator[Finding]:
     """Everything wrong with a preseed, with placeholders for values from the environment."""
     answers: dict[str, Question] = {}
+    lines = text.splitlines()
     for question in questions(text):
+        for number in range(question.first + 1, question.last + 1):
+            if lines[number - 1].lstrip().startswith("#"):
+                yield Finding(
+                    number,
+                    f"this line is no comment but part of the answer to {question.name}, and a "
+                    "shell takes all behind it for a comment: put it before the answer",
+                    fatal=False,
+                )
         if question.name in answers and question.name in _COMMANDS:
             yield Finding(
                 answers[question.name].first, f"{question.name} is given twice, and only the last "

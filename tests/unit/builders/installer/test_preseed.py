@@ -172,3 +172,10 @@ def test_a_last_line_that_goes_on_takes_nothing_of_ours(tmp_path: Path) -> None:
     found = {question.name: question.value for question in preseed.questions(text)}
     assert found["pkgsel/include"] == "one"
     assert preseed.STARTED in found["preseed/early_command"]
+
+
+def test_a_comment_inside_an_answer_is_warned_of(tmp_path: Path) -> None:
+    text = "# whole\nd-i preseed/late_command string echo one; \\\n# why \\\n  echo two\n"
+    (warning,) = rendered(tmp_path, text + LAYOUT + POWER).warnings
+    assert warning.startswith("a.ks line 3: this line is no comment")
+    assert run(tmp_path, " echo one; \\\n# why \\\n  echo two")[1] == "one\n"
