@@ -55,7 +55,8 @@ def _source(kickstart: Kickstart, recipe: Recipe) -> Iterator[Finding]:
     """Where the packages come from. The stand-in has them in its initrd."""
     if recipe.installer != "anaconda" or "" in kickstart.failed:
         return
-    if recipe.tree_argument or _SOURCE_ARGUMENTS.search(recipe.installer_arguments):
+    url = any("://" in tree for tree in recipe.trees)
+    if (recipe.tree_argument and url) or _SOURCE_ARGUMENTS.search(recipe.installer_arguments):
         return
     write = "write url --url={{tree}}{{proxy_option}}"
     for name, why in _NO_SUCH_SOURCE.items():

@@ -59,6 +59,7 @@ def storage_findings(kickstart: Kickstart, disk_gib: int, release: str) -> Itera
         *_more(kickstart),
     ]
     yield from _root(kickstart, volumes, release)
+    yield from _passphrases(kickstart)
     yield from _of_their_own(volumes)
     yield from _twice(kickstart, volumes)
     yield from _unknown_names(kickstart, volumes)
@@ -233,6 +234,20 @@ def _of_their_own(volumes: list[Volume]) -> Iterator[Finding]:
             f"{what}: leave the line out, which puts it on the root",
             fatal=essential,
         )
+
+
+def _passphrases(kickstart: Kickstart) -> Iterator[Finding]:
+    """Volumes beside the root that the installer would ask a passphrase for."""
+    lists = (("partition", "partitions"), ("logvol", "lvList"), ("raid", "raidList"))
+    for command, attribute in lists:
+        for volume in kickstart.data(command, attribute) or ():
+            encrypted = getattr(volume, "encrypted", False) and not volume.passphrase
+            if encrypted and volume.mountpoint not in ("/", "/boot"):
+                yield Finding(
+                    volume.lineno,
+                    f"{volume.mountpoint} is encrypted and has no passphrase, so the installer "
+                    "would ask for it: remove --encrypted, or give --passphrase",
+                )
 
 
 def _tidy(point: str) -> str:

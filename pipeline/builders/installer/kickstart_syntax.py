@@ -91,6 +91,7 @@ class Kickstart:
 _HINTS = {
     "expected for the rootpw": "; to lock root write rootpw --lock --iscrypted *",
     "Btrfs file system": "; write ext4 or xfs",
+    "unrecognized arguments: yes": "; write zerombr alone, if it is that",
 }
 
 

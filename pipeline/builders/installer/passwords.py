@@ -18,7 +18,7 @@ _HASH = re.compile(
     r"|_[./0-9A-Za-z]{19}"  # extended DES
     r"|[./0-9A-Za-z]{13}"  # DES
 )
-_LOCK = re.compile(r"[!*][^\s:]*|[A-Za-z][A-Za-z_.-]*")
+_LOCK = re.compile(r"[!*][^\s:]*|[A-Za-z][A-Za-z!*_.-]*")
 _URL = re.compile(r"(?<=://)[^/@\s:'\"]*:([^/@\s'\"]+)@")
 _KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)")
 _IN_SCRIPTS = (

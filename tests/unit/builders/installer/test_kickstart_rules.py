@@ -59,6 +59,7 @@ def test_without_an_install_source(source: str, tmp_path: Path) -> None:
         ("nfs --server=filer --dir=/os\n", {}),
         ("liveimg --url=http://mirror/live.img\n", {}),
         ("", {"tree_argument": "inst.repo"}),
+        ("", {"tree_argument": "inst.repo", "trees": ("/srv/tree", "http://mirror/os")}),
         ("", {"installer_arguments": "inst.text inst.repo=http://mirror/os"}),
         ("cdrom\n", {"installer": "stand-in"}),
     ],
@@ -67,7 +68,14 @@ def test_with_an_install_source(source: str, fields: dict[str, object], tmp_path
     assert rendered(tmp_path, source + ROOT + REST, **(TREES | fields)).warnings == ()
 
 
+def test_a_volume_whose_passphrase_would_be_asked_for(tmp_path: Path) -> None:
+    said = refused(tmp_path, ROOT + "part /home --size=9 --encrypted\n")
+    assert "a.ks line 5: /home is encrypted and has no passphrase" in said
+
+
 def test_a_tree_of_this_host_reaches_no_installer(tmp_path: Path) -> None:
+    named: dict[str, object] = {"tree_argument": "inst.repo", "trees": ("/srv/tree",)}
+    assert "install source" in faults(tmp_path, ROOT + REST, **(TREES | named))
     said = faults(tmp_path, URL + ROOT + REST, release="RHEL9", trees=("/srv/tree",))
     assert "/srv/tree, a directory of this host" in said
 
@@ -149,7 +157,8 @@ BTRFS = "part btrfs.1 --size=1\nbtrfs {} --label=all btrfs.1\n"
     ],
 )
 def test_roots_that_no_image_can_be_made_of(layout: str, said: str, tmp_path: Path) -> None:
-    assert said in refused(tmp_path, "zerombr\n" + layout, release="F32")
+    whole = faults(tmp_path, f"{URL}zerombr\n{layout}{REST}", **(TREES | {"release": "F32"}))
+    assert said in whole
 
 
 @pytest.mark.parametrize(
