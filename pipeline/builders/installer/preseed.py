@@ -74,10 +74,10 @@ def add_markers(text: str, nonce: str) -> str:
     if lines and lines[-1].endswith("\\"):
         lines.append("")  # or it would go on with ours
     early = say(STARTED, nonce)
+    # The installer runs them by `sh -c`. So do we: a comment at its end, or a parenthesis left
+    # open, then stays its own.
     if own.get(EARLY):
-        early += f"; {own[EARLY]}"
-    # The installer runs it by `sh -c`. So do we: a comment at its end, or a parenthesis left open,
-    # then stays its own.
+        early += f"; sh -c {shlex.quote(own[EARLY])}"
     theirs = f"sh -c {shlex.quote(own[LATE])} && " if own.get(LATE) else ""
     late = (
         f"{theirs}sync && {say(DONE, nonce)} || {{ {say(FAILED, nonce)}; "

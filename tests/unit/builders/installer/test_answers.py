@@ -217,7 +217,7 @@ def test_preseed_markers_surround_its_own_commands(tmp_path: Path) -> None:
     )
     found = {q.name: q.value for q in preseed.questions(preseeded(tmp_path, text).text)}
     assert found["preseed/early_command"] == (
-        f"{{ echo; echo '{preseed.STARTED} {NONCE}'; }} >/dev/ttyS0; echo early"
+        f"{{ echo; echo '{preseed.STARTED} {NONCE}'; }} >/dev/ttyS0; sh -c 'echo early'"
     )
     late = found["preseed/late_command"]
     assert late.startswith("sh -c 'in-target one; ")

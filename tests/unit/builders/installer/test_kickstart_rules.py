@@ -344,6 +344,12 @@ def test_a_quotation_mark_left_open_has_its_line(tmp_path: Path) -> None:
     assert "a.ks line 2: No closing quotation" in faults(tmp_path, f"{URL}lang 'x\n{ROOT}", **TREES)
 
 
+def test_a_key_that_is_broken_by_a_line_end(tmp_path: Path) -> None:
+    text = f'{URL}{ROOT}sshkey --username=root "ssh-ed25519 AAAA\nBBBB me"\n{REST}'
+    said = faults(tmp_path, text, **TREES)
+    assert "a.ks line 5: " in said
+
+
 def test_a_fault_does_not_bring_others_in_its_train(tmp_path: Path) -> None:
     said = refused(tmp_path, "zerombr\npart / --size=2000 --bogus\n")
     assert "--bogus" in said

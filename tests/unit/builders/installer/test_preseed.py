@@ -82,6 +82,12 @@ def test_early_commands(value: str, out: str, tmp_path: Path) -> None:
     )
 
 
+def test_an_early_command_that_cannot_be_parsed_hides_no_start(tmp_path: Path) -> None:
+    status, _, serial = run(tmp_path, " echo (", "preseed/early_command")
+    assert status != 0
+    assert preseed.STARTED in serial
+
+
 def test_a_late_command_that_is_given_twice_is_warned_of(tmp_path: Path) -> None:
     line = "d-i preseed/late_command string true\n"
     (warning,) = rendered(tmp_path, line + line + LAYOUT + POWER).warnings
