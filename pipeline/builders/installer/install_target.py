@@ -11,8 +11,8 @@ import fnmatch
 DISK = "vda"
 """The name of the machine's only disk."""
 
-_ESSENTIAL_VAR = ("/var", "/var/lib", "/var/lib/rpm", "/var/lib/dpkg", "/var/lib/apt")
-_SPARE_USR = ("/usr/local", "/usr/src", "/usr/games", "/usr/share/doc")
+_ESSENTIAL_VAR = ("/var", "/var/lib", "/var/db", "/var/lib/rpm", "/var/lib/dpkg")
+_SPARE_USR = ("/usr/local", "/usr/src", "/usr/games", "/usr/share/doc", "/usr/lib/debug")
 
 
 def is_machines_disk(name: str) -> bool:

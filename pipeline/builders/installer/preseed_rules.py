@@ -142,6 +142,13 @@ def _partitions(answers: Mapping[str, Question]) -> Iterator[Finding]:
             method.first, f"partman-auto/method {method.value}: the root is {what}, and no image "
             f"can be made of that; {_WRITE_LVM}"
         )  # fmt: skip
+    guided = answers.get("partman-auto/init_automatically_partition")
+    if guided and "crypt" in guided.value.lower():
+        yield Finding(
+            guided.first,
+            f"partman-auto/init_automatically_partition {guided.value}: the root is encrypted, and "
+            f"no image can be made of that; {_WRITE_LVM}",
+        )
     recipe = answers.get("partman-auto/expert_recipe")
     chosen = answers.get("partman-auto/choose_recipe")
     if recipe and recipe.value:

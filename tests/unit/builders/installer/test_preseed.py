@@ -122,6 +122,11 @@ def test_the_machines_own_disk(value: str, tmp_path: Path) -> None:
     [
         ("d-i partman-auto/method string crypto", "encrypted"),
         ("d-i partman-auto/method string raid", "RAID"),
+        (
+            "d-i partman-auto/init_automatically_partition select "
+            "Guided - use entire disk and set up encrypted LVM",
+            "encrypted",
+        ),
         ("d-i partman-auto/choose_recipe select multi", "/var on a volume of its own"),
         ("d-i partman/default_filesystem string btrfs", "the root is btrfs"),
         ("d-i base-installer/kernel/image string none", "installs no kernel"),
