@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.installer.install_target import DISK, is_essential
+from pipeline.builders.installer.install_target import DISK
 from pipeline.builders.installer.kickstart_disks import other_disks, taken
 from pipeline.builders.installer.kickstart_syntax import STORAGE, Command, Kickstart
+from pipeline.core.system_places import is_essential
 
 _ROOTS = ("ext2", "ext3", "ext4", "xfs")
 DEPLOYMENTS = {

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.installer.install_target import DISK, is_essential, is_machines_disk
+from pipeline.builders.installer.install_target import DISK, is_machines_disk
 from pipeline.builders.installer.passwords import (
     REMEDY,
     in_script,
@@ -20,6 +20,7 @@ from pipeline.builders.installer.passwords import (
     is_hash_or_lock,
 )
 from pipeline.builders.installer.preseed import EARLY, LATE, Question, questions
+from pipeline.core.system_places import is_essential
 from pipeline.core.text import did_you_mean
 
 _TYPES = ("string", "boolean", "select", "multiselect", "password", "note", "text", "seen")

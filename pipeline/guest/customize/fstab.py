@@ -12,25 +12,13 @@ from functools import cache
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import GuestError
 from pipeline.core.fstab import Entry, Rests, around, normal, parse
+from pipeline.core.system_places import TOP, is_essential
 from pipeline.guest.access.paths import below
 
 _REMOVABLE = frozenset({"iso9660", "udf"})
 _REPLACED = ("/", "/boot", "/boot/efi", "/efi")
 _SCRATCH = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 # the guest's
 """Where nothing of worth is lost: a directory of the root does as well for what rests on it."""
-_SYSTEM = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/libx32", "/lib64")
-"""With all below them: programs, libraries, settings."""
-_BESIDE = (
-    *("/usr/local", "/usr/src", "/usr/tmp", "/usr/home", "/usr/games", "/usr/portage", "/usr/obj"),
-    *("/usr/lib/debug", "/usr/share/doc"),
-)
-"""Below those, and yet a system runs and updates itself without."""
-_DATABASES = (
-    *("/var/lib/dpkg", "/var/lib/rpm", "/var/lib/pacman", "/var/lib/apk", "/var/lib/zypp"),
-    *("/var/lib/dnf", "/var/lib/yum", "/var/lib/alternatives", "/var/lib/selinux"),
-    *("/var/lib/portage", "/var/lib/pkgtools", "/var/db/pkg", "/var/db/xbps"),
-)
-"""What package managers know of the system, with all below."""
 _PATTERN = re.compile(r"[*?[]")  # unions take their directories by patterns, too
 _MOST = 2000  # mounts of one machine
 _ON_A_VOLUME = "is on a volume of its own"
@@ -85,15 +73,6 @@ def root_fstab(
         judge.lost,
         frozenset(judge.gone),
     )
-
-
-def is_essential(place: str) -> bool:
-    """Whether no system runs, or none can update itself, without what is at `place`."""
-    if place in ("/var", "/var/lib", "/var/db"):
-        return True
-    if any(below(place, beside) for beside in _BESIDE):
-        return False
-    return any(below(place, top) for top in (*_SYSTEM, *_DATABASES))
 
 
 class _Judge:
@@ -211,4 +190,4 @@ def _stays(entry: Entry) -> bool:
 
 
 def _is_top(place: str) -> bool:
-    return place in (*_SYSTEM, "/var")
+    return place in (*TOP, "/var")

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.core.errors import GuestError
 from pipeline.core.fstab import Entry, Rests, normal, parse
+from pipeline.core.system_places import is_essential
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import MAX_LINKS, base, below, join, shown
 from pipeline.guest.access.protocol import Guest
-from pipeline.guest.customize.fstab import Fstab, is_essential, root_fstab
+from pipeline.guest.customize.fstab import Fstab, root_fstab
 from pipeline.guest.customize.mount_units import (
     MountUnit,
     read_units,
