@@ -68,7 +68,8 @@ def customize(
     editor = Editor(guest)
     _read_policy(editor)
     fstab = flatten_mounts(editor, by_type or {})
-    install_key_script(editor, templates, user)
+    rc_local = install_key_script(editor, templates, user)
+    written = {"/etc/fstab": fstab.text, rc_local: editor.text(rc_local)}
     _check_user(editor, user)
     fresh_host_keys(editor, templates)
     remove_host_name(editor)
@@ -81,13 +82,14 @@ def customize(
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
     # Last: a link between two of these files undoes one by the other.
-    if editor.text("/etc/fstab") != fstab.text:
-        raise GuestError(
-            "rewrite the guest's",
-            "/etc/fstab",
-            why="another configuration file of the guest leads to the same file",
-            next_step="Make /etc/fstab a file of its own in the kickstart's %post",
-        )
+    for path, text in written.items():
+        if editor.text(path) != text:
+            raise GuestError(
+                "rewrite the guest's",
+                path,
+                why="another configuration file of the guest leads to the same file",
+                next_step=f"Make {path} a file of its own in the kickstart's %post",
+            )
     tools.progress.say(
         f"{len(editor.edits)} changes and {len(editor.removed)} removals in the root file system"
     )

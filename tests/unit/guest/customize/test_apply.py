@@ -377,6 +377,7 @@ _EVERY_PATH = sorted({*FEDORA_15, *DEBIAN_12, "/etc", "/root/.ssh", "/etc/rc.loc
 
 @settings(max_examples=60, deadline=None)
 @example(FEDORA_15, dict.fromkeys(("/etc/fstab", "/etc/hostname"), _TO_HOSTS))
+@example(FEDORA_15, dict.fromkeys(("/etc/rc.local", "/etc/resolv.conf"), _TO_HOSTS))
 @given(
     st.sampled_from([FEDORA_15, DEBIAN_12]),
     st.dictionaries(st.sampled_from(_EVERY_PATH), st.sampled_from(_ODD), max_size=4),
