@@ -10,8 +10,8 @@ from typing import Literal
 
 from pipeline import history
 from pipeline.clouds.identity import content_key
-from pipeline.clouds.protocol import Cloud
-from pipeline.errors import BusyError, CloudError, InputError
+from pipeline.clouds.protocol import Cloud, InUseError
+from pipeline.errors import CloudError, InputError, PipelineError
 from pipeline.housekeeping import boot_check, build_directories, taken
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import ImageFile, ImageSet, Registration, Role
@@ -226,7 +226,9 @@ def delete(
                 open_cloud(leftover.registration.cloud).withdraw(leftover.registration)
                 if directory in build_directories(builds):
                     remove_from_record(directory / REGISTRATIONS, leftover.registration)
-        except (BusyError, CloudError, OSError) as error:
+        except InUseError as error:
+            progress.warn(str(error))
+        except (PipelineError, OSError) as error:
             failures.append(str(error))
         else:
             progress.say(f"deleted {leftover.what}")
@@ -252,6 +254,6 @@ def lines(answer: Answer) -> list[str]:
     text.append(f"together {human_bytes(sum(one.bytes for one in answer.found))} on this host")
     if answer.dry_run:
         text.append("nothing was deleted: add --yes to delete all of it")
-    elif any(one.careful for one in answer.found if one not in answer.deleted):
+    elif any(one.kind == "unfinished" for one in answer.found if one not in answer.deleted):
         text.append("the next build can use what is unfinished: add --yes to delete it, too")
     return text

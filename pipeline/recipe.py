@@ -10,9 +10,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import InputError
+from pipeline.properties import refusal
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -89,6 +90,15 @@ class Recipe(BaseModel):
     """Also make a bootable whole disk from the same three files."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Image properties for the cloud: os_distro, os_version, hw_* and others."""
+
+    @field_validator("properties")
+    @classmethod
+    def _free_names(cls, properties: dict[str, str]) -> dict[str, str]:
+        refused = {name: found for name in properties if (found := refusal(name))}
+        if refused:
+            words = [f"{name}: {why}. {step}" for name, (why, step) in refused.items()]
+            raise ValueError("; ".join(words))
+        return properties
 
 
 def load_recipes(path: Path) -> dict[str, Recipe]:

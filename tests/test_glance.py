@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.clouds import glance_body, identity
 from pipeline.clouds.glance import open_glance
-from pipeline.clouds.glance_api import Patience, explain, missing_formats
+from pipeline.clouds.glance_api import Patience, missing_formats
+from pipeline.clouds.glance_errors import explain
 from pipeline.clouds.glance_body import ChangedFileError, ImageBody, StalledUploadError
 from pipeline.clouds.glance_images import (
     MARK_ID,

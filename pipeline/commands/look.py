@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from pipeline import settings
-from pipeline.commands import MANY, command, help_for
-from pipeline.errors import HostError
+from pipeline.commands import MANY, command, help_for, whole_number
+from pipeline.errors import CloudError, HostError
 from pipeline.frontdoor import front_door
 
 
@@ -107,7 +106,7 @@ def prune(
     c: Context,
     name: Iterable[str] = MANY,
     cloud: Iterable[str] = MANY,
-    keep: int = 0,
+    keep: str = "",
     disks: bool = False,
     yes: bool = False,
     json: bool = False,
@@ -119,7 +118,12 @@ def prune(
         from pipeline import prune
         from pipeline.clouds.registry import open_clouds
 
-        wish = prune.Wish(names=(*name,), clouds=(*cloud,), keep=keep, disks=disks)
+        wish = prune.Wish(
+            names=(*name,),
+            clouds=(*cloud,),
+            keep=whole_number("--keep", keep, "generations", least=1) or 0,
+            disks=disks,
+        )
         answer = prune.prune(
             settings.build_dir(), wish, lambda word: open_clouds([word])[0], view.progress, yes=yes
         )
@@ -127,7 +131,7 @@ def prune(
         for failure in answer.failures:
             view.complain(failure)
         if answer.failures:
-            raise Exit(code=7)
+            sys.exit(CloudError.exit_code)
 
 
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))

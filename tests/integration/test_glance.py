@@ -172,7 +172,7 @@ def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet
 def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
     raw: RawGlance, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.clouds.glance._DELETED_IDS", 2)
+    monkeypatch.setattr("pipeline.clouds.glance_upload._DELETED_IDS", 2)
     made = set()
     for _ in range(4):
         found = cloud().publish(images, PublishOptions(), QuietProgress())
