@@ -6,7 +6,7 @@
   Attributes that the cloud can change later (tags, properties, visibility) are brought up to date
   where the options ask for them; each change is told, and what was not asked for stays.
 - A changed build becomes a new generation; older ones stay until `withdraw`. Pruning is not the
-  clouds' work: pipeline/publish.py does it, after the new generation is proved.
+  clouds' work: pipeline/workflows/publish.py does it, after the new generation is proved.
 - At any failure or interrupt nothing half-registered is visible: what this run made is rolled
   back, or stays hidden and is adopted by the next run.
 - Two publishes of one build at once do not make two triples.
@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pipeline.errors import CloudError
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import Progress
+from pipeline.core.errors import CloudError
+from pipeline.core.events import Progress
+from pipeline.core.image import ImageSet, Registration
 
 
 class Interrupted(BaseException):
