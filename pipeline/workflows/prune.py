@@ -105,7 +105,10 @@ def find(
         for word in dict.fromkeys(wish.clouds or [entry.cloud for entry in recorded]):
             try:
                 found += old_generations(name, open_cloud(word), wish.keep, builds)
-            except CloudError as error:
+            except PipelineError as error:
+                # A cloud that the record names and nobody has set up any more stops no other.
+                if wish.clouds and not isinstance(error, CloudError):
+                    raise
                 refusals.append(str(error))
     return found, refusals
 

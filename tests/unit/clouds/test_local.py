@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.clouds import local
-from pipeline.clouds.local import LocalCloud, copy_sparse, image_id, open_local
+from pipeline.catalogue import store
+from pipeline.catalogue.store import copy_sparse
+from pipeline.clouds.local import LocalCloud, image_id, open_local
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
@@ -236,7 +237,7 @@ def test_copies_are_equal_and_keep_holes(
     progress = Observed(lambda _number, _text: None)
     with pytest.MonkeyPatch.context() as patch, progress.task("copy") as meter:
         if not reflink:
-            patch.setattr(local, "_FICLONE", 0)  # ENOTTY on every file system
+            patch.setattr(store, "_FICLONE", 0)  # ENOTTY on every file system
         copy_sparse(source, target, meter)
     assert target.read_bytes() == source.read_bytes()
     assert target.stat().st_blocks <= source.stat().st_blocks + 8
