@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,22 +93,8 @@ def upload(
             store=store,
         )
         require_options(options)
-        names = [*recipe] or [*c.config.get(BUILT, [])]
         planned = {**c.config.get(PLANNED, {})}
-        if not names and planned and not dry_run:
-            raise InputError(
-                "upload",
-                ", ".join(planned),
-                why="it was only planned in this run",
-                next_step="Add --dry-run to `upload`, too, or leave it out of `build`",
-            )
-        names = names or [*planned]
-        if not names:
-            raise InputError(
-                "choose what to upload",
-                why="no build was named and none was made in this run",
-                next_step="Run `invoke build NAME upload` or `invoke upload --recipe NAME`",
-            )
+        names = _names([*recipe], [*c.config.get(BUILT, [])], planned, dry_run=dry_run)
         # All of them are looked at before the first is sent.
         ready = {
             name: _ready(name, options, unverified) for name in names if planned.get(name, True)
@@ -118,22 +104,48 @@ def upload(
             _upload(view, name, ready[name], clouds, options, dry_run)
             if name in ready
             else _foreseen(name, clouds)
-            for name in dict.fromkeys(names)
+            for name in names
         ]
         for name in () if dry_run else ready:
             _write_report(view, name)  # it names the ids
-        view.result(
-            [answer for answer, _, _ in answers],
-            [line for _, lines, _ in answers for line in lines],
+        _end(view, answers)
+
+
+def _names(
+    given: list[str], built: list[str], planned: Mapping[str, bool], *, dry_run: bool
+) -> list[str]:
+    """The builds to upload, each once: those given, else those of this run."""
+    names = given or built
+    if not names and planned and not dry_run:
+        raise InputError(
+            "upload",
+            ", ".join(planned),
+            why="it was only planned in this run",
+            next_step="Add --dry-run to `upload`, too, or leave it out of `build`",
         )
-        codes = {code for _, _, found in answers for code in found}
-        if codes:
-            # Of several kinds of failures the clouds' own is told.
-            sys.exit(codes.pop() if len(codes) == 1 else CloudError.exit_code)
+    names = names or [*planned]
+    if not names:
+        raise InputError(
+            "choose what to upload",
+            why="no build was named and none was made in this run",
+            next_step="Run `invoke build NAME upload` or `invoke upload --recipe NAME`",
+        )
+    return list(dict.fromkeys(names))
 
 
 _Answer = tuple[dict[str, Any], list[str], list[int]]
 """Of one build: for --json, the lines for people, the exit codes of the clouds that failed."""
+
+
+def _end(view: View, answers: Sequence[_Answer]) -> None:
+    """Show the answers; the process ends with the failures' exit code where there are any."""
+    view.result(
+        [data for data, _, _ in answers], [line for _, lines, _ in answers for line in lines]
+    )
+    failed = {code for _, _, codes in answers for code in codes}
+    if failed:
+        # Of several kinds of failures the clouds' own is told.
+        sys.exit(failed.pop() if len(failed) == 1 else CloudError.exit_code)
 
 
 def _visibility(word: str) -> Literal["private", "shared", "community", "public"] | None:

@@ -379,7 +379,11 @@ def test_public_and_shared_images_and_back(cloud: Cloud, images: ImageSet) -> No
     assert machine.permissions == kernel.permissions == [{"Group": "all"}]
     publish(images, PublishOptions(visibility="shared", members=("123456789012",)))
     assert machine.permissions == [{"UserId": "123456789012"}]
-    publish(images)
+    publish(images)  # nothing is asked, nothing is taken away
+    assert machine.permissions == kernel.permissions == [{"UserId": "123456789012"}]
+    publish(images, PublishOptions(visibility="shared", members=("210987654321",)))
+    assert len(machine.permissions) == 2
+    publish(images, PublishOptions(visibility="private"))
     assert machine.permissions == kernel.permissions == []
 
 

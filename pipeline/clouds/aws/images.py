@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clouds.aws.session import ATTEMPTS, Site, code_of, is_transient, step
-from pipeline.clouds.protocol import InUseError, PublishOptions
+from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
 _APPEAR_SECONDS = 60.0  # how long a new image may be unknown to DescribeImages (AWS: seconds)
 _TIES = 8  # rounds after which two uploads that stumble over each other give up
-_NAMED = 5  # of what uses an image, in an error
 _GONE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
 
 
@@ -77,7 +76,6 @@ class Images:
         self._word = site.word
         self._client: EC2Client = site.ec2(region=region)
         self._once: EC2Client = site.ec2(retry=False, region=region)
-        self._site, self._region = site, region
 
     @property
     def endpoint(self) -> str:
@@ -246,91 +244,6 @@ class Images:
                 )
         return permission_words(changes)
 
-    def users(self, image_id: str) -> list[str]:
-        """What would miss an image: instances, launch templates and scaling groups that name it.
-
-        What the cloud does not know or this user may not ask is left out.
-        """
-        states = ["pending", "running", "stopping", "stopped"]
-        found = [
-            f"instance {instance['InstanceId']}"
-            for page in self._known(
-                lambda: self._once.describe_instances(
-                    Filters=[
-                        {"Name": "image-id", "Values": [image_id]},
-                        {"Name": "instance-state-name", "Values": states},
-                    ]
-                )["Reservations"]
-            )
-            for instance in page.get("Instances", [])
-            # Not every cloud knows these filters.
-            if instance.get("ImageId") == image_id and instance["State"]["Name"] in states
-        ]
-        found += [
-            f"launch template {version['LaunchTemplateName']}"
-            for version in self._known(
-                lambda: self._once.describe_launch_template_versions(
-                    Versions=["$Latest", "$Default"],
-                    Filters=[{"Name": "image-id", "Values": [image_id]}],
-                )["LaunchTemplateVersions"]
-            )
-            if version["LaunchTemplateData"].get("ImageId") == image_id
-        ]
-        return list(dict.fromkeys([*found, *self._scaling_users(image_id)]))
-
-    def _scaling_users(self, image_id: str) -> list[str]:
-        client = self._site.scaling(region=self._region)
-        if client is None:
-            return []
-
-        def pages(call: str, key: str) -> list[Any]:
-            return [one for page in client.get_paginator(call).paginate() for one in page[key]]
-
-        launched = {
-            one["LaunchConfigurationName"]
-            for one in self._known(
-                lambda: pages("describe_launch_configurations", "LaunchConfigurations")
-            )
-            if one.get("ImageId") == image_id
-        }
-        found = [f"launch configuration {name}" for name in sorted(launched)]
-        groups = self._known(lambda: pages("describe_auto_scaling_groups", "AutoScalingGroups"))
-        for group in groups:
-            named = group.get("LaunchConfigurationName") in launched
-            if named or any(self._starts(one, image_id) for one in _templates(group)):
-                found.append(f"scaling group {group['AutoScalingGroupName']}")
-        return found
-
-    def _starts(self, template: Mapping[str, str], image_id: str) -> bool:
-        """Whether that version of a launch template starts the image."""
-        versions = self._known(
-            lambda: self._once.describe_launch_template_versions(
-                LaunchTemplateId=template["LaunchTemplateId"],
-                Versions=[template.get("Version") or "$Default"],
-            )["LaunchTemplateVersions"]
-        )
-        return any(one["LaunchTemplateData"].get("ImageId") == image_id for one in versions)
-
-    def _known(self, ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        from botocore.exceptions import ClientError
-
-        with step(self._word, "ask what uses images of", self._word):
-            try:
-                return ask()
-            except ClientError:
-                return []
-
-    def require_unused(self, image_id: str) -> None:
-        """InUseError when something names the image."""
-        if users := self.users(image_id):
-            raise InUseError(
-                "withdraw",
-                f"{image_id} on {self._word}",
-                why=f"it is in use by {', '.join(users[:_NAMED])}"
-                + (f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""),
-                next_step="Have them use a newer image, then prune again",
-            )
-
     def try_register(self, request: Mapping[str, Any]) -> None:
         """CloudError when the account may not register images; nothing is registered.
 
@@ -367,14 +280,6 @@ class Images:
                 self._client.enable_image_deregistration_protection(ImageId=image_id)
             else:
                 self._client.disable_image_deregistration_protection(ImageId=image_id)
-
-
-def _templates(group: Mapping[str, Any]) -> list[Mapping[str, str]]:
-    """The launch templates that a scaling group starts instances of."""
-    mixed = group.get("MixedInstancesPolicy", {}).get("LaunchTemplate", {})
-    found = [group.get("LaunchTemplate"), mixed.get("LaunchTemplateSpecification")]
-    found += [one.get("LaunchTemplateSpecification") for one in mixed.get("Overrides", [])]
-    return [one for one in found if one and "LaunchTemplateId" in one]
 
 
 def permission_words(changes: Mapping[str, Any]) -> str:

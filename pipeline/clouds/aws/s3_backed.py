@@ -28,6 +28,7 @@ from pipeline.clouds.aws.session import (
     one_at_a_time,
     open_site,
 )
+from pipeline.clouds.aws.usage import require_unused
 from pipeline.clouds.bundle.archive import Compression
 from pipeline.clouds.bundle.manifest import ARCHITECTURES, Sealer
 from pipeline.clouds.protocol import PublishOptions
@@ -193,7 +194,7 @@ class Ec2Cloud:
                 next_step="Choose the bucket it was published to",
             )
         for image in machines:
-            account.require_unused(image.id)
+            require_unused(self.site, image.id)
         bucket = self._bucket()
         for image in machines:
             account.deregister(image.id)

@@ -39,6 +39,9 @@ class Scripted:
     called: list[str] = field(default_factory=list)
     interrupted: bool = False
 
+    def check(self) -> str:
+        return "scripted"
+
     def probe(self, images: ImageSet, options: PublishOptions) -> None:
         self.called.append("probe")
         if self.probe_error:
