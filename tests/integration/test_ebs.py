@@ -115,6 +115,9 @@ def test_a_rerun_sends_nothing(cloud: Cloud, images: ImageSet) -> None:
     before = cloud.calls.copy()
     assert publish(images) == replace(first, created=False)
     new = cloud.calls - before
+    assert {name for name in new if "Describe" not in name} == set()
+    publish(images, PublishOptions(visibility="private"))
+    new = cloud.calls - before
     assert {name for name in new if "Describe" not in name} == {"ec2.ModifyImageAttribute"}
     assert cloud.ec2.images[first.machine_id].permissions == []
 
@@ -509,8 +512,8 @@ def test_memory_is_bounded_by_blocks_under_way(
     ahead: list[int] = []
     read = ebs_direct.data_blocks
 
-    def counted(image: RawFile) -> Iterator[tuple[int, bytes]]:
-        for number, block in enumerate(read(image)):
+    def counted(image: RawFile, zeros: ebs_direct.Zeros) -> Iterator[tuple[int, bytes]]:
+        for number, block in enumerate(read(image, zeros)):
             taken = sum(len(s.own) for s in cloud.ebs.snapshots.values())
             ahead.append(number - taken)
             yield block

@@ -114,7 +114,7 @@ class DiskSnapshots:
 
         with step(self.site.word, "ask for the account's encryption on", self.site.word):
             try:
-                client = self.site.ec2(retry=False)
+                client = self.site.ec2()
                 return client.get_ebs_encryption_by_default()["EbsEncryptionByDefault"]
             except ClientError:
                 return False  # the start of a snapshot tells it, too

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clouds.aws.session import Site, step
+from pipeline.clouds.aws.session import Site, is_aws, is_transient, status_of, step
 from pipeline.clouds.protocol import InUseError
 
 if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
 
 _ALIVE = ("pending", "running", "stopping", "stopped")
+_TRIES = 3
 _NAMED = 5  # of what uses an image, in an error
 
 
@@ -32,12 +35,13 @@ def require_unused(site: Site, image_id: str, *, region: str = "") -> None:
 
 
 class Usage:
-    """Questions to one region of a cloud, each asked once: an answer is worth no waiting."""
+    """Questions to one region of a cloud."""
 
     def __init__(self, site: Site, *, region: str = "") -> None:
         self._word = site.word
         self._client: EC2Client = site.ec2(retry=False, region=region)
         self._scaling: Any = site.scaling(region=region)
+        self._amazon = is_aws(self._client.meta.endpoint_url)
 
     def of(self, image_id: str) -> list[str]:
         """Such as "instance i-0123", "launch template web", "scaling group web"."""
@@ -105,13 +109,31 @@ class Usage:
         return any(one["LaunchTemplateData"].get("ImageId") == image_id for one in versions)
 
     def _known(self, ask: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        from botocore.exceptions import ClientError
+        """The answer; an empty one where the cloud has no such call, or not for this user.
+
+        CloudError where an answer could be had and was not: nobody knows then what is in use.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         with step(self._word, "ask what uses images of", self._word):
-            try:
-                return ask()
-            except ClientError:
-                return []
+            for left in reversed(range(_TRIES)):
+                try:
+                    return ask()
+                except ResponseParserError:  # no such service at that endpoint
+                    return []
+                except (BotoCoreError, ClientError) as error:
+                    if not is_transient(error):
+                        if isinstance(error, ClientError):
+                            return []
+                        raise
+                    if not left:
+                        # Some clouds answer calls that they know by name alone with an error.
+                        if status_of(error) >= 500 and not self._amazon:
+                            return []
+                        raise
+                time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # no secret
+        raise AssertionError("the last try returns or raises")
 
 
 def _templates(group: Mapping[str, Any]) -> list[Mapping[str, str]]:
