@@ -61,8 +61,8 @@ class GlanceCloud:
         """See protocol.Cloud: one login, and one look at the image service that uploads use."""
         patience = replace(self.patience, tries=1, connect=_CHECK_SECONDS, read=_CHECK_SECONDS)
         with connect(self.name, self.cloud, patience) as api:
-            api.any_image("ask the image service of")
             require_rights(api)
+            api.any_image("ask the image service of")
             return f"logged in; images are at {without_passwords(api.url)}"
 
     def probe(self, images: ImageSet, options: PublishOptions) -> None:

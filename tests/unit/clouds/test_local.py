@@ -104,6 +104,77 @@ def test_a_deleted_file_is_stored_again(catalogue: LocalCloud, images: ImageSet)
     assert lost.read_bytes() == images.ramdisk.path.read_bytes()
 
 
+def test_a_damaged_file_of_the_right_size_is_stored_again(
+    catalogue: LocalCloud, images: ImageSet
+) -> None:
+    """A flipped bit, told and mended by the build that has the file."""
+    upload(catalogue, images)
+    damaged = catalogue.files / images.machine.sha256
+    with damaged.open("r+b") as file:
+        file.seek(100)
+        file.write(bytes([file.read(1)[0] ^ 1]))
+    said: list[str] = []
+    catalogue.publish(images, OPTIONS, Observed(lambda _number, text: said.append(text)))
+    assert any("holds other bytes" in text for text in said)
+    assert damaged.read_bytes() == images.machine.path.read_bytes()
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    catalogue.withdraw(catalogue.generations("demo")[0])
+    damaged.write_bytes(bytes(images.machine.size))  # left there under its name
+    upload(catalogue, images)
+    assert damaged.read_bytes() == images.machine.path.read_bytes()
+
+
+INCUS = {
+    "format": "index:1.0",
+    "index": {
+        "images": {
+            "datatype": "image-downloads",
+            "path": "streams/v1/images.json",
+            "format": "products:1.0",
+            "products": ["alpine:edge:amd64:default"],
+            "note": None,
+        }
+    },
+    "content_id": "theirs",
+}
+"""As incus-simplestreams 7.0 writes it, without `updated`; with fields that nobody here knows."""
+
+
+def test_the_index_of_another_publisher_is_kept(catalogue: LocalCloud, images: ImageSet) -> None:
+    path = catalogue.directory / "streams/v1/index.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(INCUS))
+    catalogue.probe(images, OPTIONS)
+    upload(catalogue, images)
+    merged = json.loads(path.read_text())
+    assert merged["index"]["images"] == INCUS["index"]["images"]  # type: ignore[index]
+    assert merged["content_id"] == "theirs"
+    assert list(merged["index"]) == ["images", "image-pipeline:images"]
+    assert len(read_mirror(catalogue.directory, "image-pipeline:images")) == 3
+    before = path.read_bytes()
+    upload(catalogue, images)
+    assert path.read_bytes() == before
+    # Their tool writes its index anew and leaves ours out: the next upload puts it back.
+    path.write_text(json.dumps(INCUS))
+    upload(catalogue, images)
+    assert "image-pipeline:images" in json.loads(path.read_text())["index"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": "index:2.0", "index": {}}', '{"index": []}'])
+def test_an_index_that_cannot_be_kept_is_told_before_anything_is_stored(
+    catalogue: LocalCloud, images: ImageSet, text: str
+) -> None:
+    path = catalogue.directory / "streams/v1/index.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    for ask in (lambda: catalogue.probe(images, OPTIONS), lambda: upload(catalogue, images),
+                catalogue.check):  # fmt: skip
+        with pytest.raises(CloudError, match=r"index\.json.*other publishers"):
+            ask()
+    assert path.read_text() == text
+    assert not catalogue.files.exists()
+
+
 def test_a_protected_generation_stays(catalogue: LocalCloud, images: ImageSet) -> None:
     upload(catalogue, images, PublishOptions(protected=True))
     (registration,) = catalogue.generations("demo")
@@ -188,6 +259,8 @@ def test_whole_disks_are_a_product_of_their_own(
         (PublishOptions(members=("x",)), "members"),
         (PublishOptions(hidden=True), "hidden"),
         (PublishOptions(regions=("eu",)), "regions"),
+        (PublishOptions(store="fast"), "stores"),
+        (PublishOptions(tags=("a,b",)), "comma"),
         (PublishOptions(whole_disk=True), "--disk-image"),
     ],
 )
