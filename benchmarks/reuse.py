@@ -28,7 +28,7 @@ from benchmarks.measure import (
     markdown,
     measure,
 )
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 _COPIED = ("tasks.py", "pipeline", "templates", "kickstart")
 _WHOLE = (
@@ -76,7 +76,7 @@ class _Site:
     def stages(self) -> Mapping[str, Any]:
         """Of the last build."""
         manifest = json.loads((self.user / "build" / "demo" / "manifest.json").read_text())
-        stages: dict[str, Any] = manifest["stages"]
+        stages: dict[str, Any] = manifest["steps"]
         return stages
 
 

@@ -12,7 +12,7 @@ from invoke.context import Context
 from pipeline.cli import MANY, command, help_for, whole_number
 from pipeline.cli.session import front_door
 from pipeline.core import settings
-from pipeline.core.errors import CloudError, HostError
+from pipeline.core.errors import ExitCode, HostError
 
 
 @command(
@@ -131,7 +131,7 @@ def prune(
         for failure in answer.failures:
             view.complain(failure)
         if answer.failures:
-            sys.exit(CloudError.exit_code)
+            sys.exit(ExitCode.CLOUD)
 
 
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))

@@ -13,11 +13,11 @@ from invoke.context import Context
 from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables, whole_number
 from pipeline.cli.session import View, front_door
 from pipeline.core import settings
-from pipeline.core.errors import CloudError, InputError, PipelineError
+from pipeline.core.errors import ExitCode, InputError, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.clouds.protocol import Cloud, PublishOptions
-    from pipeline.core.image import ImageSet
+    from pipeline.core.image import Image
 
 
 @command(
@@ -93,12 +93,10 @@ def upload(
             store=store,
         )
         require_options(options)
-        planned = {**c.config.get(PLANNED, {})}
+        planned: Mapping[str, bool] = {**c.config.get(PLANNED, {})}
         names = _names([*recipe], [*c.config.get(BUILT, [])], planned, dry_run=dry_run)
-        # All of them are looked at before the first is sent.
-        ready = {
-            name: _ready(name, options, unverified) for name in names if planned.get(name, True)
-        }
+        wanted = [name for name in names if planned.get(name, True)]
+        ready = {name: _ready(view, name, options, unverified) for name in wanted}  # all, then sent
         clouds = open_clouds(tuple(cloud))
         answers = [
             _upload(view, name, ready[name], clouds, options, dry_run)
@@ -106,9 +104,7 @@ def upload(
             else _foreseen(name, clouds)
             for name in names
         ]
-        for name in () if dry_run else ready:
-            _write_report(view, name)  # it names the ids
-        _end(view, answers)
+        _end(view, answers, () if dry_run else tuple(ready))
 
 
 def _names(
@@ -137,15 +133,17 @@ _Answer = tuple[dict[str, Any], list[str], list[int]]
 """Of one build: for --json, the lines for people, the exit codes of the clouds that failed."""
 
 
-def _end(view: View, answers: Sequence[_Answer]) -> None:
+def _end(view: View, answers: Sequence[_Answer], uploaded: Sequence[str]) -> None:
     """Show the answers; the process ends with the failures' exit code where there are any."""
+    for name in uploaded:
+        _write_report(view, name)  # it names the ids
     view.result(
         [data for data, _, _ in answers], [line for _, lines, _ in answers for line in lines]
     )
     failed = {code for _, _, codes in answers for code in codes}
     if failed:
         # Of several kinds of failures the clouds' own is told.
-        sys.exit(failed.pop() if len(failed) == 1 else CloudError.exit_code)
+        sys.exit(failed.pop() if len(failed) == 1 else ExitCode.CLOUD)
 
 
 def _visibility(word: str) -> Literal["private", "shared", "community", "public"] | None:
@@ -181,18 +179,18 @@ def _write_report(view: View, name: str) -> None:
         view.progress.warn(f"report.html of {name} does not name the new ids: {error}")
 
 
-def _ready(name: str, options: PublishOptions, unverified: bool) -> ImageSet:
+def _ready(view: View, name: str, options: PublishOptions, unverified: bool) -> Image:
     """The build's files, fit to be uploaded; InputError otherwise."""
     from pipeline.builds.manifest import read_manifest
     from pipeline.clouds.whole_disk import require_disk
-    from pipeline.workflows.publish import require_options
+    from pipeline.workflows.publish import confirm, require_options
 
     directory = settings.build_dir() / name
     manifest = read_manifest(directory)
-    images = manifest.image_set(directory, whole_disk=options.whole_disk)
+    images = manifest.image(directory)
     if options.whole_disk:
         require_disk(images, "any cloud")
-    if not (images.verified or unverified):
+    if not (images.verified(whole_disk=options.whole_disk) or unverified):
         raise InputError(
             "upload the build",
             name,
@@ -200,6 +198,10 @@ def _ready(name: str, options: PublishOptions, unverified: bool) -> ImageSet:
             next_step=f"Run `invoke build {name}`, or add --unverified to register it marked so",
         )
     require_options(options, images)
+    for failed in manifest.failed_checks:
+        if failed.target != ("disk" if options.whole_disk else "triple"):
+            view.progress.warn(f"the boot check of {name}'s {failed.target} failed")
+    confirm(images, directory, whole_disk=options.whole_disk, progress=view.progress)
     return images
 
 
@@ -213,7 +215,7 @@ def _foreseen(name: str, clouds: Sequence[Cloud]) -> _Answer:
 def _upload(
     view: View,
     name: str,
-    images: ImageSet,
+    images: Image,
     clouds: Sequence[Cloud],
     options: PublishOptions,
     dry_run: bool,

@@ -16,11 +16,11 @@ from typing import Any, Literal
 from pipeline.catalogue import simplestreams as streams
 from pipeline.catalogue.store import NewFile, Store
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.clouds.whole_disk import require_disk
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key, next_generation
-from pipeline.core.image import ImageFile, ImageSet, Registration, Role
+from pipeline.core.image import Artifact, Image, Registration, Role
 from pipeline.core.settings import catalogue_dir
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.identify import disk_format
@@ -70,7 +70,7 @@ class LocalCloud:
         self.store.read_index()
         return str(self.directory)
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud."""
         unknown = [
             word
@@ -105,7 +105,7 @@ class LocalCloud:
             error = OSError(errno.EACCES, "not a writable directory", str(place))
             raise self.store.error("write to", error)
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         key = content_key(images, whole_disk=options.whole_disk)
         entry = self._find(self.store.read(), key)
@@ -127,9 +127,7 @@ class LocalCloud:
             f"bring {streams.INDEX_PATH} up to date",
         ]
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud."""
         key = content_key(images, whole_disk=options.whole_disk)
         try:
@@ -139,7 +137,7 @@ class LocalCloud:
                 self.store.read_index()  # what stands in its way is told before bytes are copied
                 entry = self._find(catalogue, key)
                 if entry is None:
-                    files = _files(images, options, key, progress)
+                    files = _files(images, options, key)
                     for file in files:
                         self.store.add(file, images.name, progress)
                     version = _new_version(images, options, key, files)
@@ -196,13 +194,13 @@ class LocalCloud:
             raise self.store.error(f"withdraw {registration.machine_id} from", error) from error
 
     def _heal(
-        self, entry: _Entry, images: ImageSet, options: PublishOptions, progress: Progress
+        self, entry: _Entry, images: Image, options: PublishOptions, progress: Progress
     ) -> None:
         """Store again what is lost; CloudError if this build has it no more."""
         lost = self.store.lost(entry.version.items.values(), progress)
         if not lost:
             return
-        for file in _files(images, options, entry.version.key, progress):
+        for file in _files(images, options, entry.version.key):
             if file.sha256 in lost:
                 self.store.add(file, images.name, progress)
                 lost.remove(file.sha256)
@@ -244,20 +242,16 @@ def _kind(options: PublishOptions) -> Literal["triple", "disk"]:
     return "disk" if options.whole_disk else "triple"
 
 
-def _files(
-    images: ImageSet, options: PublishOptions, key: str, progress: Progress | None = None
-) -> list[NewFile]:
+def _files(images: Image, options: PublishOptions, key: str) -> list[NewFile]:
     if options.whole_disk:
-        path = require_disk(images, "local")
-        digest = disk_digest(images, "local", progress)
-        ftype = streams.FTYPES[disk_format(path)]
-        return [
-            NewFile("disk", ftype, path, path.stat().st_size, digest, image_id(Role.MACHINE, key))
-        ]
-    return [_triple_file(file, key) for file in images.files()]
+        disk = require_disk(images, "local")
+        ftype = streams.FTYPES[disk_format(disk.path)]
+        known = image_id(Role.MACHINE, key)
+        return [NewFile("disk", ftype, disk.path, disk.size, disk.sha256, known)]
+    return [_triple_file(file, key) for file in images.triple]
 
 
-def _triple_file(file: ImageFile, key: str) -> NewFile:
+def _triple_file(file: Artifact, key: str) -> NewFile:
     # A machine image's id stands for the triple: the same root with another kernel is another.
     identity = key if file.role is Role.MACHINE else file.sha256
     return NewFile(
@@ -271,7 +265,7 @@ def _triple_file(file: ImageFile, key: str) -> NewFile:
 
 
 def _new_version(
-    images: ImageSet, options: PublishOptions, key: str, files: Iterable[NewFile]
+    images: Image, options: PublishOptions, key: str, files: Iterable[NewFile]
 ) -> streams.Version:
     ids = {file.item: file.id for file in files}
     items = {
@@ -290,13 +284,13 @@ def _new_version(
     return _merged(new, images, options)
 
 
-def _merged(version: streams.Version, images: ImageSet, options: PublishOptions) -> streams.Version:
+def _merged(version: streams.Version, images: Image, options: PublishOptions) -> streams.Version:
     """The version as the build and the options say; what they do not speak of stays."""
     tags = dict.fromkeys([*filter(None, version.tags.split(",")), *options.tags])
     changes: dict[str, Any] = {
         "command_line": images.command_line,
         "kernel_version": images.kernel_version,
-        "verified": _word(images.verified),
+        "verified": _word(images.verified(whole_disk=options.whole_disk)),
         "tags": ",".join(tags),
         "properties": {**version.properties, **images.properties, **options.properties},
     }

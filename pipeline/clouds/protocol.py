@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 
 
 class Interrupted(BaseException):
@@ -41,7 +41,7 @@ class PublishOptions:
     members: projects or accounts that images of visibility "shared" are shared with; those that
     are members already stay. properties: added to the image set's own. keep: prune own older
     generations down to this many, the new one included, after it is proved; None keeps all.
-    whole_disk: register `ImageSet.disk` in place of the triple; a cloud that cannot says so in
+    whole_disk: register `Image.disk` in place of the triple; a cloud that cannot says so in
     `probe`. regions: further regions that get a copy by the cloud's own API, where it has one.
     store: the cloud's store for the bytes, where it has several; "" leaves it to the cloud.
     """
@@ -81,15 +81,13 @@ class Cloud(Protocol):
         Nothing secret is in it. PipelineError when an upload could not work.
         """
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """Fail now, in seconds, if credentials, permissions or image types will not do."""
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """The API calls `publish` would make now, one a line; changes nothing."""
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """Register the triple, or find it; see the module's contract."""
 
     def generations(self, name: str) -> list[Registration]:

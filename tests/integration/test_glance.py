@@ -23,9 +23,9 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 from tests.contract.glance_site import RawGlance
-from tests.contract.site import MIB, make_images
+from tests.contract.site import MIB, make_images, with_disk
 from tests.servers import glance
 from tests.servers.faults import FaultProxy, Request
 from tests.servers.fixtures import LoneGlance, token_settings
@@ -37,7 +37,7 @@ QUICK = Patience(tries=3, first=0.1, most=1.0, poll=0.2)
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
@@ -73,7 +73,7 @@ def cloud() -> GlanceCloud:
     return GlanceCloud("glance:mine", "mine", QUICK)
 
 
-def test_properties_of_the_triple(raw: RawGlance, images: ImageSet) -> None:
+def test_properties_of_the_triple(raw: RawGlance, images: Image) -> None:
     options = PublishOptions(
         visibility="shared",
         protected=True,
@@ -118,7 +118,7 @@ def test_properties_of_the_triple(raw: RawGlance, images: ImageSet) -> None:
         assert [member["member_id"] for member in members] == ["0123456789abcdef"]
 
 
-def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: ImageSet) -> None:
+def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: Image) -> None:
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     raw.call("PUT", f"images/{first.machine_id}/tags/by-hand")
     options = PublishOptions(tags=("v2",), visibility="community", properties={"hw_rng_model": "x"})
@@ -135,7 +135,7 @@ def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: I
 
 
 def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
-    raw: RawGlance, images: ImageSet
+    raw: RawGlance, images: Image
 ) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     marks = {key: value for key, value in raw.image(found.machine_id).items() if "pipeline" in key}
@@ -148,7 +148,7 @@ def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
     assert len(raw.seen(hidden=True)) == 3
 
 
-def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet) -> None:
+def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: Image) -> None:
     """Nova gives it all properties of the image that the server was started from."""
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     given = ("image_pipeline", "kernel_id", "ramdisk_id", "os_", "architecture")
@@ -175,7 +175,7 @@ def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet
 
 
 def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
-    raw: RawGlance, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    raw: RawGlance, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.clouds.glance.upload._DELETED_IDS", 2)
     made = set()
@@ -187,9 +187,7 @@ def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
     assert raw.seen(hidden=True) == []
 
 
-def test_a_record_of_our_id_that_is_not_ours_is_passed_over(
-    raw: RawGlance, images: ImageSet
-) -> None:
+def test_a_record_of_our_id_that_is_not_ours_is_passed_over(raw: RawGlance, images: Image) -> None:
     """Ids can be foreseen by who knows the build."""
     key = identity.content_key(images)
     taken = raw.add("theirs", id=record_id("", key, "kernel", 0))
@@ -198,7 +196,7 @@ def test_a_record_of_our_id_that_is_not_ours_is_passed_over(
     assert raw.data(taken) == b"somebody else's"
 
 
-def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: ImageSet) -> None:
+def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: Image) -> None:
     options = PublishOptions(hidden=True)
     first = cloud().publish(images, options, QuietProgress())
     assert raw.seen(hidden=False) == []
@@ -206,21 +204,21 @@ def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: Image
     assert cloud().generations("demo") == [replace(first, created=False)]
 
 
-def test_an_unverified_set_says_so(raw: RawGlance, images: ImageSet) -> None:
-    unverified = replace(images, verified=False)
+def test_an_unverified_set_says_so(raw: RawGlance, images: Image) -> None:
+    unverified = replace(images, checks=())
     found = cloud().publish(unverified, PublishOptions(), QuietProgress())
     for image_id in (found.kernel_id, found.ramdisk_id, found.machine_id):
         assert raw.image(image_id)[identity.MARK_VERIFIED] == "false"
 
 
-def test_a_protected_triple_is_not_withdrawn(raw: RawGlance, images: ImageSet) -> None:
+def test_a_protected_triple_is_not_withdrawn(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(protected=True), QuietProgress())
     with pytest.raises(CloudError, match="--unprotected"):
         cloud().withdraw(found)
     assert len(raw.seen(hidden=False)) == 3
 
 
-def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: ImageSet) -> None:
+def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     theirs = raw.add("demo")
     with pytest.raises(CloudError, match="not an image of this upload"):
@@ -229,7 +227,7 @@ def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: ImageSet) -
 
 
 @pytest.mark.parametrize("state", ["lost", "empty"])
-def test_a_broken_triple_is_repaired(raw: RawGlance, images: ImageSet, state: str) -> None:
+def test_a_broken_triple_is_repaired(raw: RawGlance, images: Image, state: str) -> None:
     """The kernel deleted by hand, or replaced by a queued record of ours."""
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     record = raw.image(first.kernel_id)
@@ -251,19 +249,19 @@ def test_a_broken_triple_is_repaired(raw: RawGlance, images: ImageSet, state: st
     assert len(raw.seen(hidden=True)) == 3
 
 
-def test_a_whole_disk(raw: RawGlance, images: ImageSet, tmp_path: Path) -> None:
+def test_a_whole_disk(raw: RawGlance, images: Image, tmp_path: Path) -> None:
     disk = tmp_path / "demo.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
-    with_disk = replace(images, disk=disk)
+    whole = with_disk(images, disk)
     options = PublishOptions(whole_disk=True)
-    cloud().probe(with_disk, options)
-    found = cloud().publish(with_disk, options, QuietProgress())
+    cloud().probe(whole, options)
+    found = cloud().publish(whole, options, QuietProgress())
     image = raw.image(found.machine_id)
     assert (image["container_format"], image["disk_format"]) == ("bare", "qcow2")
     assert (found.kernel_id, found.ramdisk_id) == ("", "")
     assert "os_command_line" not in image
     assert raw.data(found.machine_id) == disk.read_bytes()
-    assert cloud().publish(with_disk, options, QuietProgress()).machine_id == found.machine_id
+    assert cloud().publish(whole, options, QuietProgress()).machine_id == found.machine_id
     cloud().withdraw(found)
     assert raw.seen(hidden=True) == []
 
@@ -277,14 +275,14 @@ def test_a_whole_disk(raw: RawGlance, images: ImageSet, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_told(
-    raw: RawGlance, images: ImageSet, options: PublishOptions, word: str
+    raw: RawGlance, images: Image, options: PublishOptions, word: str
 ) -> None:
     with pytest.raises(InputError, match=word):
         cloud().probe(images, options)
 
 
 def test_a_public_image_needs_the_right_before_anything_is_sent(
-    raw: RawGlance, images: ImageSet
+    raw: RawGlance, images: Image
 ) -> None:
     with pytest.raises(CloudError, match=r"policy forbids.*HTTP 403"):
         cloud().publish(images, PublishOptions(visibility="public"), QuietProgress())
@@ -292,7 +290,7 @@ def test_a_public_image_needs_the_right_before_anything_is_sent(
 
 
 def test_a_cloud_without_amazon_formats_says_so_in_the_probe(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = "[image_format]\ncontainer_formats = bare,ovf\ndisk_formats = raw,qcow2\n"
     with own_glance(tmp_path / "glance", settings) as url:
@@ -302,7 +300,7 @@ def test_a_cloud_without_amazon_formats_says_so_in_the_probe(
 
 
 def test_a_quota_is_told_and_nothing_is_left(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_glance(tmp_path / "glance", f"user_storage_quota = {2 * MIB}\n") as url:
         raw = account(url, tmp_path, monkeypatch)
@@ -313,20 +311,20 @@ def test_a_quota_is_told_and_nothing_is_left(
 
 
 def test_where_direct_upload_is_forbidden_the_import_is_used(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_glance(tmp_path / "glance", upload_image="!") as url:
         raw = account(url, tmp_path, monkeypatch)
         found = cloud().publish(images, PublishOptions(), QuietProgress())
         for image_id, file in zip(
-            (found.kernel_id, found.ramdisk_id, found.machine_id), images.files(), strict=True
+            (found.kernel_id, found.ramdisk_id, found.machine_id), images.triple, strict=True
         ):
             assert raw.image(image_id)["status"] == "active"
             assert raw.data(image_id) == file.path.read_bytes()
         assert len(raw.seen(hidden=True)) == 3
 
 
-def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: ImageSet) -> None:
+def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: Image) -> None:
     """Data staged and never imported: no upload and no import gets such a record going again."""
     (part, *_), key = parts(images, PublishOptions(), ""), identity.content_key(images)
     image_id = record_id("", key, part.role, 0)
@@ -355,9 +353,7 @@ class Told(QuietProgress):
         self.said.append(text)
 
 
-def test_what_an_operator_set_stays_unless_it_is_asked_for(
-    raw: RawGlance, images: ImageSet
-) -> None:
+def test_what_an_operator_set_stays_unless_it_is_asked_for(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     by_hand = {"visibility": "community", "protected": True, "min_disk": 7, "os_hidden": True}
     kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
@@ -388,7 +384,7 @@ def test_what_an_operator_set_stays_unless_it_is_asked_for(
 
 
 def test_a_kernel_that_is_made_again_is_like_its_machine_image(
-    raw: RawGlance, images: ImageSet
+    raw: RawGlance, images: Image
 ) -> None:
     options = PublishOptions(visibility="community", protected=True)
     found = cloud().publish(images, options, QuietProgress())
@@ -404,7 +400,7 @@ def test_a_kernel_that_is_made_again_is_like_its_machine_image(
         assert shown == ("community", True, False)
 
 
-def test_a_kernel_left_hidden_by_a_kill_is_shown(raw: RawGlance, images: ImageSet) -> None:
+def test_a_kernel_left_hidden_by_a_kill_is_shown(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
     change = [{"op": "replace", "path": "/os_hidden", "value": True}]
@@ -413,7 +409,7 @@ def test_a_kernel_left_hidden_by_a_kill_is_shown(raw: RawGlance, images: ImageSe
     assert raw.image(found.kernel_id)["os_hidden"] is False
 
 
-def test_all_protected_images_are_named_at_once(raw: RawGlance, images: ImageSet) -> None:
+def test_all_protected_images_are_named_at_once(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(protected=True), QuietProgress())
     with pytest.raises(CloudError) as caught:
         cloud().withdraw(found)
@@ -422,7 +418,7 @@ def test_all_protected_images_are_named_at_once(raw: RawGlance, images: ImageSet
 
 
 def test_a_build_deleted_often_costs_no_refused_request(
-    lone_glance: LoneGlance, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lone_glance: LoneGlance, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FaultProxy(lone_glance.url).running() as proxy:
         account(proxy.url, tmp_path, monkeypatch)
@@ -440,7 +436,7 @@ def test_a_build_deleted_often_costs_no_refused_request(
 
 
 def test_a_machine_image_is_linked_when_it_is_created(
-    lone_glance: LoneGlance, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lone_glance: LoneGlance, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cloud that reserves kernel_id then refuses before any data is sent."""
     with FaultProxy(lone_glance.url).running() as proxy:
@@ -468,9 +464,7 @@ def two_stores(directory: Path) -> Iterator[str]:
         yield url
 
 
-def test_a_store_is_chosen(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_is_chosen(images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with two_stores(tmp_path) as url:
         raw = account(url, tmp_path, monkeypatch)
         with pytest.raises(InputError, match=r"no store quick\. Use one of: fast, slow"):
@@ -486,13 +480,13 @@ def test_a_store_is_chosen(
         assert any("stays in the store slow" in text for text in told.said)
 
 
-def test_one_store_is_no_choice(raw: RawGlance, images: ImageSet) -> None:
+def test_one_store_is_no_choice(raw: RawGlance, images: Image) -> None:
     with pytest.raises(InputError, match="no store slow"):
         cloud().probe(images, PublishOptions(store="slow"))
 
 
 def test_a_cloud_that_converts_at_import_is_told_after_one_upload(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Imports alone are allowed, and the plugin makes qcow2 of what is raw."""
     settings = (
@@ -507,7 +501,7 @@ def test_a_cloud_that_converts_at_import_is_told_after_one_upload(
         disk.write_bytes(b"disk" * 100_000)
         with pytest.raises(CloudError, match=r"converts what is imported, raw to qcow2"):
             cloud().publish(
-                replace(images, disk=disk), PublishOptions(whole_disk=True), QuietProgress()
+                with_disk(images, disk), PublishOptions(whole_disk=True), QuietProgress()
             )
         staged = [r for r in proxy.requests if r.path.endswith("/stage")]
         assert len(staged) == 1

@@ -23,7 +23,7 @@ from pipeline.clouds.glance.cloud import GlanceCloud
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import make_images
 from tests.servers.fixtures import fresh_account
@@ -65,7 +65,7 @@ def bench(openstack_cloud: Endpoints, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
@@ -75,7 +75,7 @@ def members(bench: Bench, image_id: str) -> list[str]:
     return [member["member_id"] for member in found]
 
 
-def test_a_project_of_ones_own_is_found_by_its_name(bench: Bench, images: ImageSet) -> None:
+def test_a_project_of_ones_own_is_found_by_its_name(bench: Bench, images: Image) -> None:
     cloud, own = bench.use(bench.mine), Identity.log_in(bench.mine)
     options = PublishOptions(visibility=SHARED, members=(bench.mine["auth"]["project_name"],))
     cloud.probe(images, options)
@@ -83,7 +83,7 @@ def test_a_project_of_ones_own_is_found_by_its_name(bench: Bench, images: ImageS
     assert members(bench, found.machine_id) == [own.project]
 
 
-def test_who_may_look_projects_up_shares_by_name(bench: Bench, images: ImageSet) -> None:
+def test_who_may_look_projects_up_shares_by_name(bench: Bench, images: Image) -> None:
     other = bench.account("member")
     theirs = Identity.log_in(other).project
     bench.mine = cloud_settings(bench.endpoints.keystone, "admin")
@@ -101,7 +101,7 @@ def test_who_may_look_projects_up_shares_by_name(bench: Bench, images: ImageSet)
     cloud.withdraw(found)
 
 
-def test_who_may_not_look_projects_up_gives_the_id(bench: Bench, images: ImageSet) -> None:
+def test_who_may_not_look_projects_up_gives_the_id(bench: Bench, images: Image) -> None:
     other = bench.account("member")
     theirs = Identity.log_in(other).project
     cloud = bench.use(bench.mine)
@@ -132,7 +132,7 @@ def test_the_check_names_what_a_login_cannot(bench: Bench) -> None:
 
 
 def test_a_password_in_a_url_is_masked(
-    bench: Bench, images: ImageSet, capfd: pytest.CaptureFixture[str]
+    bench: Bench, images: Image, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = "http://user:never-shown@127.0.0.1:9/v3"
     cloud = bench.use({**bench.mine, "auth": {**bench.mine["auth"], "auth_url": url}})

@@ -17,8 +17,8 @@ from pipeline.clouds.aws.ebs_direct import volume_gib
 from pipeline.clouds.aws.ebs_disk import NO_SNAPSHOT, DiskSnapshots, Method
 from pipeline.clouds.aws.ebs_index import BlockIndex
 from pipeline.clouds.aws.images import (
-    Image,
     Images,
+    RegisteredImage,
     UnavailableError,
     check_options,
     permission_words,
@@ -42,7 +42,7 @@ from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.identify import disk_format
 
@@ -87,10 +87,10 @@ class EbsCloud:
             f"credentials work at {ec2}; snapshots are imported; the bucket {self.bucket} {state}"
         )
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
         check_options(options, self.name)
-        disk = require_disk(images, self.name)
+        disk = require_disk(images, self.name).path
         found = disk_format(disk)
         if found != "raw":
             raise InputError(
@@ -113,13 +113,13 @@ class EbsCloud:
         account.try_register(self._request(images, options, "probe", NO_SNAPSHOT, {}))
         self.snapshots.chosen_method()
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         account = Images(self.site)
         if found := self._find(account.own(), images):
             calls = self._updates(account, found, images, options)
             return calls or [f"nothing: {found.id} holds this build"]
-        disk = require_disk(images, self.name)
+        disk = require_disk(images, self.name).path
         gib, size = volume_gib(disk.stat().st_size), human_bytes(disk.stat().st_size)
         if self.snapshots.chosen_method() == "direct":
             wanted = "that is not zeros or not in the parent snapshot"
@@ -145,7 +145,7 @@ class EbsCloud:
         return calls
 
     def _updates(
-        self, account: Images, machine: Image, images: ImageSet, options: PublishOptions
+        self, account: Images, machine: RegisteredImage, images: Image, options: PublishOptions
     ) -> list[str]:
         """The calls that bring an image that is there up to date."""
         calls = []
@@ -162,16 +162,14 @@ class EbsCloud:
         return calls
 
     def _changed_tags(
-        self, machine: Image, images: ImageSet, options: PublishOptions
+        self, machine: RegisteredImage, images: Image, options: PublishOptions
     ) -> dict[str, str]:
         """The user's tags and the verdict, as far as the image does not say so."""
         wanted = user_tags(options.tags)
-        wanted[identity.MARK_VERIFIED] = str(images.verified).lower()
+        wanted[identity.MARK_VERIFIED] = str(images.verified(whole_disk=True)).lower()
         return {key: value for key, value in wanted.items() if machine.tags.get(key) != value}
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. A snapshot that a run left unfinished or unused is adopted."""
         require_disk(images, self.name)
         account = Images(self.site)
@@ -229,8 +227,8 @@ class EbsCloud:
         BlockIndex(self.name, registration.location).forget()
 
     def _make(
-        self, account: Images, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> tuple[Image, bool]:
+        self, account: Images, images: Image, options: PublishOptions, progress: Progress
+    ) -> tuple[RegisteredImage, bool]:
         generations = self.generations(images.name)
         generation = identity.next_generation(g.generation for g in generations)
         marks = {
@@ -238,14 +236,14 @@ class EbsCloud:
             identity.MARK_KEY: identity.content_key(images, whole_disk=True),
             identity.MARK_ROLE: ROLE,
             identity.MARK_GENERATION: generation,
-            identity.MARK_VERIFIED: str(images.verified).lower(),
+            identity.MARK_VERIFIED: str(images.verified(whole_disk=True)).lower(),
             identity.MARK_STATE: identity.WHOLE,
         }
         stem = self._stem(images)
         snapshot_id = self.snapshots.make(images, stem, marks, generations, progress)
         request = self._request(images, options, stem, snapshot_id, marks)
 
-        def find() -> list[Image]:
+        def find() -> list[RegisteredImage]:
             image = self._find(account.own(), images, available=False)
             return [image] if image else []
 
@@ -264,7 +262,7 @@ class EbsCloud:
 
     def _request(
         self,
-        images: ImageSet,
+        images: Image,
         options: PublishOptions,
         name: str,
         snapshot_id: str,
@@ -294,7 +292,9 @@ class EbsCloud:
             request["TagSpecifications"] = [{"ResourceType": "image", "Tags": tags}]
         return request
 
-    def _find(self, own: list[Image], images: ImageSet, *, available: bool = True) -> Image | None:
+    def _find(
+        self, own: list[RegisteredImage], images: Image, *, available: bool = True
+    ) -> RegisteredImage | None:
         marks = {
             identity.MARK_NAME: images.name,
             identity.MARK_KEY: identity.content_key(images, whole_disk=True),
@@ -305,10 +305,12 @@ class EbsCloud:
                 return image
         return None
 
-    def _stem(self, images: ImageSet) -> str:
+    def _stem(self, images: Image) -> str:
         return _image_name(images.name, identity.content_key(images, whole_disk=True))
 
-    def _registration(self, name: str, image: Image, *, created: bool = False) -> Registration:
+    def _registration(
+        self, name: str, image: RegisteredImage, *, created: bool = False
+    ) -> Registration:
         return Registration(
             cloud=self.name,
             name=name,
@@ -326,7 +328,7 @@ def _image_name(name: str, key: str) -> str:
     return f"{name}-{key[:_DIGITS]}"
 
 
-def _keeps_its_name(image: Image) -> bool:
+def _keeps_its_name(image: RegisteredImage) -> bool:
     """Whether a marked image has the name it was given: a copy within the account has another.
 
     CopyImage takes tags along when asked to (CopyImageTags).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.clouds.aws.images import Image, Images
+from pipeline.clouds.aws.images import Images, RegisteredImage
 from pipeline.clouds.aws.session import Site
 from pipeline.clouds.aws.snapshots import Snapshots
 from pipeline.clouds.protocol import PublishOptions
@@ -14,14 +14,18 @@ AVAILABLE_SECONDS = 900.0
 _COPIES = "image_pipeline_copies"
 
 
-def copies(image: Image) -> dict[str, str]:
+def copies(image: RegisteredImage) -> dict[str, str]:
     """Region -> id of the image's copies, as its tag says."""
     owner, *places = image.tags.get(_COPIES, "").split() or [""]
     return dict(place.split(":", 1) for place in places) if owner == image.id else {}
 
 
 def copy_to_regions(
-    site: Site, account: Images, machine: Image, options: PublishOptions, progress: Progress
+    site: Site,
+    account: Images,
+    machine: RegisteredImage,
+    options: PublishOptions,
+    progress: Progress,
 ) -> None:
     """Copy the image to further regions; a copy that is there is kept, and shared likewise."""
     known = copies(machine)

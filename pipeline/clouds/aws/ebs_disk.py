@@ -12,11 +12,11 @@ from pipeline.clouds.aws.ebs_index import BlockIndex, Parent
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.session import Site, code_of, explain, status_of, step
 from pipeline.clouds.aws.snapshots import Snapshots
-from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 
 Method = Literal["auto", "direct", "import"]
 
@@ -38,21 +38,20 @@ class DiskSnapshots:
 
     def make(
         self,
-        images: ImageSet,
+        images: Image,
         stem: str,
         marks: Mapping[str, str],
         generations: list[Registration],
         progress: Progress,
     ) -> str:
         """A completed snapshot of the disk: one that is there, or a new one."""
-        disk = require_disk(images, self.site.word)
+        disk = require_disk(images, self.site.word).path
         snapshots = Snapshots(self.site)
         key = {name: marks[name] for name in (identity.MARK_NAME, identity.MARK_KEY)}
         done = [s for s in snapshots.tagged(key) if s.state == "completed"]
         if done:
             return done[0].id
         status = disk.stat()
-        disk_digest(images, self.site.word, progress)
 
         def check() -> None:
             now = disk.stat()

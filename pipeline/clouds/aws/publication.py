@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.clouds.aws.images import Image, Images, UnavailableError, pause, user_tags
+from pipeline.clouds.aws.images import Images, RegisteredImage, UnavailableError, pause, user_tags
 from pipeline.clouds.aws.keys import bundle_secret
 from pipeline.clouds.aws.names import MANIFEST, Names, to_metadata
 from pipeline.clouds.aws.objects import Bucket, PartUploads
@@ -17,7 +17,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 # A cloud fetches, decrypts and stores an image before it is available: ec2-api does so at some
 # 50 MB/s on a slow core. A tenth of that, and five minutes for a queue before it.
@@ -30,7 +30,7 @@ class Publication:
     """What one upload works with, and what it has made so far."""
 
     cloud: str
-    images: ImageSet
+    images: Image
     options: PublishOptions
     progress: Progress
     account: Images
@@ -42,13 +42,13 @@ class Publication:
     generation: str
     _made: list[str] = field(default_factory=list)
 
-    def make(self) -> Image:
+    def make(self) -> RegisteredImage:
         """Upload and register what is missing; at any failure deregister what this run made."""
         self._clear_failed()
         self.bucket.ensure()
         manifests = {
             file.role: self._upload(file)
-            for file in self.images.files()
+            for file in self.images.triple
             if file.role is Role.MACHINE or not self._find(self.names.of(self.images, file))
         }
         try:
@@ -65,14 +65,14 @@ class Publication:
             machine_id = self._register(self.images.machine, manifest)
             machine = self._wait(machine_id, self.images.machine)
             self._require_links(machine)
-            self._update(machine, {file.role: self._tags(file) for file in self.images.files()})
+            self._update(machine, {file.role: self._tags(file) for file in self.images.triple})
             self._require_whole(machine)
         except BaseException:
             self._roll_back()
             raise
         return machine
 
-    def _require_links(self, machine: Image) -> None:
+    def _require_links(self, machine: RegisteredImage) -> None:
         """CloudError where the cloud forgets an image's kernel: nothing would find the triple."""
         if not (machine.kernel_id and machine.ramdisk_id):
             raise CloudError(
@@ -83,15 +83,19 @@ class Publication:
                 " ebs:PROFILE, where it has EBS",
             )
 
-    def update(self, machine: Image) -> None:
+    def update(self, machine: RegisteredImage) -> None:
         """Bring launch permissions, the user's tags and the verdict of the three up to date."""
         verified = self._tags(self.images.machine)[identity.MARK_VERIFIED]
         changed = machine.tags.get(identity.MARK_VERIFIED, verified) != verified
         marks = {identity.MARK_VERIFIED: verified} if changed else {}
-        self._update(machine, {file.role: marks for file in self.images.files()}, tell=True)
+        self._update(machine, {file.role: marks for file in self.images.triple}, tell=True)
 
     def _update(
-        self, machine: Image, marks: Mapping[Role, Mapping[str, str]], *, tell: bool = False
+        self,
+        machine: RegisteredImage,
+        marks: Mapping[Role, Mapping[str, str]],
+        *,
+        tell: bool = False,
     ) -> None:
         """tell: say what is changed of images that were there before."""
         ids = (machine.kernel_id, machine.ramdisk_id, machine.id)
@@ -104,7 +108,7 @@ class Publication:
                 self.progress.say(f"{self.cloud}: {image_id}: {words}")
         tags = user_tags(self.options.tags)
         try:
-            for file, image_id in zip(self.images.files(), ids, strict=True):
+            for file, image_id in zip(self.images.triple, ids, strict=True):
                 # One that several generations share tells of the first.
                 mine = {} if image_id in used else marks.get(file.role, {})
                 if wanted := {**mine, **tags}:
@@ -114,7 +118,7 @@ class Publication:
             show = self.progress.warn if tags else self.progress.say
             show(f"{self.cloud}: the images stay without tags: {error.why}")
 
-    def _upload(self, file: ImageFile) -> Manifest:
+    def _upload(self, file: Artifact) -> Manifest:
         stem = self.names.of(self.images, file)
         status = file.path.stat()
         keys = BundleKeys.derived(
@@ -154,7 +158,7 @@ class Publication:
             uploads.finish(prefix)
         return manifest
 
-    def _register(self, file: ImageFile, manifest: Manifest | None) -> str:
+    def _register(self, file: Artifact, manifest: Manifest | None) -> str:
         """The id of an image with that content, registered now unless it is there."""
         stem = self.names.of(self.images, file)
         if manifest is None:
@@ -181,7 +185,7 @@ class Publication:
             self._made.append(image_id)
         return image_id
 
-    def _require_whole(self, machine: Image) -> None:
+    def _require_whole(self, machine: RegisteredImage) -> None:
         """CloudError when kernel or ramdisk went since they were seen, as by another's roll-back.
 
         Asked more than once, because a list may lag.
@@ -201,7 +205,7 @@ class Publication:
             next_step="Run it again: what was uploaded is used",
         )
 
-    def _wait(self, image_id: str, file: ImageFile) -> Image:
+    def _wait(self, image_id: str, file: Artifact) -> RegisteredImage:
         label = f"{self.cloud}: waiting for {image_id}"
         with self.progress.task(label, unit="steps") as meter:
             seconds = _AVAILABLE_SECONDS + file.size / _AVAILABLE_RATE
@@ -214,7 +218,7 @@ class Publication:
                 self._made.append(image_id)
                 raise
 
-    def _find(self, stem: str) -> list[Image]:
+    def _find(self, stem: str) -> list[RegisteredImage]:
         location = self.names.location(stem)
         return [
             image for image in self.account.own() if image.location == location and not image.failed
@@ -225,7 +229,7 @@ class Publication:
         own = self.account.own()
         ids = {image.id for image in own}
         machine = self.names.location(self.names.machine(self.images))
-        ours = {self.names.location(self.names.of(self.images, f)) for f in self.images.files()}
+        ours = {self.names.location(self.names.of(self.images, f)) for f in self.images.triple}
         for image in own:
             unlinked = image.location == machine and not (
                 image.state == "pending" or {image.kernel_id, image.ramdisk_id} <= ids
@@ -233,19 +237,19 @@ class Publication:
             if unlinked or (image.location in ours and image.failed):
                 self.account.deregister(image.id)
 
-    def _marks(self, file: ImageFile) -> Mapping[str, str]:
+    def _marks(self, file: Artifact) -> Mapping[str, str]:
         return {
             identity.MARK_NAME: self.images.name,
             identity.MARK_KEY: identity.content_key(self.images),
             identity.MARK_ROLE: str(file.role),
             identity.MARK_SHA256: file.sha256,
             identity.MARK_GENERATION: self.generation,
-            identity.MARK_VERIFIED: str(self.images.verified).lower(),
+            identity.MARK_VERIFIED: str(self.images.verified()).lower(),
         }
 
-    def _tags(self, file: ImageFile) -> Mapping[str, str]:
+    def _tags(self, file: Artifact) -> Mapping[str, str]:
         # ec2-api takes a tag's value "true" for a boolean and fails.
-        verified = {identity.MARK_VERIFIED: "yes" if self.images.verified else "no"}
+        verified = {identity.MARK_VERIFIED: "yes" if self.images.verified() else "no"}
         state = {identity.MARK_STATE: identity.WHOLE} if file.role is Role.MACHINE else {}
         return {**self._marks(file), **verified, **state}
 

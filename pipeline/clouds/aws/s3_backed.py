@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.clouds.aws.images import Image, Images, check_options, permission_words
+from pipeline.clouds.aws.images import Images, RegisteredImage, check_options, permission_words
 from pipeline.clouds.aws.keys import certificate_path, load_public_key, signing_key
 from pipeline.clouds.aws.names import MANIFEST, Names, from_metadata
 from pipeline.clouds.aws.objects import Bucket
@@ -35,7 +35,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration, Role
+from pipeline.core.image import Image, Registration, Role
 from pipeline.core.passwords import without_passwords
 from pipeline.core.text import human_bytes
 
@@ -72,7 +72,7 @@ class Ec2Cloud:
         place = without_passwords(client.meta.endpoint_url)
         return f"credentials work at {ec2}; the bucket {self.bucket} at {place} {state}"
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks for the account's images and for the bucket."""
         check_options(options, self.name)
         for wrong, why in (
@@ -101,7 +101,7 @@ class Ec2Cloud:
         account.own()
         self._bucket().check()
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         names = self._names()
         found = names.whole(Images(self.site).own(), names.machine(images))
@@ -117,7 +117,7 @@ class Ec2Cloud:
                 calls.append(f"CreateTags {' '.join(ids)}: {', '.join(options.tags)}")
             return calls or [f"nothing: {found[0].id} holds this build"]
         calls = [] if self._bucket().check() else [f"CreateBucket {self.bucket}"]
-        for file in images.files():
+        for file in images.triple:
             stem = names.of(images, file)
             size = f"{human_bytes(file.size)} before compression"
             calls.append(
@@ -130,9 +130,7 @@ class Ec2Cloud:
             calls.append(f"ModifyImageAttribute LaunchPermission of all: {options.visibility}")
         return calls
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. What was uploaded by a run that failed is used by the next."""
         account, names, bucket = Images(self.site), self._names(), self._bucket()
         with one_at_a_time(f"{images.name} on {self.name}, bucket {self.bucket}", progress):
@@ -160,7 +158,9 @@ class Ec2Cloud:
             self._sweep(images.name, account.own(), bucket, progress)
         return self._registration(images.name, machine, bucket, created=not whole)
 
-    def _sweep(self, name: str, own: list[Image], bucket: Bucket, progress: Progress) -> None:
+    def _sweep(
+        self, name: str, own: list[RegisteredImage], bucket: Bucket, progress: Progress
+    ) -> None:
         """Delete what uploads that were killed, and never taken up again, left in the bucket."""
         names = self._names()
         try:
@@ -211,7 +211,9 @@ class Ec2Cloud:
                     account.deregister(image.id)
                     bucket.delete(f"{stem}.")
 
-    def _generations(self, name: str, own: list[Image], bucket: Bucket) -> list[Registration]:
+    def _generations(
+        self, name: str, own: list[RegisteredImage], bucket: Bucket
+    ) -> list[Registration]:
         names = self._names()
         stems = {names.stem(image.location) for image in own}
         found = [
@@ -232,7 +234,7 @@ class Ec2Cloud:
         return Sealer(load_public_key(self.certificate), signing_key())
 
     def _registration(
-        self, name: str, image: Image, bucket: Bucket, *, created: bool = False
+        self, name: str, image: RegisteredImage, bucket: Bucket, *, created: bool = False
     ) -> Registration:
         key = image.location.removeprefix(f"{self.bucket}/")
         marks = {**image.tags, **from_metadata(bucket.metadata(key) or {})}

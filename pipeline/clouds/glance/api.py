@@ -32,7 +32,7 @@ from pipeline.core.events import Progress, QuietProgress
 
 _MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
 
-Image = dict[str, Any]
+ImageRecord = dict[str, Any]
 """An image as the Image API v2 shows it."""
 
 
@@ -91,9 +91,9 @@ class GlanceApi:
 
     # -- images
 
-    def images(self, attempted: str, **filters: str) -> list[Image]:
+    def images(self, attempted: str, **filters: str) -> list[ImageRecord]:
         """Our project's images that match, hidden ones too, oldest first."""
-        found: list[Image] = []
+        found: list[ImageRecord] = []
         owner = {"owner": self.project} if self.project else {}
         # Hidden ones first: one that is shown between the requests is met twice, not missed.
         for hidden in ("true", "false"):
@@ -111,7 +111,7 @@ class GlanceApi:
         """Ask for one image, whichever: whether the service answers this user at all."""
         self._json("GET", "images?limit=1", attempted)
 
-    def image(self, image_id: str, attempted: str) -> Image | None:
+    def image(self, image_id: str, attempted: str) -> ImageRecord | None:
         """The image, or None if there is none of that id."""
         try:
             return self._json("GET", f"images/{image_id}", attempted)
@@ -120,7 +120,7 @@ class GlanceApi:
                 return None
             raise
 
-    def create(self, properties: Mapping[str, Any], attempted: str) -> Image:
+    def create(self, properties: Mapping[str, Any], attempted: str) -> ImageRecord:
         """A new record without data, of an id of our choice. StatusError 409: that id was given
         away, perhaps by this very call, whose first answer was lost.
         """

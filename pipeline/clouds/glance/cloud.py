@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.clouds.glance.api import GlanceApi, Image, Patience, missing_formats
+from pipeline.clouds.glance.api import GlanceApi, ImageRecord, Patience, missing_formats
 from pipeline.clouds.glance.images import (
     Part,
     attributes,
@@ -36,7 +36,7 @@ from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.core.passwords import without_passwords
 
 _CHECK_SECONDS = 20.0  # a token from a cloud on another continent takes two
@@ -65,7 +65,7 @@ class GlanceCloud:
             api.any_image("ask the image service of")
             return f"logged in; images are at {without_passwords(api.url)}"
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Reads only; the right to create shows with the first call."""
         attempted = f"register {images.name} on"
         if options.regions:
@@ -112,7 +112,7 @@ class GlanceCloud:
                 else "Leave --store out: the cloud has one store, or lets nobody choose",
             )
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         wanted = parts(images, options, self.name)
         with connect(self.name, self.cloud, self.patience) as api:
@@ -142,11 +142,9 @@ class GlanceCloud:
             ]
         return calls
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud."""
-        wanted = parts(images, options, self.name, progress)
+        wanted = parts(images, options, self.name)
         with connect(self.name, self.cloud, self.patience, progress) as api:
             members = member_ids(api, options.members)
             found = own(api, images, options)
@@ -200,7 +198,7 @@ class GlanceCloud:
                     api.delete(image["id"], attempted)
                     numbers.spend_id(role, image["id"])
 
-    def _require_unprotected(self, images: list[Image], attempted: str) -> None:
+    def _require_unprotected(self, images: list[ImageRecord], attempted: str) -> None:
         """CloudError that names all protected images among these."""
         protected = [image["id"] for image in images if image["protected"]]
         if protected:
@@ -226,10 +224,10 @@ def _sending(part: Part, image: Mapping[str, Any] | None) -> list[str]:
 
 def _changes(
     part: Part,
-    images: ImageSet,
+    images: Image,
     options: PublishOptions,
-    machine: Image | None,
-    image: Image | None,
+    machine: ImageRecord | None,
+    image: ImageRecord | None,
 ) -> dict[str, Any]:
     """What an upload would set on an image; all of it where there is none yet."""
     if image is None or machine is None or machine.get(identity.MARK_STATE) != identity.WHOLE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from pipeline.clouds.glance.api import GlanceApi, Image
+from pipeline.clouds.glance.api import GlanceApi, ImageRecord
 from pipeline.clouds.glance.body import ImageBody
 from pipeline.clouds.glance.errors import StatusError, TransientError
 from pipeline.clouds.glance.images import BUSY, Part, server_digest
@@ -92,7 +92,7 @@ class Filling:
             else:
                 self._try(part, image_id, state, attempted)
 
-    def _wait(self, part: Part, image: Image, state: _State) -> None:
+    def _wait(self, part: Part, image: ImageRecord, state: _State) -> None:
         """For an image that is busy; an error when it stays so for too long."""
         status = image["status"]
         if state.broken and state.changed not in ("", image["updated_at"]):
@@ -171,7 +171,7 @@ class Filling:
             self.api.import_staged(image_id, attempted, store=self.store)
             return body
 
-    def _compare(self, part: Part, image: Image, body: ImageBody | None) -> None:
+    def _compare(self, part: Part, image: ImageRecord, body: ImageBody | None) -> None:
         """Our bytes against what the cloud says it holds."""
         if image["disk_format"] != part.disk_format:
             raise self._refused(

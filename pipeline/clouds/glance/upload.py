@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.clouds.glance.api import GlanceApi, Image, Patience
+from pipeline.clouds.glance.api import GlanceApi, ImageRecord, Patience
 from pipeline.clouds.glance.errors import StatusError
 from pipeline.clouds.glance.fill import Filling, SpoiltError, refused
 from pipeline.clouds.glance.images import (
@@ -29,7 +29,7 @@ from pipeline.clouds.glance.numbers import UsedNumbers
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 
 # Each time, another upload of the build deleted what this one used. Two agree after one such
 # meeting; five are more than anybody starts at once.
@@ -43,10 +43,12 @@ class Upload:
     """One publish of one build."""
 
     api: GlanceApi
-    images: ImageSet
+    images: Image
     options: PublishOptions
     parts: Sequence[Part]
-    repaired: Image | None = None  # a machine image that is whole while others of its triple lack
+    repaired: ImageRecord | None = (
+        None  # a machine image that is whole while others of its triple lack
+    )
     made: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,12 +56,12 @@ class Upload:
         self.numbers = UsedNumbers(self.api.url, self.api.project, self._key())
         self.filling = Filling(self.api, self.images.name, self.options.store)
 
-    def complete(self, known: Mapping[str, Image]) -> dict[str, Image]:
+    def complete(self, known: Mapping[str, ImageRecord]) -> dict[str, ImageRecord]:
         """Make or adopt the images, fill them, show them; the machine image last.
 
         known: those that count, as they were just now.
         """
-        found: Mapping[str, Image] | None = known
+        found: Mapping[str, ImageRecord] | None = known
         for left in reversed(range(_CLAIM_TRIES)):
             try:
                 claimed, found = self._claim(found), None
@@ -81,8 +83,8 @@ class Upload:
         )
 
     def bring_up_to_date(
-        self, claimed: Mapping[str, Image], members: Sequence[str], *, completed: bool
-    ) -> Image:
+        self, claimed: Mapping[str, ImageRecord], members: Sequence[str], *, completed: bool
+    ) -> ImageRecord:
         """Set what the options ask for on a whole triple; the machine image as it is then.
 
         completed: whether this upload made it whole; else each change is told.
@@ -112,7 +114,7 @@ class Upload:
             raise self._error(last, "it was deleted meanwhile", "Run it again")
         return found
 
-    def _is_new(self, image: Image) -> bool:
+    def _is_new(self, image: ImageRecord) -> bool:
         """Whether the image gets the values of a new one, and not only what was asked for."""
         return self.repaired is None or image["id"] in self.made
 
@@ -136,7 +138,7 @@ class Upload:
         except CloudError:
             return
 
-    def sweep(self, late: Sequence[Image]) -> None:
+    def sweep(self, late: Sequence[ImageRecord]) -> None:
         """Delete what stands beside a whole triple, as far as that can be done now.
 
         A busy cloud may carry out the last request of a killed run when the next run is done.
@@ -147,7 +149,7 @@ class Upload:
 
     # -- who uses which record
 
-    def _claim(self, known: Mapping[str, Image] | None = None) -> dict[str, Image]:
+    def _claim(self, known: Mapping[str, ImageRecord] | None = None) -> dict[str, ImageRecord]:
         """The record of each role, made where there is none. known: those there are, if known."""
         claimed = claims(self._own(), roles(self.parts)) if known is None else dict(known)
         for part in self.parts:
@@ -155,7 +157,7 @@ class Upload:
                 claimed[part.role] = self._make(part, claimed)
         return claimed
 
-    def _make(self, part: Part, claimed: Mapping[str, Image]) -> Image:
+    def _make(self, part: Part, claimed: Mapping[str, ImageRecord]) -> ImageRecord:
         """A record of the part's: a new one, or the one that another upload made meanwhile."""
         attempted = self._attempted("register", part)
         first = self.numbers.first(part.role)
@@ -185,7 +187,7 @@ class Upload:
                 return image
         raise AssertionError("unreachable")
 
-    def _settle(self) -> dict[str, Image]:
+    def _settle(self) -> dict[str, ImageRecord]:
         """Those that count, as far as there are; surplus ones are deleted by who sees them."""
         found = self._own()
         claimed = claims(found, roles(self.parts))
@@ -193,13 +195,13 @@ class Upload:
             self._delete(image, f"delete the surplus {image['name']} on")
         return claimed
 
-    def _delete(self, image: Image, attempted: str, api: GlanceApi | None = None) -> None:
+    def _delete(self, image: ImageRecord, attempted: str, api: GlanceApi | None = None) -> None:
         (api or self.api).delete(image["id"], attempted)
         self.numbers.spend_id(image.get(identity.MARK_ROLE, ""), image["id"])
 
     # -- data
 
-    def _fill(self, part: Part, claimed: dict[str, Image]) -> dict[str, Image]:
+    def _fill(self, part: Part, claimed: dict[str, ImageRecord]) -> dict[str, ImageRecord]:
         """Get the part's bytes into its record, replacing the record when that is spoilt."""
         for _ in range(_SPOILT_TRIES):
             image = claimed[part.role]
@@ -214,7 +216,7 @@ class Upload:
                 return claimed
         raise self._error(part, why, next_step)
 
-    def _finish(self, claimed: Mapping[str, Image]) -> None:
+    def _finish(self, claimed: Mapping[str, ImageRecord]) -> None:
         """Attributes of kernel and ramdisk, then the machine image, whole; then show the others.
 
         A triple is seen from the moment its machine image is, and everything it needs works then.
@@ -251,7 +253,7 @@ class Upload:
     def _key(self) -> str:
         return identity.content_key(self.images, whole_disk=self.options.whole_disk)
 
-    def _own(self, api: GlanceApi | None = None) -> list[Image]:
+    def _own(self, api: GlanceApi | None = None) -> list[ImageRecord]:
         return own(api or self.api, self.images, self.options)
 
     def _attempted(self, verb: str, part: Part) -> str:
@@ -261,13 +263,13 @@ class Upload:
         return refused(self.api, part, self.images.name, why, next_step)
 
 
-def own(api: GlanceApi, images: ImageSet, options: PublishOptions) -> list[Image]:
+def own(api: GlanceApi, images: Image, options: PublishOptions) -> list[ImageRecord]:
     """The build's own images, unfinished ones too, oldest first."""
     key = identity.content_key(images, whole_disk=options.whole_disk)
     return own_images(api, f"look for {images.name} on", **{identity.MARK_KEY: key})
 
 
-def own_images(api: GlanceApi, attempted: str, **marks: str) -> list[Image]:
+def own_images(api: GlanceApi, attempted: str, **marks: str) -> list[ImageRecord]:
     """Our images with these marks, oldest first, without copies that others made of them."""
     return [image for image in api.images(attempted, **marks) if is_own(image, api.project)]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.builds.manifest import write_manifest
-from tests.fixtures.finished import file_record, finished_manifest
+from tests.fixtures.finished import finished_manifest, with_disk
 from tests.unit.cli.test_tasks import invoke
 
 
@@ -104,7 +104,7 @@ def test_a_property_of_the_manifest_is_looked_at_too(place: Place) -> None:
 def test_all_builds_are_looked_at_before_the_first_is_sent(place: Place) -> None:
     other = place.builds / "other"
     other.mkdir()
-    write_manifest(finished_manifest(other, b"x", verification=None), other)
+    write_manifest(finished_manifest(other, b"x", checks=()), other)
     done = place.upload("--recipe", "other")
     assert done.returncode == 2
     assert "other" in done.stderr
@@ -186,9 +186,7 @@ def test_a_cloud_of_the_record_that_is_no_more_stops_no_other(place: Place) -> N
 
 
 def test_whole_disks_are_uploaded_where_there_is_one(place: Place) -> None:
-    disk = file_record(place.build, "demo-disk.raw", b"disk" * 5000)
-    manifest = finished_manifest(place.build, b"root" * 5000, disk=disk)
-    write_manifest(manifest, place.build)
+    with_disk(finished_manifest(place.build, b"root" * 5000), place.build, None)
     done = place.upload("--whole-disk")
     assert done.returncode == 2
     assert "boot check failed or was skipped" in done.stderr
