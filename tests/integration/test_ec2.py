@@ -741,3 +741,15 @@ def test_an_image_that_something_names_is_in_use(moto: str) -> None:
     ec2.terminate_instances(InstanceIds=[instance])
     require_unused(site, by_instance)
     require_unused(site, by_nobody)
+
+
+def test_a_cloud_that_forgets_an_image_s_kernel_is_told(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the mock does: DescribeImages leaves KernelId and RamdiskId out."""
+    monkeypatch.setenv("EUCALYPTUS_CERT", str(another_certificate(tmp_path)))
+    with pytest.raises(CloudError, match="without its kernel and ramdisk") as caught:
+        publish(make_images(tmp_path / "small"))
+    assert "ebs:PROFILE" in caught.value.next_step
+    names = {image.name for image in Images(open_site("ec2", "")).own()}
+    assert not [name for name in names if "-demo-" in name]

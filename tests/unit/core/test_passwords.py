@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.passwords import shortened, without_passwords
+from pipeline.core.secrets import Secrets
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,13 @@ from pipeline.core.passwords import shortened, without_passwords
 )
 def test_passwords_of_urls_are_masked_and_nothing_else(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+def test_secrets_mask_urls_that_nobody_added() -> None:
+    secrets = Secrets()
+    secrets.add("topmost-secret")
+    text = "topmost-secret at http://user:hidden@host/"
+    assert secrets.mask(text) == "**** at http://user:****@host/"
 
 
 def test_long_texts_end_with_a_whole_word() -> None:
