@@ -127,6 +127,7 @@ class Told(QuietProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.said: list[str] = []
 
     def say(self, text: str) -> None:
