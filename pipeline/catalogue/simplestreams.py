@@ -8,6 +8,7 @@ disk1.img). Readers match items by ftype, follow `path` from the mirror's top, c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -101,12 +102,15 @@ class IndexEntry(_Document):
 
 
 class Index(BaseModel):
-    """streams/v1/index.json; entries of other publishers are kept as they are."""
+    """streams/v1/index.json; entries and fields of other publishers are kept as they are.
 
-    model_config = ConfigDict(frozen=True)
+    Those of LXD and Incus have no `updated`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     format: Literal["index:1.0"] = "index:1.0"
-    updated: str
+    updated: str | None = None
     index: dict[str, Any]
 
 
@@ -147,9 +151,11 @@ def index_of(catalogue: Products, old: Index | None) -> Index:
         path=PRODUCTS_PATH, updated=catalogue.updated, products=sorted(catalogue.products)
     )
     entries = {**(old.index if old else {}), CONTENT_ID: entry.model_dump()}
-    changed = old is None or old.index != entries
-    updated = catalogue.updated if changed or old is None else old.updated
-    return Index(updated=updated, index=entries)
+    if old is None:
+        return Index(updated=catalogue.updated, index=entries)
+    if old.index == entries:
+        return old
+    return old.model_copy(update={"updated": catalogue.updated, "index": entries})
 
 
 def referenced(catalogue: Products) -> set[str]:
@@ -162,9 +168,17 @@ def referenced(catalogue: Products) -> set[str]:
     }
 
 
-def dump(document: Products | Index) -> str:
-    """The document as it lies on disk: stable order, absent links left out."""
+def dump(document: Products) -> str:
+    """The products file as it lies on disk: stable order, absent links left out."""
     return document.model_dump_json(indent=1, exclude_none=True) + "\n"
+
+
+def dump_index(index: Index) -> str:
+    """The index as it lies on disk; what others left empty in it stays so."""
+    document = index.model_dump(mode="json")
+    if index.updated is None:
+        del document["updated"]
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _replace(catalogue: Products, key: str, product: Product | None, updated: str) -> Products:

@@ -26,6 +26,8 @@ PLANNED = "planned"
 # with a tuple it would take a word for its letters. It adds to copies only.
 MANY: list[str] = []
 
+_DIGITS = 10  # of an option's number: clouds keep such numbers in 32 bits
+
 HELP = {
     "recipe": "name of a recipe, see `invoke recipes`",
     "json": "print the result as JSON on standard output",
@@ -53,3 +55,18 @@ def variables(words: Iterable[str]) -> dict[str, str]:
             )
         pairs[name] = value
     return pairs
+
+
+def whole_number(option: str, word: str, unit: str = "", *, least: int = 0) -> int | None:
+    """An option's word as a number; None for "". InputError for anything else, or for too few."""
+    if not word:
+        return None
+    if not (word.isascii() and word.isdecimal() and len(word) < _DIGITS and int(word) >= least):
+        what = f"a whole number of {unit}" if unit else "a whole number"
+        raise InputError(
+            f"use the option {option}",
+            word,
+            why=f"it is not {what}, {least} or more",
+            next_step=f"Write it in digits alone, such as {option} {max(least, 2)}",
+        )
+    return int(word)

@@ -11,7 +11,8 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from pipeline.cli import MANY, command
+from pipeline.cli import MANY, command, whole_number
+from pipeline.cli.session import front_door
 from pipeline.core import resources
 
 ROOT = resources.PROJECT
@@ -99,7 +100,7 @@ def benchmark(
     c: Context,
     only: Iterable[str] = MANY,
     sizes: str = "1,4",
-    rounds: int = 3,
+    rounds: str = "3",
     quick: bool = False,
     directory: str = "",
 ) -> None:
@@ -110,7 +111,8 @@ def benchmark(
     With --only, the other sections keep what they say.
     """
     words = [f"--only {shlex.quote(name)}" for name in only]
-    words += ["--sizes", shlex.quote(sizes), "--rounds", str(rounds), *(["--quick"] * quick)]
+    times = _number("--rounds", rounds, least=1)
+    words += ["--sizes", shlex.quote(sizes), "--rounds", str(times), *(["--quick"] * quick)]
     words += ["--directory", shlex.quote(directory)] if directory else []
     _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
 
@@ -128,8 +130,8 @@ def benchmark(
 def faults(
     c: Context,
     only: Iterable[str] = MANY,
-    points: int = 0,
-    seed: int = 1,
+    points: str = "",
+    seed: str = "1",
     disk: str = "",
     keep: str = "",
 ) -> None:
@@ -138,7 +140,7 @@ def faults(
     Without --only, all but boot and install run, as docs/explanation/faults.md tells.
     """
     words = [shlex.quote(name) for name in only]
-    words += ["--points", str(points), "--seed", str(seed)]
+    words += ["--points", str(_number("--points", points)), "--seed", str(_number("--seed", seed))]
     words += ["--disk", shlex.quote(disk)] if disk else []
     words += ["--keep", shlex.quote(keep)] if keep else []
     _run(c, f"{sys.executable} -m tests.robustness.faults {' '.join(words)}")
@@ -157,6 +159,13 @@ def check(c: Context, unit: bool = False) -> None:
     scripts = " ".join(str(path.relative_to(ROOT)) for path in _shell_scripts())
     _run(c, f"shellcheck -S warning {scripts}")
     _tests(c, unit=unit, coverage=True)
+
+
+def _number(option: str, word: str, *, least: int = 0) -> int:
+    """An option's number; what is none ends the run with the words of a wrong input."""
+    with front_door():
+        return whole_number(option, word, least=least) or 0
+    raise AssertionError("the front door ends the run")
 
 
 def _shell_scripts() -> list[Path]:

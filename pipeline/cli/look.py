@@ -9,7 +9,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from pipeline.cli import MANY, command, help_for
+from pipeline.cli import MANY, command, help_for, whole_number
 from pipeline.cli.session import front_door
 from pipeline.core import settings
 from pipeline.core.errors import ExitCode, HostError
@@ -106,7 +106,7 @@ def prune(
     c: Context,
     name: Iterable[str] = MANY,
     cloud: Iterable[str] = MANY,
-    keep: int = 0,
+    keep: str = "",
     disks: bool = False,
     yes: bool = False,
     json: bool = False,
@@ -118,7 +118,12 @@ def prune(
         from pipeline.clouds.registry import open_clouds
         from pipeline.workflows import prune
 
-        wish = prune.Wish(names=(*name,), clouds=(*cloud,), keep=keep, disks=disks)
+        wish = prune.Wish(
+            names=(*name,),
+            clouds=(*cloud,),
+            keep=whole_number("--keep", keep, "generations", least=1) or 0,
+            disks=disks,
+        )
         answer = prune.prune(
             settings.build_dir(), wish, lambda word: open_clouds([word])[0], view.progress, yes=yes
         )

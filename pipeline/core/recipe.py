@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.core.properties import refusal
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -85,3 +87,12 @@ class Recipe(BaseModel):
     """Also make a bootable whole disk from the same three files."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Image properties for the cloud: os_distro, os_version, hw_* and others."""
+
+    @field_validator("properties")
+    @classmethod
+    def _free_names(cls, properties: dict[str, str]) -> dict[str, str]:
+        refused = {name: found for name in properties if (found := refusal(name))}
+        if refused:
+            words = [f"{name}: {why}. {step}" for name, (why, step) in refused.items()]
+            raise ValueError("; ".join(words))
+        return properties

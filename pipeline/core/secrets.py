@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote, urlsplit
 
+from pipeline.core.passwords import without_passwords
+
 _CLOUDS = ("OS_", "AWS_", "EC2_", "S3_")
 
 
@@ -24,10 +26,13 @@ class Secrets:
             self._values.add(value)
 
     def mask(self, text: str) -> str:
-        """`text` without the secrets, the longest first so that none is left in part."""
+        """`text` without the secrets, the longest first so that none is left in part.
+
+        The password of any URL is one, too: configurations of clouds hold some that nobody added.
+        """
         for value in sorted(self._values, key=len, reverse=True):
             text = text.replace(value, "****")
-        return text
+        return without_passwords(text)
 
 
 def environment_secrets(environ: Mapping[str, str]) -> Iterator[str]:

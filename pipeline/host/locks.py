@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core.errors import BusyError
+from pipeline.core.errors import BusyError, HostError
+
+# What file systems without locks answer, such as NFS whose lock daemon does not run.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path`; BusyError that names the holder when somebody else does.
 
-    wait: seconds to give the holder first.
+    wait: seconds to give the holder first. HostError where the file system knows no locks.
     flock(2) locks die with their process, so a stale file never blocks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         deadline = time.monotonic() + wait
-        while not (held := _try_lock(descriptor)) and time.monotonic() < deadline:
+        while not (held := _locked(path, descriptor)) and time.monotonic() < deadline:
             time.sleep(0.05)
         if not held:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
@@ -46,14 +50,35 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(descriptor)
+        # Shared: NFS gives an exclusive lock to those alone who may write.
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False  # nobody can hold one there
+        raise
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _locked(path: Path, descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _try_lock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise HostError(
+            "lock",
+            path,
+            why=f"its file system has no locks: {error.strerror}",
+            next_step="Use a directory on a local file system (IMAGE_PIPELINE_BUILD,"
+            " IMAGE_PIPELINE_CATALOGUE, IMAGE_PIPELINE_CACHE), or mount NFS with"
+            " local_lock=flock",
+        ) from error
+
+
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -20,7 +20,7 @@ from pipeline.builders.installer import libvirt_connection
 from pipeline.builders.installer.domain import interpreter
 from pipeline.builders.recipes import load_recipes
 from pipeline.clouds import credentials
-from pipeline.clouds.registry import default_words
+from pipeline.clouds.registry import default_words, open_clouds
 from pipeline.core import settings
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.core.image import PartitionImage
@@ -92,7 +92,7 @@ def examine(tools: Tools, *, full: bool = False) -> Iterator[Check]:
         yield _try(
             "upload",
             word,
-            partial(credentials.check, word),
+            partial(_cloud, word),
             needed=word in chosen,
         )
 
@@ -230,6 +230,11 @@ def _launch(tools: Tools) -> str:
         if opened.names("/") != ["lost+found"]:
             raise HostError("read through the appliance", why="it shows another file system")
     return f"launched with {found.accelerator}"
+
+
+def _cloud(word: str) -> str:
+    (cloud,) = open_clouds([word])
+    return cloud.check()
 
 
 def _recipes() -> dict[str, Recipe]:

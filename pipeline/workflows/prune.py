@@ -14,8 +14,8 @@ from pipeline.builds.manifest import read_manifest
 from pipeline.builds.registrations import FILE as REGISTRATIONS
 from pipeline.builds.registrations import registrations, remove_from_record, superseded
 from pipeline.builds.workspace import LOCK
-from pipeline.clouds.protocol import Cloud
-from pipeline.core.errors import BusyError, CloudError, InputError
+from pipeline.clouds.protocol import Cloud, InUseError
+from pipeline.core.errors import CloudError, InputError, PipelineError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key
 from pipeline.core.image import Registration
@@ -105,7 +105,10 @@ def find(
         for word in dict.fromkeys(wish.clouds or [entry.cloud for entry in recorded]):
             try:
                 found += old_generations(name, open_cloud(word), wish.keep, builds)
-            except CloudError as error:
+            except PipelineError as error:
+                # A cloud that the record names and nobody has set up any more stops no other.
+                if wish.clouds and not isinstance(error, CloudError):
+                    raise
                 refusals.append(str(error))
     return found, refusals
 
@@ -209,7 +212,9 @@ def delete(
                 open_cloud(leftover.registration.cloud).withdraw(leftover.registration)
                 if directory in build_directories(builds):
                     remove_from_record(directory / REGISTRATIONS, leftover.registration)
-        except (BusyError, CloudError, OSError) as error:
+        except InUseError as error:
+            progress.warn(str(error))
+        except (PipelineError, OSError) as error:
             failures.append(str(error))
         else:
             progress.say(f"deleted {leftover.what}")
@@ -235,6 +240,6 @@ def lines(answer: Answer) -> list[str]:
     text.append(f"together {human_bytes(sum(one.bytes for one in answer.found))} on this host")
     if answer.dry_run:
         text.append("nothing was deleted: add --yes to delete all of it")
-    elif any(one.careful for one in answer.found if one not in answer.deleted):
+    elif any(one.kind == "unfinished" for one in answer.found if one not in answer.deleted):
         text.append("the next build can use what is unfinished: add --yes to delete it, too")
     return text

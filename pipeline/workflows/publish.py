@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from typing import TypeVar
 
 from pipeline.builds.registrations import add_to_record, remove_from_record, superseded
 from pipeline.builds.workspace import Workspace
-from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
-from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
+from pipeline.clouds.protocol import Cloud, Interrupted, InUseError, PublishOptions
+from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
 from pipeline.core.image import Image, Registration, Role
+from pipeline.core.properties import MARKS, require_free
 from pipeline.core.steps import StepName
 from pipeline.host.sparse import digests
 
 _Result = TypeVar("_Result")
+_AWS = "aws:"  # tags that begin so are Amazon's own
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
 
 
@@ -27,18 +29,21 @@ _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-ou
 class Outcome:
     """What happened on one cloud: a registration or an error, never both.
 
-    withdrawn: older generations that `keep` pruned.
+    withdrawn: older generations that `keep` pruned. unrecorded: why the registration, which is
+    there all the same, could not be written into the build's record; "" when it was.
     """
 
     cloud: str
     registration: Registration | None = None
     error: PipelineError | None = None
     withdrawn: tuple[Registration, ...] = ()
+    unrecorded: str = ""
 
 
 def plan(images: Image, clouds: Sequence[Cloud], options: PublishOptions) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
     calls = {}
+    require_options(options, images)
     for cloud in _distinct(clouds):
         cloud.probe(images, options)
         calls[cloud.name] = cloud.plan(images, options)
@@ -61,6 +66,7 @@ def publish(
     loses nothing.
     """
     _distinct(clouds)
+    require_options(options, images)
     if not images.verified(whole_disk=options.whole_disk):
         progress.warn(f"{images.name} was not boot-checked; its images will say so")
     stoppable = _StoppableProgress(progress)
@@ -106,6 +112,20 @@ def confirm(image: Image, directory: Path, *, whole_disk: bool, progress: Progre
             )
 
 
+def require_options(options: PublishOptions, images: Image | None = None) -> None:
+    """InputError for names that the clouds or the pipeline keep for themselves."""
+    require_free(options.properties)
+    require_free(images.properties if images else {})
+    for tag in options.tags:
+        if tag.lower().startswith((MARKS, _AWS)):
+            raise InputError(
+                "set the tag",
+                tag,
+                why="such tags are the pipeline's own marks, or the cloud's",
+                next_step="Choose another tag",
+            )
+
+
 def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
     names = [cloud.name for cloud in clouds]
     for name in names:
@@ -144,13 +164,27 @@ def _publish_one(
 ) -> Outcome:
     try:
         registration = cloud.publish(images, options, progress)
-        add_to_record(record, registration)
-        withdrawn = _prune(cloud, registration, options.keep, record, progress)
     except PipelineError as error:
         return Outcome(cloud.name, error=error)
     except (OSError, EOFError) as error:
         return Outcome(cloud.name, error=_trouble(cloud, images, error))
-    return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
+    # From here on the images are there, whatever else fails.
+    unrecorded = _recorded(add_to_record, record, registration)
+    if unrecorded:
+        progress.warn(f"{cloud.name}: the images are registered, but not recorded: {unrecorded}")
+    withdrawn = _prune(cloud, registration, options.keep, record, progress)
+    return Outcome(cloud.name, registration, withdrawn=withdrawn, unrecorded=unrecorded)
+
+
+def _recorded(
+    change: Callable[[Path, Registration], None], record: Path, registration: Registration
+) -> str:
+    """Why registrations.json could not be changed; "" when it was."""
+    try:
+        change(record, registration)
+    except (PipelineError, OSError) as error:
+        return f"{error}. Run the upload again once that is mended"
+    return ""
 
 
 def _prune(
@@ -163,11 +197,16 @@ def _prune(
     # The upload itself is done and recorded: an old image that will not go is a warning.
     try:
         for old in superseded(cloud.generations(newest.name), newest, keep):
-            cloud.withdraw(old)
-            remove_from_record(record, old)
+            try:
+                cloud.withdraw(old)
+            except InUseError as error:
+                progress.warn(str(error))
+                continue
             withdrawn.append(old)
             progress.say(f"{cloud.name}: withdrew generation {old.generation}, {old.machine_id}")
-    except CloudError as error:
+            if unrecorded := _recorded(remove_from_record, record, old):
+                progress.warn(f"{cloud.name}: {old.machine_id} is withdrawn: {unrecorded}")
+    except (PipelineError, OSError) as error:
         progress.warn(str(error))
     return tuple(withdrawn)
 

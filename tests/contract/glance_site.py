@@ -85,7 +85,12 @@ def glance_site(
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "clouds.yaml"
     config.write_text(json.dumps({"clouds": clouds}))
-    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(config))
+    environment = {
+        "OS_CLIENT_CONFIG_FILE": str(config),
+        "IMAGE_PIPELINE_CACHE": str(directory / "cache"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     return Site(
         kind=kind,
         word="glance:mine",
@@ -95,7 +100,7 @@ def glance_site(
         data=raw.data,
         foreign=raw.add,
         stranger=lambda: GlanceCloud("glance:stranger", "stranger", Patience(tries=2, first=0.1)),
-        environment={"OS_CLIENT_CONFIG_FILE": str(config)},
+        environment=environment,
     )
 
 

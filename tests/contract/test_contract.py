@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds.protocol import Interrupted, PublishOptions
+from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Image, Registration
@@ -164,13 +164,28 @@ def test_plan_changes_nothing_and_tells_a_rerun_apart(site: Site, images: Image)
     assert len(after) < len(before)
 
 
+def test_the_check_says_where_and_makes_nothing(site: Site) -> None:
+    assert site.open().check()
+    assert site.everything() == []
+
+
+def test_a_rerun_without_options_plans_nothing(site: Site, images: Image) -> None:
+    register(site, images)
+    assert not [call for call in site.open().plan(images, OPTIONS) if "->" in call]
+
+
 def test_refused_credentials_fail_the_probe(site: Site, images: Image) -> None:
     if site.stranger is None:
         return  # a directory asks for no credentials
-    with pytest.raises(CloudError) as caught:
-        site.stranger().probe(images, OPTIONS)
-    assert caught.value.next_step
-    assert "Traceback" not in str(caught.value)
+    asks: list[Callable[[Cloud], object]] = [
+        lambda cloud: cloud.probe(images, OPTIONS),
+        lambda cloud: cloud.check(),
+    ]
+    for ask in asks:
+        with pytest.raises(CloudError) as caught:
+            ask(site.stranger())
+        assert caught.value.next_step
+        assert "Traceback" not in str(caught.value)
 
 
 class Stop(Interrupted):

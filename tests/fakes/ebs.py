@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from tests.fakes.protocol import Answer, Ids, Refused, Request
 
 BLOCK = 524_288
+_KEY = "arn:aws:kms:us-east-1:123456789012:key/0"
 _START = {
     "VolumeSize", "ParentSnapshotId", "Tags", "Description", "ClientToken", "Encrypted",
     "KmsKeyArn", "Timeout",
@@ -36,12 +38,20 @@ class Snapshot:
     own: dict[int, bytes] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     refusals: int = 0
+    encrypted: bool = False
 
     def read(self) -> bytes:
-        """The volume's bytes up to the last block that was ever written."""
+        """The volume's bytes up to the last block that was ever written.
+
+        What was never put are zeros, or, where the snapshot is encrypted, what decrypting nothing
+        gives (awslabs/coldsnap, issue 395).
+        """
         blocks = self.blocks()
         end = max(blocks, default=-1) + 1
-        return b"".join(blocks.get(index, bytes(BLOCK)) for index in range(end))
+        return b"".join(blocks.get(index) or self._unput() for index in range(end))
+
+    def _unput(self) -> bytes:
+        return os.urandom(BLOCK) if self.encrypted else bytes(BLOCK)
 
     def blocks(self) -> dict[int, bytes]:
         """All blocks by index."""
@@ -49,11 +59,15 @@ class Snapshot:
 
 
 class EbsService:
-    """All snapshots of the account. late: puts that find a new snapshot unknown at first."""
+    """All snapshots of the account. late: puts that find a new snapshot unknown at first.
+
+    encrypts: whether the account encrypts by default.
+    """
 
     def __init__(self) -> None:
         self.snapshots: dict[str, Snapshot] = {}
         self.late = 0
+        self.encrypts = False
         self.ids = Ids()
         self._tokens: dict[str, tuple[Mapping[str, Any], str]] = {}
 
@@ -102,12 +116,14 @@ class EbsService:
             parent = self._find(wanted["ParentSnapshotId"])
             _need(parent.state == "completed", "the parent is not completed")
             _need(size >= parent.volume_gib, "the volume is smaller than its parent")
+            _need(parent.encrypted or not self.encrypts, "the parent is not encrypted")
         tags = {tag["Key"]: tag["Value"] for tag in wanted.get("Tags", [])}
         _need(len(tags) == len(wanted.get("Tags", [])) <= 50, "tags are repeated or too many")
         snapshot = Snapshot(
             self.ids.next("snap"), size, tags, wanted.get("Description", ""), parent
         )
         snapshot.refusals = self.late
+        snapshot.encrypted = self.encrypts or bool(parent and parent.encrypted)
         self.snapshots[snapshot.id] = snapshot
         self._tokens[token] = (wanted, snapshot.id)
         return self._described(snapshot, 201)
@@ -174,6 +190,7 @@ class EbsService:
             "StartTime": snapshot.started,
             "VolumeSize": snapshot.volume_gib,
             "BlockSize": BLOCK,
+            **({"KmsKeyArn": _KEY} if snapshot.encrypted else {}),
         }
         return Answer(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
 

@@ -250,6 +250,15 @@ class Ec2Service:
         self._image(given["ImageId"], region).protected = True
         return {"Return": "enabled"}
 
+    def _DisableImageDeregistrationProtection(
+        self, given: dict[str, Any], region: str
+    ) -> dict[str, Any]:
+        self._image(given["ImageId"], region).protected = False
+        return {"Return": "disabled"}
+
+    def _GetEbsEncryptionByDefault(self, _given: dict[str, Any], _region: str) -> dict[str, Any]:
+        return {"EbsEncryptionByDefault": self._ebs.encrypts}
+
     def _CopyImage(self, given: dict[str, Any], region: str) -> dict[str, Any]:
         token = given.get("ClientToken", "")
         if token in self._tokens:
@@ -291,6 +300,7 @@ class Ec2Service:
                     "SnapshotId": s.id,
                     "State": s.state,
                     "VolumeSize": s.volume_gib,
+                    "Encrypted": s.encrypted,
                     "Tags": [{"Key": k, "Value": v} for k, v in s.tags.items()],
                 }
                 for s in snapshots

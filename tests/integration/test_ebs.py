@@ -25,6 +25,7 @@ from pipeline.core.image import Image, Registration
 from pipeline.disk.blocks.source import RawFile
 from tests.contract.observers import Observed
 from tests.contract.site import make_images, with_disk
+from tests.contract.site import rebuilt as with_another_root
 from tests.fakes.protocol import Answer, Fault, Refused
 from tests.fakes.server import Cloud, error_answer, running
 
@@ -115,8 +116,119 @@ def test_a_rerun_sends_nothing(cloud: Cloud, images: Image) -> None:
     before = cloud.calls.copy()
     assert publish(images) == replace(first, created=False)
     new = cloud.calls - before
+    assert {name for name in new if "Describe" not in name} == set()
+    publish(images, PublishOptions(visibility="private"))
+    new = cloud.calls - before
     assert {name for name in new if "Describe" not in name} == {"ec2.ModifyImageAttribute"}
     assert cloud.ec2.images[first.machine_id].permissions == []
+
+
+class Told(QuietProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+_HOLES = set(range(1, _BLOCKS, 2))  # of `make_disk`
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_zeros_that_were_written_are_sent_to_an_encrypted_snapshot(
+    cloud: Cloud, images: Image, asked: bool
+) -> None:
+    """A block that was never put reads as random bytes there; the account's default is asked for,
+    or, where the user may not ask, told by the snapshot's start."""
+    cloud.ebs.encrypts = True
+    if not asked:
+        cloud.ec2.forbidden.add("GetEbsEncryptionByDefault")
+    planned = " ".join(open_ebs("").plan(images, OPTIONS))
+    assert ("zeros, too" in planned) is asked
+    told = Told()
+    first = open_ebs("").publish(images, OPTIONS, told)
+    assert any("holes are taken for never written" in text for text in told.said)
+    assert set(cloud.ebs.snapshots[first.location].own) == {*range(_BLOCKS + 1)} - _HOLES
+    assert_written(cloud, images, first)
+    # What the next generation writes over, empties or leaves as it was is known of the first.
+    assert images.disk is not None
+    with images.disk.path.open("r+b") as disk:
+        disk.seek(2 * BLOCK)
+        disk.write(bytes(BLOCK))
+        disk.seek(8 * BLOCK)
+        disk.write(b"no more zeros")
+    later = with_another_root(images, seed=5)
+    second = open_ebs("").publish(later, OPTIONS, told)
+    assert set(cloud.ebs.snapshots[second.location].own) == {2, 8}
+    assert_written(cloud, later, second)
+
+
+def assert_written(cloud: Cloud, images: Image, registration: Registration) -> None:
+    """What lies in the disk's file is on the volume; its holes may be anything."""
+    image, data = cloud.ec2.images[registration.machine_id], disk_bytes(images)
+    assert image.data is not None
+    for number in {*range(_BLOCKS + 1)} - _HOLES:
+        block = data[number * BLOCK : (number + 1) * BLOCK]
+        assert image.data[number * BLOCK :][: len(block)] == block, number
+
+
+def test_holes_are_sent_to_an_encrypted_snapshot_where_that_is_set(
+    cloud: Cloud, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.ebs.encrypts = True
+    profiles = tmp_path / "aws"
+    profiles.write_text("[default]\nimage_pipeline_holes = send\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(profiles))
+    assert_registered(cloud, images, publish(images))
+    profiles.write_text("[default]\nimage_pipeline_holes = maybe\n")
+    with pytest.raises(InputError, match="maybe"):
+        open_ebs("")
+
+
+def test_an_account_that_begins_to_encrypt_gets_a_snapshot_without_parent(
+    cloud: Cloud, images: Image
+) -> None:
+    publish(images)
+    cloud.ebs.encrypts = True
+    later = with_another_root(images, seed=5)
+    second = publish(later)
+    assert cloud.ebs.snapshots[second.location].parent is None
+    assert_written(cloud, later, second)
+
+
+def test_options_of_a_rerun_are_told_and_planned(cloud: Cloud, images: Image) -> None:
+    asked = PublishOptions(protected=True, visibility="public", tags=("team=a",))
+    found = publish(images, asked)
+    machine = cloud.ec2.images[found.machine_id]
+    assert machine.tags["image_pipeline_state"] == "whole"
+    assert machine.tags["image_pipeline_verified"] == "true"
+    told = Told()
+    assert open_ebs("").plan(images, OPTIONS) == [f"nothing: {found.machine_id} holds this build"]
+    open_ebs("").publish(images, OPTIONS, told)
+    assert machine.protected
+    assert machine.permissions == [{"Group": "all"}]
+    assert told.said == []
+    asked = PublishOptions(protected=False, visibility="private", tags=("team=b",))
+    unverified = replace(images, checks=())
+    planned = open_ebs("").plan(unverified, asked)
+    open_ebs("").publish(unverified, asked, told)
+    for words in ("launch permission - all", "DisableImage", "team=b", "verified=false"):
+        assert any(words in call for call in planned)
+        assert any(words in text for text in told.said)
+    assert (machine.protected, machine.permissions) == (False, [])
+    assert (machine.tags["team"], machine.tags["image_pipeline_verified"]) == ("b", "false")
+
+
+def test_the_check_asks_for_snapshots_too(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "snapshots by EBS direct" in open_ebs("").check()
+    cloud.services = ("ec2", "s3")
+    with pytest.raises(CloudError, match="no bucket is named"):
+        open_ebs("").check()
+    monkeypatch.setenv("EC2_BUCKET", "imports")
+    assert "the bucket imports is made by the first upload" in open_ebs("").check()
 
 
 def test_the_next_generation_sends_only_what_changed(cloud: Cloud, images: Image) -> None:
@@ -497,8 +609,8 @@ def test_memory_is_bounded_by_blocks_under_way(
     ahead: list[int] = []
     read = ebs_direct.data_blocks
 
-    def counted(image: RawFile) -> Iterator[tuple[int, bytes]]:
-        for number, block in enumerate(read(image)):
+    def counted(image: RawFile, zeros: ebs_direct.Zeros) -> Iterator[tuple[int, bytes]]:
+        for number, block in enumerate(read(image, zeros)):
             taken = sum(len(s.own) for s in cloud.ebs.snapshots.values())
             ahead.append(number - taken)
             yield block

@@ -25,7 +25,8 @@ from pipeline.clouds.aws.objects import Bucket, PartUploads
 from pipeline.clouds.aws.s3_backed import open_ec2
 from pipeline.clouds.aws.session import open_site
 from pipeline.clouds.aws.unbundle import unbundle_image
-from pipeline.clouds.protocol import PublishOptions
+from pipeline.clouds.aws.usage import Usage, require_unused
+from pipeline.clouds.protocol import InUseError, PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Image, Registration
@@ -108,6 +109,84 @@ def test_parts_lie_at_the_root_readable_by_ec2_and_marked(cloud: Cloud, images: 
     marks = stored_objects[f"{stem}.manifest.xml"].metadata
     assert marks["image-pipeline-sha256"] == images.machine.sha256
     assert cloud.ec2.images[registration.machine_id].tags["image_pipeline_role"] == "machine"
+
+
+def test_tags_tell_state_and_verdict_and_a_shared_kernel_of_its_first_triple(
+    cloud: Cloud, images: Image
+) -> None:
+    first = publish(replace(images, checks=()))
+    second = publish(rebuilt(images, seed=9))
+    assert first.kernel_id == second.kernel_id
+    tags = {i: cloud.ec2.images[i].tags for i in (first.machine_id, second.machine_id)}
+    assert [t["image_pipeline_state"] for t in tags.values()] == ["whole", "whole"]
+    assert [t["image_pipeline_verified"] for t in tags.values()] == ["no", "yes"]
+    kernel = cloud.ec2.images[first.kernel_id].tags
+    assert kernel["image_pipeline_key"] == first.key
+    assert "image_pipeline_state" not in kernel
+    publish(images)  # booted meanwhile
+    assert tags[first.machine_id]["image_pipeline_verified"] == "yes"
+
+
+def test_changes_of_a_rerun_are_planned_and_told(cloud: Cloud, images: Image) -> None:
+    found = publish(images)
+    planned = open_ec2("").plan(images, OPTIONS)
+    assert planned == [f"nothing: {found.machine_id} holds this build"]
+    options = PublishOptions(visibility="public", tags=("team=a",))
+    planned = open_ec2("").plan(images, options)
+    said: list[str] = []
+    open_ec2("").publish(images, options, Observed(lambda _number, text: said.append(text)))
+    for image_id in (found.machine_id, found.kernel_id, found.ramdisk_id):
+        words = f"{image_id}: launch permission + all"
+        assert any(words in call for call in planned)
+        assert any(words in text for text in said)
+    assert any("team=a" in call for call in planned)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("SignatureDoesNotMatch", "access key and secret"),
+        ("InvalidAccessKeyId", "access key and secret"),
+        ("RequestTimeTooSkewed", "clock"),
+        ("AccessDenied", "somebody else's"),
+    ],
+)
+def test_the_reason_of_a_refused_bucket_is_told(
+    cloud: Cloud, images: Image, code: str, words: str
+) -> None:
+    """The answer to a HEAD has no body."""
+
+    def refuse(_service: str, operation: str, _number: int) -> Answer | None:
+        if operation == "HeadBucket":
+            return Answer(403)
+        if operation == "ListObjectsV2":
+            return error_answer("s3", Refused(403, code, "It&#39;s refused"))
+        return None
+
+    cloud.fault = refuse
+    for ask in (lambda: open_ec2("").probe(images, OPTIONS), lambda: open_ec2("").check()):
+        with pytest.raises(CloudError, match=f"403 {code}: It's refused") as caught:
+            ask()
+        assert words in caught.value.next_step
+
+
+def test_a_bucket_that_answers_a_get_alone_is_used(cloud: Cloud, images: Image) -> None:
+    cloud.s3.buckets["images"] = {}
+    cloud.fault = lambda _s, operation, _n: Answer(403) if operation == "HeadBucket" else None
+    assert_registered(cloud, images, publish(images))
+
+
+def test_the_check_asks_ec2_and_s3(
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "the bucket images" in open_ec2("").check()
+    assert "is made by the first upload" in open_ec2("").check()
+    publish(images)
+    assert "is there" in open_ec2("").check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:never-shown@127.0.0.1:9")
+    with pytest.raises(CloudError, match=r"127\.0\.0\.1:9") as caught:
+        open_ec2("").check()
+    assert "never-shown" not in str(caught.value)
 
 
 def test_a_cloud_without_acls_and_tags_is_served(cloud: Cloud, images: Image) -> None:
@@ -375,7 +454,11 @@ def test_public_and_shared_images_and_back(cloud: Cloud, images: Image) -> None:
     assert machine.permissions == kernel.permissions == [{"Group": "all"}]
     publish(images, PublishOptions(visibility="shared", members=("123456789012",)))
     assert machine.permissions == [{"UserId": "123456789012"}]
-    publish(images)
+    publish(images)  # nothing is asked, nothing is taken away
+    assert machine.permissions == kernel.permissions == [{"UserId": "123456789012"}]
+    publish(images, PublishOptions(visibility="shared", members=("210987654321",)))
+    assert len(machine.permissions) == 2
+    publish(images, PublishOptions(visibility="private"))
     assert machine.permissions == kernel.permissions == []
 
 
@@ -476,6 +559,25 @@ def test_ec2_api_takes_a_bundle_of_several_parts(
     open_ec2("").withdraw(registration)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("EC2_SECRET_KEY", "wrong", "SignatureDoesNotMatch"),
+        ("EC2_ACCESS_KEY", "nobody", "SignatureDoesNotMatch"),  # Keystone tells no difference
+    ],
+)
+def test_swift_says_what_it_refuses(
+    openstack: tuple[Endpoints, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(CloudError, match=words):
+        Bucket(open_site("ec2", "").s3(), "images", "ec2").check()
+
+
 def test_ec2_api_refuses_the_wrong_certificate(
     openstack: tuple[Endpoints, dict[str, str]],
     tmp_path: Path,
@@ -557,10 +659,97 @@ def test_moto_s_ec2_registers_finds_shares_and_tags(moto: str) -> None:
     assert account.register("demo-1", request, find, lambda: None) == (image_id, False)
     account.wait(image_id, "demo-1", 60, lambda: None)
     account.tag([image_id], {"image_pipeline_name": "demo"})
-    account.share(image_id, PublishOptions(visibility="public"))
-    account.share(image_id, PublishOptions())
+    assert account.share(image_id, PublishOptions(visibility="public")) != ""
+    assert account.share(image_id, PublishOptions()) == ""
+    assert account.share(image_id, PublishOptions(visibility="private")) != ""
     (image,) = find()
     assert image.tags["image_pipeline_name"] == "demo"
     account.deregister(image_id)
     account.deregister(image_id)
     assert find() == []
+
+
+def test_moto_s_s3_wants_a_bucket_s_place(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As AWS does: outside us-east-1 a bucket without its place is refused."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    client = open_site("ec2", "").s3()
+    bucket = Bucket(client, "images-in-ireland", "ec2")
+    bucket.ensure()
+    place = client.get_bucket_location(Bucket="images-in-ireland")["LocationConstraint"]
+    assert place == "eu-west-1"
+
+
+def test_a_service_with_other_places_gets_the_bucket_without_one(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ceph refuses the name of a region that is none of its zone groups."""
+    monkeypatch.setenv("AWS_REGION", "RegionOne")
+    refusal = error_answer("s3", Refused(400, "InvalidLocationConstraint", "no such zone group"))
+
+    def first(_service: str, operation: str, number: int) -> Answer | None:
+        return refusal if (operation, number) == ("CreateBucket", 1) else None
+
+    cloud.fault = first
+    Bucket(open_site("ec2", "").s3(), "images", "ec2").ensure()
+    assert cloud.calls["s3.CreateBucket"] == 2
+    assert "images" in cloud.s3.buckets
+
+
+def test_an_image_that_something_names_is_in_use(moto: str) -> None:
+    """On the mock: instances, launch templates of any version, both kinds of scaling groups."""
+    site = open_site("ebs", "")
+    ec2, scaling = site.ec2(), site.scaling()
+    zone = "us-east-1a"
+    ids = [
+        ec2.register_image(Name=f"demo-{n}", RootDeviceName="/dev/xvda")["ImageId"]
+        for n in range(6)
+    ]
+    by_instance, by_template, by_version, by_configuration, by_mixed, by_nobody = ids
+    run = ec2.run_instances(ImageId=by_instance, MinCount=1, MaxCount=1, InstanceType="t3.nano")
+    ec2.create_launch_template(LaunchTemplateName="web", LaunchTemplateData={"ImageId": by_version})
+    ec2.create_launch_template_version(
+        LaunchTemplateName="web", LaunchTemplateData={"ImageId": by_mixed}
+    )
+    ec2.create_launch_template_version(
+        LaunchTemplateName="web", LaunchTemplateData={"ImageId": by_template}
+    )
+    ec2.modify_launch_template(LaunchTemplateName="web", DefaultVersion="3")
+    scaling.create_launch_configuration(
+        LaunchConfigurationName="old", ImageId=by_configuration, InstanceType="t3.nano"
+    )
+    common = {"MinSize": 0, "MaxSize": 1, "AvailabilityZones": [zone]}
+    scaling.create_auto_scaling_group(
+        AutoScalingGroupName="g1", LaunchConfigurationName="old", **common
+    )
+    template = {"LaunchTemplateName": "web", "Version": "1"}
+    scaling.create_auto_scaling_group(AutoScalingGroupName="g2", LaunchTemplate=template, **common)
+    mixed = {"LaunchTemplate": {"LaunchTemplateSpecification": {**template, "Version": "2"}}}
+    scaling.create_auto_scaling_group(
+        AutoScalingGroupName="g3", MixedInstancesPolicy=mixed, **common
+    )
+    instance = run["Instances"][0]["InstanceId"]
+    assert {image_id: Usage(site).of(image_id) for image_id in ids} == {
+        by_instance: [f"instance {instance}"],
+        by_template: ["launch template web"],
+        by_version: ["scaling group g2"],
+        by_configuration: ["launch configuration old", "scaling group g1"],
+        by_mixed: ["scaling group g3"],
+        by_nobody: [],
+    }
+    with pytest.raises(InUseError, match=r"in use by launch template web"):
+        require_unused(site, by_template)
+    ec2.terminate_instances(InstanceIds=[instance])
+    require_unused(site, by_instance)
+    require_unused(site, by_nobody)
+
+
+def test_a_cloud_that_forgets_an_image_s_kernel_is_told(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the mock does: DescribeImages leaves KernelId and RamdiskId out."""
+    monkeypatch.setenv("EUCALYPTUS_CERT", str(another_certificate(tmp_path)))
+    with pytest.raises(CloudError, match="without its kernel and ramdisk") as caught:
+        publish(make_images(tmp_path / "small"))
+    assert "ebs:PROFILE" in caught.value.next_step
+    names = {image.name for image in Images(open_site("ec2", "")).own()}
+    assert not [name for name in names if "-demo-" in name]

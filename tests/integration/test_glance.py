@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 from pipeline.clouds.glance.api import Patience
 from pipeline.clouds.glance.cloud import GlanceCloud
+from pipeline.clouds.glance.errors import StatusError
 from pipeline.clouds.glance.images import MARK_ID, parts, record_id, unfinished
+from pipeline.clouds.glance.login import connect
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
@@ -24,6 +27,7 @@ from pipeline.core.image import Image
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import MIB, make_images, with_disk
 from tests.servers import glance
+from tests.servers.faults import FaultProxy, Request
 from tests.servers.fixtures import LoneGlance, token_settings
 from tests.servers.processes import Processes, free_port
 
@@ -43,6 +47,7 @@ def account(url: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> RawGl
     config = directory / "clouds.yaml"
     config.write_text(json.dumps({"clouds": {"mine": token_settings(url, token)}}))
     monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(config))
+    monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(directory / "cache"))
     return RawGlance(url, token)
 
 
@@ -172,7 +177,7 @@ def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: Image) -
 def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
     raw: RawGlance, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.clouds.glance.cloud._DELETED_IDS", 2)
+    monkeypatch.setattr("pipeline.clouds.glance.upload._DELETED_IDS", 2)
     made = set()
     for _ in range(4):
         found = cloud().publish(images, PublishOptions(), QuietProgress())
@@ -333,6 +338,207 @@ def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: Image) ->
     assert found.kernel_id != left
     assert raw.data(found.kernel_id) == images.kernel.path.read_bytes()
     assert len(raw.seen(hidden=True)) == 3
+
+
+class Told(QuietProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_what_an_operator_set_stays_unless_it_is_asked_for(raw: RawGlance, images: Image) -> None:
+    found = cloud().publish(images, PublishOptions(), QuietProgress())
+    by_hand = {"visibility": "community", "protected": True, "min_disk": 7, "os_hidden": True}
+    kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+    changes = [{"op": "replace", "path": f"/{k}", "value": v} for k, v in by_hand.items()]
+    raw.call("PATCH", f"images/{found.machine_id}", json=changes, headers=kind)
+    before = [raw.image(image_id) for image_id in (found.machine_id, found.kernel_id)]
+    told = Told()
+    assert cloud().plan(images, PublishOptions()) == []
+    assert cloud().publish(images, PublishOptions(), told) == replace(found, created=False)
+    assert [raw.image(image["id"]) for image in before] == before
+    assert not [text for text in told.said if "->" in text]
+    asked = PublishOptions(visibility="private", protected=False, hidden=False, min_disk_gib=0)
+    (call,) = [call for call in cloud().plan(images, asked) if found.machine_id in call]
+    for words in (
+        "visibility: community -> private",
+        "protected: True -> False",
+        "os_hidden: True -> False",
+        "min_disk: 7 -> 0",
+    ):
+        assert words in call
+    assert raw.image(found.machine_id) == before[0]
+    cloud().publish(images, asked, told)
+    assert any("protected: True -> False" in text for text in told.said)
+    machine = raw.image(found.machine_id)
+    assert {key: machine[key] for key in by_hand} == {
+        "visibility": "private", "protected": False, "min_disk": 0, "os_hidden": False,
+    }  # fmt: skip
+
+
+def test_a_kernel_that_is_made_again_is_like_its_machine_image(
+    raw: RawGlance, images: Image
+) -> None:
+    options = PublishOptions(visibility="community", protected=True)
+    found = cloud().publish(images, options, QuietProgress())
+    kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+    change = [{"op": "replace", "path": "/protected", "value": False}]
+    raw.call("PATCH", f"images/{found.kernel_id}", json=change, headers=kind)
+    raw.call("DELETE", f"images/{found.kernel_id}")
+    again = cloud().publish(images, PublishOptions(), QuietProgress())
+    assert again.machine_id == found.machine_id
+    for image_id in (again.kernel_id, again.ramdisk_id, again.machine_id):
+        image = raw.image(image_id)
+        shown = (image["visibility"], image["protected"], image["os_hidden"])
+        assert shown == ("community", True, False)
+
+
+def test_a_kernel_left_hidden_by_a_kill_is_shown(raw: RawGlance, images: Image) -> None:
+    found = cloud().publish(images, PublishOptions(), QuietProgress())
+    kind = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+    change = [{"op": "replace", "path": "/os_hidden", "value": True}]
+    raw.call("PATCH", f"images/{found.kernel_id}", json=change, headers=kind)
+    cloud().publish(images, PublishOptions(), QuietProgress())
+    assert raw.image(found.kernel_id)["os_hidden"] is False
+
+
+def test_all_protected_images_are_named_at_once(raw: RawGlance, images: Image) -> None:
+    found = cloud().publish(images, PublishOptions(protected=True), QuietProgress())
+    with pytest.raises(CloudError) as caught:
+        cloud().withdraw(found)
+    for image_id in (found.kernel_id, found.ramdisk_id, found.machine_id):
+        assert f"openstack image set --unprotected {image_id}" in caught.value.next_step
+
+
+def test_a_build_deleted_often_costs_no_refused_request(
+    lone_glance: LoneGlance, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultProxy(lone_glance.url).running() as proxy:
+        account(proxy.url, tmp_path, monkeypatch)
+        for _ in range(4):
+            seen = len(proxy.requests)
+            cloud().withdraw(cloud().publish(images, PublishOptions(), QuietProgress()))
+            posts = [r for r in proxy.requests[seen:] if r.method == "POST"]
+            assert len(posts) == 3
+        # Another host knows nothing of them and asks; what it learns it keeps, too.
+        monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(tmp_path / "elsewhere"))
+        for tried in (3 * 5, 3):
+            seen = len(proxy.requests)
+            cloud().withdraw(cloud().publish(images, PublishOptions(), QuietProgress()))
+            assert len([r for r in proxy.requests[seen:] if r.method == "POST"]) == tried
+
+
+def test_a_machine_image_is_linked_when_it_is_created(
+    lone_glance: LoneGlance, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cloud that reserves kernel_id then refuses before any data is sent."""
+    with FaultProxy(lone_glance.url).running() as proxy:
+        raw = account(proxy.url, tmp_path, monkeypatch)
+        links: list[str] = []
+
+        def look(request: Request) -> None:
+            if request.method == "PUT" and not links:
+                links.extend(image.kernel_id for image in raw.seen(hidden=True))
+
+        proxy.choose = look
+        found = cloud().publish(images, PublishOptions(), QuietProgress())
+        assert found.kernel_id in links
+
+
+@contextmanager
+def two_stores(directory: Path) -> Iterator[str]:
+    """A Glance with the stores "fast" (the default) and "slow"."""
+    settings = (
+        "enabled_backends = fast:file,slow:file\n[slow]\n"
+        f"filesystem_store_datadir = {directory}/slow\n"
+    )
+    (directory / "slow").mkdir()
+    with own_glance(directory / "glance", settings) as url:
+        yield url
+
+
+def test_a_store_is_chosen(images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_stores(tmp_path) as url:
+        raw = account(url, tmp_path, monkeypatch)
+        with pytest.raises(InputError, match=r"no store quick\. Use one of: fast, slow"):
+            cloud().probe(images, PublishOptions(store="quick"))
+        options = PublishOptions(store="slow")
+        cloud().probe(images, options)
+        found = cloud().publish(images, options, QuietProgress())
+        ids = (found.kernel_id, found.ramdisk_id, found.machine_id)
+        assert [raw.image(image_id)["stores"] for image_id in ids] == ["slow"] * 3
+        assert len(list((tmp_path / "slow").iterdir())) == 3
+        told = Told()
+        cloud().publish(images, PublishOptions(store="fast"), told)
+        assert any("stays in the store slow" in text for text in told.said)
+
+
+def test_one_store_is_no_choice(raw: RawGlance, images: Image) -> None:
+    with pytest.raises(InputError, match="no store slow"):
+        cloud().probe(images, PublishOptions(store="slow"))
+
+
+def test_a_cloud_that_converts_at_import_is_told_after_one_upload(
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports alone are allowed, and the plugin makes qcow2 of what is raw."""
+    settings = (
+        "[image_import_opts]\nimage_import_plugins = ['image_conversion']\n"
+        "[image_conversion]\noutput_format = qcow2\n"
+    )
+    with contextlib.ExitStack() as servers:
+        url = servers.enter_context(own_glance(tmp_path / "glance", settings, upload_image="!"))
+        proxy = servers.enter_context(FaultProxy(url).running())
+        raw = account(proxy.url, tmp_path, monkeypatch)
+        disk = tmp_path / "demo.raw"
+        disk.write_bytes(b"disk" * 100_000)
+        with pytest.raises(CloudError, match=r"converts what is imported, raw to qcow2"):
+            cloud().publish(
+                with_disk(images, disk), PublishOptions(whole_disk=True), QuietProgress()
+            )
+        staged = [r for r in proxy.requests if r.path.endswith("/stage")]
+        assert len(staged) == 1
+        with pytest.raises(CloudError, match=r"its import failed 2 times: \w+") as caught:
+            cloud().publish(images, PublishOptions(), QuietProgress())
+        assert "aki/aki" in caught.value.next_step
+        assert raw.seen(hidden=True) == []
+
+
+def test_a_refusal_is_told_without_entities(raw: RawGlance) -> None:
+    with connect("glance:mine", "mine", QUICK) as api:
+        image_id = raw.add("x")
+        with pytest.raises(StatusError) as caught:
+            api.patch(image_id, {"checksum": "0"}, "change")
+    assert "'checksum'" in str(caught.value)
+    assert "&#" not in str(caught.value)
+
+
+def test_the_check_asks_the_endpoint_that_uploads_use(
+    raw: RawGlance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cloud().check() == f"logged in; images are at {raw.url}/v2"
+    settings = token_settings(raw.url, raw.token)
+    closed = {**settings, "image_endpoint_override": "http://user:never-shown@127.0.0.1:9"}
+    config = tmp_path / "closed.yaml"
+    config.write_text(json.dumps({"clouds": {"mine": closed}}))
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(config))
+    with pytest.raises(CloudError, match=r"127\.0\.0\.1:9") as caught:
+        cloud().check()
+    assert "never-shown" not in str(caught.value)
+    config.write_text(
+        json.dumps({"clouds": {"mine": {**closed, "image_endpoint_override": "https://127.0.0.1:9",
+                                        "cacert": str(tmp_path / "gone.pem")}}})
+    )  # fmt: skip
+    with pytest.raises(CloudError, match=r"gone\.pem.*cacert"):
+        cloud().check()
 
 
 _UPLOAD = """

@@ -80,6 +80,7 @@ def bench(
         clouds = {"mine": token_settings(proxy.url, token)}
         config.write_text(json.dumps({"clouds": clouds}))
         monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(config))
+        monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(tmp_path / "cache"))
         environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(config)}
         images = make_images(tmp_path / "build")
         yield Bench(proxy, RawGlance(lone_glance.url, token), images, environment)

@@ -41,7 +41,7 @@ def site(finished_demo: Demo, tmp_path: Path) -> Path:
 
 def test_adding_a_cloud(site: Path) -> None:
     said = follow("adding-a-cloud.md", site)
-    assert "14 passed" in said, "the whole contract was asked"
+    assert "16 passed" in said, "the whole contract was asked"
     assert "folder:images: copy " in said
     assert not (site / "images").exists(), "the guide ends with a dry run"
 

@@ -7,31 +7,36 @@ tags; an image's name is made of its content, and EC2 lets one name exist once i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipeline.clouds.aws.ebs_direct import BlockIndex, DirectUpload, Parent, volume_gib
-from pipeline.clouds.aws.ebs_import import ImportUpload
+from pipeline.clouds.aws.ebs_copies import AVAILABLE_SECONDS, copies, copy_to_regions, withdraw_copy
+from pipeline.clouds.aws.ebs_direct import volume_gib
+from pipeline.clouds.aws.ebs_disk import NO_SNAPSHOT, DiskSnapshots, Method
+from pipeline.clouds.aws.ebs_index import BlockIndex
 from pipeline.clouds.aws.images import (
     Images,
     RegisteredImage,
     UnavailableError,
     check_options,
+    permission_words,
     user_tags,
 )
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.session import (
+    CHECK_SECONDS,
     Addressing,
     Site,
     check_credentials,
-    code_of,
-    explain,
+    check_ec2,
+    is_aws,
     one_at_a_time,
     open_site,
-    status_of,
 )
 from pipeline.clouds.aws.snapshots import Snapshots
+from pipeline.clouds.aws.usage import require_unused
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
@@ -41,23 +46,20 @@ from pipeline.core.image import Image, Registration
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.identify import disk_format
 
-Method = Literal["auto", "direct", "import"]
 BootMode = Literal["legacy-bios", "uefi", "uefi-preferred"]
 
 ROLE = "disk"
 _ROOT_DEVICE = "/dev/xvda"
 _DIGITS = 32  # of the content key in names: "NAME-DIGEST" stays within EC2's 128 characters
-_AVAILABLE_SECONDS = 900.0  # an image of a completed snapshot is available within a minute on AWS
-_NO_SNAPSHOT = "snap-00000000000000000"
-# Tag of the image: its own id, which a copy's is not, and its copies, "REGION:IMAGE", by spaces.
-_COPIES = "image_pipeline_copies"
+_ACCOUNT = re.compile(r"\d{12}")  # of AWS
 
 
 @dataclass(frozen=True)
 class EbsCloud:
     """protocol.Cloud over EBS snapshots and RegisterImage; made by `open_ebs`.
 
-    bucket: where disks lie while ImportSnapshot reads them; "" rules that method out.
+    bucket: where disks lie while ImportSnapshot reads them; "" rules that method out. holes:
+    send a disk's holes, too, where the snapshot is encrypted.
     """
 
     name: str
@@ -66,6 +68,24 @@ class EbsCloud:
     method: Method = "auto"
     boot_mode: BootMode = "uefi-preferred"
     role: str = ""
+    holes: bool = False
+
+    @property
+    def snapshots(self) -> DiskSnapshots:
+        """How disks become snapshots there."""
+        return DiskSnapshots(self.site, self.bucket, self.method, self.role, self.holes)
+
+    def check(self) -> str:
+        """See protocol.Cloud: EC2, and EBS direct or the bucket that imports read."""
+        cloud = replace(self, site=replace(self.site, read_seconds=CHECK_SECONDS))
+        ec2 = check_ec2(cloud.site)
+        if cloud.snapshots.chosen_method() == "direct":
+            return f"credentials work at {ec2}; snapshots by EBS direct"
+        there = Bucket(cloud.site.s3(retry=False), self.bucket, self.name).check()
+        state = "is there" if there else "is made by the first upload"
+        return (
+            f"credentials work at {ec2}; snapshots are imported; the bucket {self.bucket} {state}"
+        )
 
     def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
@@ -81,21 +101,34 @@ class EbsCloud:
             )
         check_credentials(self.site)
         account = Images(self.site)
+        strange = [member for member in options.members if not _ACCOUNT.fullmatch(member)]
+        if strange and is_aws(account.endpoint):
+            raise InputError(
+                f"share {images.name} on {self.name} with",
+                ", ".join(strange),
+                why="an account of AWS is a number of twelve digits",
+                next_step="Give the account's number",
+            )
         account.own()
-        account.try_register(self._request(images, options, "probe", _NO_SNAPSHOT, {}))
-        self._chosen_method()
+        account.try_register(self._request(images, options, "probe", NO_SNAPSHOT, {}))
+        self.snapshots.chosen_method()
 
     def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
-        if found := self._find(Images(self.site).own(), images):
-            return [f"nothing: {found.id} holds this build"]
+        account = Images(self.site)
+        if found := self._find(account.own(), images):
+            calls = self._updates(account, found, images, options)
+            return calls or [f"nothing: {found.id} holds this build"]
         disk = require_disk(images, self.name).path
         gib, size = volume_gib(disk.stat().st_size), human_bytes(disk.stat().st_size)
-        if self._chosen_method() == "direct":
+        if self.snapshots.chosen_method() == "direct":
+            wanted = "that is not zeros or not in the parent snapshot"
+            if self.snapshots.encrypts():
+                wanted = "zeros, too, as the account encrypts by default"
+                wanted += "" if self.holes else "; holes are left out"
             calls = [
                 f"StartSnapshot VolumeSize={gib}",
-                f"PutSnapshotBlock for each block of {disk.name}, {size}, that is not zeros or not"
-                " in the parent snapshot",
+                f"PutSnapshotBlock for each block of {disk.name}, {size}, {wanted}",
                 "CompleteSnapshot",
             ]
         else:
@@ -105,9 +138,36 @@ class EbsCloud:
             ]
         calls.append(f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}")
         calls += [f"CopyImage to {region}" for region in options.regions]
-        if options.visibility != "private":
+        if options.visibility not in (None, "private"):
             calls.append(f"ModifyImageAttribute LaunchPermission: {options.visibility}")
+        if options.protected:
+            calls.append("EnableImageDeregistrationProtection")
         return calls
+
+    def _updates(
+        self, account: Images, machine: RegisteredImage, images: Image, options: PublishOptions
+    ) -> list[str]:
+        """The calls that bring an image that is there up to date."""
+        calls = []
+        if words := permission_words(account.permissions(machine.id, options)):
+            calls.append(f"ModifyImageAttribute {machine.id}: {words}")
+        if options.protected is not None:
+            verb = "Enable" if options.protected else "Disable"
+            calls.append(f"{verb}ImageDeregistrationProtection {machine.id}")
+        if tags := self._changed_tags(machine, images, options):
+            words = ", ".join(f"{key}={value}" for key, value in tags.items())
+            calls.append(f"CreateTags {machine.id} {machine.snapshot_id}: {words}")
+        known = copies(machine)
+        calls += [f"CopyImage to {r}" for r in options.regions if r not in (account.region, *known)]
+        return calls
+
+    def _changed_tags(
+        self, machine: RegisteredImage, images: Image, options: PublishOptions
+    ) -> dict[str, str]:
+        """The user's tags and the verdict, as far as the image does not say so."""
+        wanted = user_tags(options.tags)
+        wanted[identity.MARK_VERIFIED] = str(images.verified(whole_disk=True)).lower()
+        return {key: value for key, value in wanted.items() if machine.tags.get(key) != value}
 
     def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. A snapshot that a run left unfinished or unused is adopted."""
@@ -117,12 +177,15 @@ class EbsCloud:
             machine, created = self._find(account.own(), images), False
             if machine is None:
                 machine, created = self._make(account, images, options, progress)
+            else:
+                for change in self._updates(account, machine, images, options):
+                    progress.say(f"{self.name}: {change}")
             account.share(machine.id, options)
-            if options.protected:
-                account.protect(machine.id)
-            if tags := user_tags(options.tags):
+            if options.protected is not None:
+                account.protect(machine.id, options.protected)
+            if tags := self._changed_tags(machine, images, options):
                 account.tag([machine.id, machine.snapshot_id], tags)
-            self._copy(account, machine, options, progress)
+            copy_to_regions(self.site, account, machine, options, progress)
         return self._registration(images.name, machine, created=created)
 
     def generations(self, name: str) -> list[Registration]:
@@ -152,8 +215,11 @@ class EbsCloud:
                     why="its name and tags do not say that this pipeline made it",
                     next_step="Deregister it by hand if it is to go",
                 )
-            for region, copy in _copies(image).items():
-                self._withdraw_copy(region, copy)
+            require_unused(self.site, image.id)
+            for region, copy in copies(image).items():
+                require_unused(self.site, copy, region=region)
+            for region, copy in copies(image).items():
+                withdraw_copy(self.site, region, copy)
             account.deregister(image.id)
         snapshot = snapshots.find(registration.location)
         if snapshot is not None and marks.items() <= snapshot.tags.items():
@@ -171,9 +237,10 @@ class EbsCloud:
             identity.MARK_ROLE: ROLE,
             identity.MARK_GENERATION: generation,
             identity.MARK_VERIFIED: str(images.verified(whole_disk=True)).lower(),
+            identity.MARK_STATE: identity.WHOLE,
         }
-        snapshot_id = self._snapshot(images, marks, generations, progress)
         stem = self._stem(images)
+        snapshot_id = self.snapshots.make(images, stem, marks, generations, progress)
         request = self._request(images, options, stem, snapshot_id, marks)
 
         def find() -> list[RegisteredImage]:
@@ -183,7 +250,7 @@ class EbsCloud:
         with progress.task(f"{self.name}: registering the image", unit="steps") as meter:
             image_id, created = account.register(stem, request, find, lambda: meter.advance(0))
             try:
-                machine = account.wait(image_id, stem, _AVAILABLE_SECONDS, lambda: meter.advance(0))
+                machine = account.wait(image_id, stem, AVAILABLE_SECONDS, lambda: meter.advance(0))
             except UnavailableError:  # one that is on its way is taken up by the next run
                 if created:
                     account.deregister(image_id)
@@ -192,81 +259,6 @@ class EbsCloud:
             # Another host registered the same build meanwhile: its image stays.
             Snapshots(self.site).delete(snapshot_id)
         return machine, created
-
-    def _snapshot(
-        self,
-        images: Image,
-        marks: Mapping[str, str],
-        generations: list[Registration],
-        progress: Progress,
-    ) -> str:
-        """A completed snapshot of the disk: one that is there, or a new one."""
-        disk = require_disk(images, self.name).path
-        snapshots = Snapshots(self.site)
-        key = {name: marks[name] for name in (identity.MARK_NAME, identity.MARK_KEY)}
-        done = [s for s in snapshots.tagged(key) if s.state == "completed"]
-        if done:
-            return done[0].id
-        status = disk.stat()
-
-        def check() -> None:
-            now = disk.stat()
-            if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
-                raise CloudError(
-                    f"publish {images.name} on",
-                    self.name,
-                    why=f"{disk} changed while it was sent",
-                    next_step="Let nothing write to it, and run it again",
-                )
-
-        def settle(snapshot_id: str) -> None:
-            with progress.task(f"{self.name}: waiting for {snapshot_id}", unit="steps") as meter:
-                snapshots.wait(snapshot_id, lambda: meter.advance(0))
-
-        token = f"{marks[identity.MARK_KEY]} {status.st_size} {status.st_mtime_ns}"
-        description = f"{images.name}, content {marks[identity.MARK_KEY][:_DIGITS]}"
-        # Tags that change between attempts would make a retried start another snapshot's.
-        changing = (identity.MARK_GENERATION, identity.MARK_VERIFIED)
-        tags = {k: v for k, v in marks.items() if k not in changing}
-        with progress.task(f"{self.name}: uploading the disk", status.st_size) as meter:
-            if self._chosen_method() == "direct":
-                direct = DirectUpload(
-                    self.site.ebs(), self.name, lambda s: snapshots.find(s) is not None
-                )
-                snapshot_id = direct.run(
-                    disk,
-                    token=token,
-                    tags=tags,
-                    description=description,
-                    parent=self._parent(snapshots, generations),
-                    check=check,
-                    settle=settle,
-                    advance=meter.advance,
-                )
-            else:
-                Bucket(self.site.s3(), self.bucket, self.name).ensure()
-                snapshot_id = ImportUpload(self.site, self.bucket, self.role).run(
-                    disk,
-                    key=f"{self._stem(images)}.raw",
-                    token=token,
-                    tags=tags,
-                    description=description,
-                    check=check,
-                    settle=settle,
-                    advance=meter.advance,
-                )
-        return snapshot_id
-
-    def _parent(self, snapshots: Snapshots, generations: list[Registration]) -> Parent | None:
-        """The newest generation's snapshot whose content this host knows."""
-        for generation in generations:
-            digests = BlockIndex(self.name, generation.location).content()
-            if digests is None:
-                continue
-            snapshot = snapshots.find(generation.location)
-            if snapshot is not None and snapshot.state == "completed":
-                return Parent(snapshot.id, snapshot.volume_gib, digests)
-        return None
 
     def _request(
         self,
@@ -299,63 +291,6 @@ class EbsCloud:
             tags = [{"Key": k, "Value": v} for k, v in marks.items()]
             request["TagSpecifications"] = [{"ResourceType": "image", "Tags": tags}]
         return request
-
-    def _copy(
-        self, account: Images, machine: RegisteredImage, options: PublishOptions, progress: Progress
-    ) -> None:
-        """Copy the image to further regions; a copy that is there is kept, and shared likewise."""
-        copies = _copies(machine)
-        for region in options.regions:
-            if region == account.region:
-                continue
-            there = Images(self.site, region=region)
-            before = copies.get(region, "")
-            kept = any(image.id == before and not image.failed for image in there.own())
-            label = f"{self.name}: copying to {region}"
-            with progress.task(label, unit="steps") as meter:
-                if not kept:
-                    copies[region] = there.copy(machine, account.region, instead=before)
-                    # Recorded before it is done: an interrupted run must not lose it.
-                    places = [f"{r}:{i}" for r, i in sorted(copies.items())]
-                    account.tag([machine.id], {_COPIES: " ".join([machine.id, *places])})
-                there.wait(copies[region], label, _AVAILABLE_SECONDS, lambda: meter.advance(0))
-                there.share(copies[region], options)
-
-    def _withdraw_copy(self, region: str, image_id: str) -> None:
-        there = Images(self.site, region=region)
-        for image in there.own():
-            if image.id == image_id:
-                there.deregister(image.id)
-                if image.snapshot_id:
-                    Snapshots(self.site, region=region).delete(image.snapshot_id)
-
-    def _chosen_method(self) -> Literal["direct", "import"]:
-        """The method to use: EBS direct where it answers."""
-        if self.method != "auto":
-            return self.method
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            self.site.ebs().list_snapshot_blocks(SnapshotId=_NO_SNAPSHOT)
-        except ClientError as error:
-            known = code_of(error) in ("ResourceNotFoundException", "ValidationException")
-            # Forbidden or broken is there as well: its own calls will say what is wrong.
-            if known or status_of(error) in (403, 500, 503):
-                return "direct"
-            missing: Exception = error
-        except BotoCoreError as error:
-            missing = error
-        else:
-            return "direct"
-        if self.bucket:
-            return "import"
-        raise CloudError(
-            "make snapshots on",
-            self.name,
-            why=f"it has no EBS direct API ({explain(missing)[0]}) and no bucket is named for"
-            " ImportSnapshot",
-            next_step="Set image_pipeline_bucket in the AWS profile, or EC2_BUCKET",
-        ) from missing
 
     def _find(
         self, own: list[RegisteredImage], images: Image, *, available: bool = True
@@ -402,12 +337,6 @@ def _keeps_its_name(image: RegisteredImage) -> bool:
     return image.name == _image_name(*marks)
 
 
-def _copies(image: RegisteredImage) -> dict[str, str]:
-    """Region -> id of the image's copies, as its tag says."""
-    owner, *places = image.tags.get(_COPIES, "").split() or [""]
-    return dict(place.split(":", 1) for place in places) if owner == image.id else {}
-
-
 def open_ebs(
     profile: str,
     *,
@@ -430,4 +359,17 @@ def open_ebs(
         method=method,
         boot_mode=boot_mode,
         role=site.settings.get("import_role", ""),
+        holes=_holes(site),
     )
+
+
+def _holes(site: Site) -> bool:
+    word = site.settings.get("holes", "skip")
+    if word not in ("skip", "send"):
+        raise InputError(
+            "use image_pipeline_holes of",
+            site.word,
+            why=f"it is {word}",
+            next_step="Write skip, or send for a disk whose holes must read as zeros",
+        )
+    return word == "send"

@@ -9,23 +9,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import random
-import secrets
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.clouds.aws.ebs_index import BlockIndex, KeptToken, Parent
 from pipeline.clouds.aws.session import code_of, step
-from pipeline.core import settings
 from pipeline.core.errors import CloudError
-from pipeline.disk.blocks.source import RawFile
-from pipeline.host.files import finish, write_scratch, write_whole
+from pipeline.disk.blocks.source import RawFile, Run
 
 if TYPE_CHECKING:
     from types_boto3_ebs.client import EBSClient
@@ -41,17 +36,7 @@ _PUTS = 32
 _TIMEOUT_MINUTES = 60  # without a put for so long the cloud gives an unfinished snapshot up
 _APPEAR_SECONDS = 120.0  # how long after its start a snapshot may be unknown to puts (coldsnap)
 _STARTS = 3  # snapshots tried, each after the one before had ended in an error
-_RECORD = struct.Struct(">I32s")  # a block's index and SHA-256
 _MISSING = ("ResourceNotFoundException", "InvalidSnapshot.NotFound")
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A completed snapshot to build on. digests: SHA-256 of its blocks that are not all zeros."""
-
-    snapshot_id: str
-    volume_gib: int
-    digests: Mapping[int, bytes]
 
 
 def volume_gib(size: int) -> int:
@@ -59,24 +44,29 @@ def volume_gib(size: int) -> int:
     return max(1, -(-size // _GIB))
 
 
-def data_blocks(image: RawFile) -> Iterator[tuple[int, bytes]]:
-    """Index and bytes of every block that is not all zeros, the last one padded with zeros."""
+Zeros = Literal["none", "written", "all"]
+"""Which zeros to send: none, those that lie in the file's data, those in its holes, too."""
+
+
+def data_blocks(image: RawFile, zeros: Zeros = "none") -> Iterator[tuple[int, bytes]]:
+    """Index and bytes of every block to send, the last one padded with zeros."""
     done = 0
-    for run in image.runs(0, image.size):
+    runs = [Run(0, image.size, None)] if zeros == "all" else image.runs(0, image.size)
+    for run in runs:
         index = max(done, run.offset // BLOCK)
         while index * BLOCK < run.offset + run.length:
             offset = index * BLOCK
             data = image.read(offset, min(BLOCK, image.size - offset))
             if len(data) < BLOCK:
                 data += bytes(BLOCK - len(data))
-            if data != _ZEROS:
+            if zeros != "none" or data != _ZEROS:
                 yield index, data
             index += 1
         done = index
 
 
 def wanted_blocks(
-    image: RawFile, parent: Parent | None
+    image: RawFile, parent: Parent | None, zeros: Zeros = "none"
 ) -> Iterator[tuple[int, bytes | None, bytes]]:
     """Index, bytes and digest of the blocks that make the parent's content the image's.
 
@@ -85,15 +75,19 @@ def wanted_blocks(
     """
     old = parent.digests if parent else {}
     left = deque(sorted(old))
-    for index, data in data_blocks(image):
+
+    def emptied(index: int) -> tuple[int, bytes | None, bytes]:
+        return index, None if old[index] == _ZERO_DIGEST else _ZEROS, _ZERO_DIGEST
+
+    for index, data in data_blocks(image, zeros):
         while left and left[0] < index:
-            yield left.popleft(), _ZEROS, _ZERO_DIGEST
+            yield emptied(left.popleft())
         if left and left[0] == index:
             left.popleft()
         digest = hashlib.sha256(data).digest()
         yield index, None if old.get(index) == digest else data, digest
     for index in left:
-        yield index, _ZEROS, _ZERO_DIGEST
+        yield emptied(index)
 
 
 def aggregate(digests: Mapping[int, bytes]) -> str:
@@ -102,68 +96,29 @@ def aggregate(digests: Mapping[int, bytes]) -> str:
     return base64.b64encode(hashlib.sha256(joined).digest()).decode()
 
 
-class BlockIndex:
-    """What blocks a snapshot holds, kept below the cache directory.
-
-    While a snapshot is written it is a journal that lets the next run go on; of a completed one
-    it tells what the next generation has in common with it. Without it nothing but time is lost.
-    """
-
-    def __init__(self, cloud: str, snapshot_id: str) -> None:
-        name = hashlib.sha256(f"{cloud} {snapshot_id}".encode()).hexdigest()[:32]
-        directory = settings.cache_dir() / "ebs"
-        self._journal = directory / f"{name}.journal"
-        self._blocks = directory / f"{name}.blocks"
-        self._descriptor: int | None = None
-
-    def written(self) -> dict[int, bytes]:
-        """Blocks that were acknowledged; a record cut off by a crash is left out."""
-        return _records(self._journal)
-
-    def write(self, index: int, digest: bytes) -> None:
-        """Record an acknowledged block."""
-        if self._descriptor is None:
-            self._journal.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._descriptor = os.open(self._journal, flags, 0o600)
-            torn = os.fstat(self._descriptor).st_size % _RECORD.size
-            if torn:
-                os.truncate(self._descriptor, os.fstat(self._descriptor).st_size - torn)
-        os.write(self._descriptor, _RECORD.pack(index, digest))
-
-    def close(self) -> None:
-        """Close the journal."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def complete(self, digests: Mapping[int, bytes]) -> None:
-        """Keep the content of the finished snapshot in place of the journal."""
-        partial = self._blocks.with_suffix(f".{os.getpid()}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        write_scratch(partial, b"".join(_RECORD.pack(i, d) for i, d in sorted(digests.items())))
-        finish(partial, self._blocks)
-        self._journal.unlink(missing_ok=True)
-
-    def content(self) -> dict[int, bytes] | None:
-        """Blocks of the finished snapshot, or None when this host does not know."""
-        return _records(self._blocks) if self._blocks.is_file() else None
-
-    def forget(self) -> None:
-        """Delete both."""
-        self.close()
-        self._journal.unlink(missing_ok=True)
-        self._blocks.unlink(missing_ok=True)
-
-
 class DirectUpload:
     """Makes snapshots through the EBS direct API."""
 
-    def __init__(self, client: EBSClient, cloud: str, exists: Callable[[str], bool]) -> None:
-        """exists: asks the EC2 API whether a snapshot is still there."""
+    def __init__(
+        self,
+        client: EBSClient,
+        cloud: str,
+        exists: Callable[[str], bool],
+        *,
+        encrypts: bool = False,
+        holes: bool = False,
+        say: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """exists: asks the EC2 API whether a snapshot is still there.
+
+        encrypts: whether the account encrypts by default; the answer of a start tells it, too.
+        holes: send the file's holes as well where the snapshot is encrypted. say: told what was
+        assumed of them.
+        """
         self._client = client
         self._cloud = cloud
         self._exists = exists
+        self._encrypted, self._holes, self._say = encrypts, holes, say
         self._begun = 0.0
 
     def run(
@@ -199,7 +154,10 @@ class DirectUpload:
                     name.forget()
                     return snapshot_id
                 try:
-                    content, written = self._put_all(raw, snapshot_id, parent, index, advance)
+                    zeros = self._zeros(image)
+                    content, written = self._put_all(
+                        raw, snapshot_id, parent, index, advance, zeros=zeros
+                    )
                     check()
                     self._complete(snapshot_id, written)
                 except _LostError as error:
@@ -234,6 +192,7 @@ class DirectUpload:
             with step(self._cloud, "start a snapshot on", self._cloud):
                 answer = self._client.start_snapshot(**request, ClientToken=token.value())
             snapshot_id, status = answer["SnapshotId"], answer["Status"]
+            self._encrypted |= bool(answer.get("KmsKeyArn"))
             if answer["BlockSize"] != BLOCK:
                 raise CloudError(
                     "start a snapshot on",
@@ -251,6 +210,23 @@ class DirectUpload:
             next_step="Try again later, and ask the cloud's operator if it persists",
         )
 
+    def _zeros(self, image: Path) -> Zeros:
+        """Which zeros to send; what is assumed of the others is told.
+
+        A block that was never put reads as zeros from a volume, but as random bytes where the
+        snapshot is encrypted.
+        """
+        if not self._encrypted:
+            return "none"
+        if self._holes:
+            self._say(f"{self._cloud}: the snapshot is encrypted: every block is sent")
+            return "all"
+        self._say(
+            f"{self._cloud}: the snapshot is encrypted, and what is not sent reads as random bytes:"
+            f" zeros that lie in {image.name} are sent, its holes are taken for never written"
+        )
+        return "written"
+
     def _put_all(
         self,
         raw: RawFile,
@@ -258,6 +234,8 @@ class DirectUpload:
         parent: Parent | None,
         index: BlockIndex,
         advance: Callable[[int], None],
+        *,
+        zeros: Zeros,
     ) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """Digests of the snapshot's content, and of the blocks written."""
         before = index.written()
@@ -277,8 +255,9 @@ class DirectUpload:
 
         pool = ThreadPoolExecutor(_PUTS, thread_name_prefix="ebs-put")
         try:
-            for number, data, digest in wanted_blocks(raw, parent):
-                if digest != _ZERO_DIGEST:
+            for number, data, digest in wanted_blocks(raw, parent, zeros):
+                # Of an encrypted parent, zeros that were put are all that is known to be zeros.
+                if digest != _ZERO_DIGEST or zeros != "none":
                     content[number] = digest
                 if data is not None:
                     written[number] = digest
@@ -364,41 +343,5 @@ class _LostError(Exception):
         self.reason = reason
 
 
-class KeptToken:
-    """The client token of an unfinished snapshot, kept so that the next run finds it again.
-
-    It is forgotten once the snapshot is complete: a cloud goes on answering a token with its
-    snapshot after that was deleted.
-    """
-
-    def __init__(self, cloud: str, identity: str, gib: int, parent: Parent | None) -> None:
-        text = f"{cloud} {identity} {gib} {parent.snapshot_id if parent else ''}"
-        name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._path = settings.cache_dir() / "ebs" / f"{name}.token"
-
-    def value(self) -> str:
-        """The token, made now unless there is one."""
-        with contextlib.suppress(FileNotFoundError):
-            if text := self._path.read_text():
-                return text
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = secrets.token_hex(16)
-        write_whole(self._path, text, 0o600)
-        return text
-
-    def forget(self) -> None:
-        """Have the next `value` be another."""
-        self._path.unlink(missing_ok=True)
-
-
 def _unknown_snapshot(error: Exception) -> bool:
     return code_of(error) in _MISSING or "does not exist" in str(error)
-
-
-def _records(path: Path) -> dict[int, bytes]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    whole = len(data) // _RECORD.size * _RECORD.size
-    return dict(_RECORD.iter_unpack(data[:whole]))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clouds.aws.ebs_direct import KeptToken
+from pipeline.clouds.aws.ebs_index import KeptToken
 from pipeline.clouds.aws.images import pause
 from pipeline.clouds.aws.objects import UPLOADS
 from pipeline.clouds.aws.session import Site, step

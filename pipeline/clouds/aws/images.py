@@ -204,32 +204,45 @@ class Images:
                 Resources=list(ids), Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
             )
 
-    def share(self, image_id: str, options: PublishOptions, *, narrow: bool = True) -> None:
-        """Make everybody, the named accounts or nobody else have the right to launch an image.
+    def permissions(
+        self, image_id: str, options: PublishOptions, *, narrow: bool = True
+    ) -> dict[str, Any]:
+        """What would be changed of who may launch an image, as ModifyImageAttribute takes it.
 
-        narrow: whether rights may be taken away, too.
+        Only what the options ask for: nothing without a visibility, and nobody is taken out by
+        further members. narrow: whether rights may be taken away at all.
         """
-        wanted: set[tuple[str, str]] = {("UserId", member) for member in options.members}
-        if options.visibility == "public":
-            wanted = {("Group", "all")}
-        with step(self._word, "share", image_id):
+        if options.visibility is None:
+            return {}
+        with step(self._word, "look at the launch permissions of", image_id):
             answer = self._client.describe_image_attribute(
                 ImageId=image_id, Attribute="launchPermission"
             )
-            now: set[tuple[str, str]] = set()
-            for entry in answer.get("LaunchPermissions") or []:
-                # Some clouds fill both fields and leave one empty.
-                now |= {(k, str(v)) for k, v in entry.items() if k in ("UserId", "Group") and v}
-            changes: dict[str, Any] = {}
-            if wanted - now:
-                changes["Add"] = [{k: v} for k, v in sorted(wanted - now)]
-            if narrow and now - wanted:
-                changes["Remove"] = [{k: v} for k, v in sorted(now - wanted)]
-            if changes:
+        now: set[tuple[str, str]] = set()
+        for entry in answer.get("LaunchPermissions") or []:
+            # Some clouds fill both fields and leave one empty.
+            now |= {(k, str(v)) for k, v in entry.items() if k in ("UserId", "Group") and v}
+        everybody = {("Group", "all")}
+        wanted = everybody if options.visibility == "public" else set()
+        wanted |= {("UserId", member) for member in options.members}
+        gone = {"private": now, "shared": now & everybody}.get(options.visibility, set()) - wanted
+        changes: dict[str, Any] = {}
+        if wanted - now:
+            changes["Add"] = [{k: v} for k, v in sorted(wanted - now)]
+        if narrow and gone:
+            changes["Remove"] = [{k: v} for k, v in sorted(gone)]
+        return changes
+
+    def share(self, image_id: str, options: PublishOptions, *, narrow: bool = True) -> str:
+        """Make `permissions` so; the change in words, "" when there was none."""
+        changes = self.permissions(image_id, options, narrow=narrow)
+        if changes:
+            with step(self._word, "share", image_id):
                 self._client.modify_image_attribute(
                     ImageId=image_id,
                     LaunchPermission=changes,  # type: ignore[arg-type] # built above
                 )
+        return permission_words(changes)
 
     def try_register(self, request: Mapping[str, Any]) -> None:
         """CloudError when the account may not register images; nothing is registered.
@@ -260,16 +273,30 @@ class Images:
                 ClientToken=hashlib.sha256(token.encode()).hexdigest(),
             )["ImageId"]
 
-    def protect(self, image_id: str) -> None:
-        """Let nobody deregister the image until an administrator lifts the protection."""
-        with step(self._word, "protect", image_id):
-            self._client.enable_image_deregistration_protection(ImageId=image_id)
+    def protect(self, image_id: str, protected: bool) -> None:
+        """Let nobody deregister the image, or lift that protection."""
+        with step(self._word, "protect" if protected else "lift the protection of", image_id):
+            if protected:
+                self._client.enable_image_deregistration_protection(ImageId=image_id)
+            else:
+                self._client.disable_image_deregistration_protection(ImageId=image_id)
+
+
+def permission_words(changes: Mapping[str, Any]) -> str:
+    """Changes of launch permissions for people: "launch permission + all, - 123456789012"."""
+    words = [
+        f"{sign} {next(iter(entry.values()))}"
+        for sign, key in (("+", "Add"), ("-", "Remove"))
+        for entry in changes.get(key, [])
+    ]
+    return f"launch permission {', '.join(words)}" if words else ""
 
 
 def check_options(options: PublishOptions, cloud: str) -> None:
     """InputError for options that EC2 has no notion of."""
     for wrong, name in (
         (options.hidden, "hidden images"),
+        (bool(options.store), "choice of a store"),
         (options.visibility == "community", "community images"),
         (bool(options.members) != (options.visibility == "shared"), "members unless shared"),
     ):

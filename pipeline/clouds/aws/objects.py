@@ -34,6 +34,13 @@ _HEARTBEAT = 1.0  # seconds between two words to the user while waiting
 # them again. Three times in a row is no accident of the network.
 _DAMAGED = ("BadDigest", "IncompleteBody")
 _SENDINGS = 3
+# Of services whose places have other names than the region that requests are signed for.
+_NO_SUCH_PLACE = (
+    "InvalidLocationConstraint",
+    "IllegalLocationConstraintException",
+    "MalformedXML",
+    "NotImplemented",
+)
 _LISTINGS, _LISTING_SECONDS = 5, 2.0  # Swift lists what it took some seconds later, no minutes
 
 
@@ -71,9 +78,23 @@ class Bucket:
             try:
                 self._client.head_bucket(Bucket=self.name)
             except ClientError as error:
-                if status_of(error) != 404:
+                if status_of(error) == 404:
+                    return False
+                if status_of(error) >= 500:
                     raise
-                return False
+                return self._answers()
+        return True
+
+    def _answers(self) -> bool:
+        """The same by a GET: the answer to a HEAD has no body that could name the reason."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
+        except ClientError as error:
+            if status_of(error) != 404:
+                raise
+            return False
         return True
 
     def ensure(self) -> None:
@@ -82,17 +103,31 @@ class Bucket:
 
         if self.check():
             return
-        region = self._client.meta.region_name
-        place: dict[str, Any] = {}
-        if is_aws(self._client.meta.endpoint_url) and region != "us-east-1":
-            place["CreateBucketConfiguration"] = {"LocationConstraint": region}
         with step(self._cloud, "create the bucket", self.name):
             try:
-                self._client.create_bucket(Bucket=self.name, **place)
+                self._create()
             except ClientError as error:
                 # Another upload may have made it meanwhile; that of a stranger is refused here.
                 if status_of(error) != 409 or not self.check():
                     raise
+
+    def _create(self) -> None:
+        """In the region that is configured, or where the service says that this is no place."""
+        from botocore.exceptions import ClientError
+
+        region = self._client.meta.region_name
+        if region != "us-east-1":  # S3's name for saying nothing
+            place: Any = {"LocationConstraint": region}
+            try:
+                self._client.create_bucket(Bucket=self.name, CreateBucketConfiguration=place)
+            except ClientError as error:
+                # Ceph, for one, takes the names of its own zone groups alone.
+                refused = code_of(error) in _NO_SUCH_PLACE
+                if not refused or is_aws(self._client.meta.endpoint_url):
+                    raise
+            else:
+                return
+        self._client.create_bucket(Bucket=self.name)
 
     def list(self, prefix: str) -> dict[str, Stored]:
         """The objects whose key starts with `prefix`."""

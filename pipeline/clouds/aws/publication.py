@@ -64,6 +64,7 @@ class Publication:
             )
             machine_id = self._register(self.images.machine, manifest)
             machine = self._wait(machine_id, self.images.machine)
+            self._require_links(machine)
             self._update(machine, {file.role: self._tags(file) for file in self.images.triple})
             self._require_whole(machine)
         except BaseException:
@@ -71,21 +72,46 @@ class Publication:
             raise
         return machine
 
-    def update(self, machine: RegisteredImage) -> None:
-        """Bring launch permissions and the user's tags of the three up to date."""
-        self._update(machine, {})
+    def _require_links(self, machine: RegisteredImage) -> None:
+        """CloudError where the cloud forgets an image's kernel: nothing would find the triple."""
+        if not (machine.kernel_id and machine.ramdisk_id):
+            raise CloudError(
+                "register",
+                f"{self.images.name} on {self.cloud}",
+                why=f"the cloud made {machine.id} and shows it without its kernel and ramdisk",
+                next_step="It takes whole disks alone: build with --disk-image and upload to"
+                " ebs:PROFILE, where it has EBS",
+            )
 
-    def _update(self, machine: RegisteredImage, marks: Mapping[Role, Mapping[str, str]]) -> None:
+    def update(self, machine: RegisteredImage) -> None:
+        """Bring launch permissions, the user's tags and the verdict of the three up to date."""
+        verified = self._tags(self.images.machine)[identity.MARK_VERIFIED]
+        changed = machine.tags.get(identity.MARK_VERIFIED, verified) != verified
+        marks = {identity.MARK_VERIFIED: verified} if changed else {}
+        self._update(machine, {file.role: marks for file in self.images.triple}, tell=True)
+
+    def _update(
+        self,
+        machine: RegisteredImage,
+        marks: Mapping[Role, Mapping[str, str]],
+        *,
+        tell: bool = False,
+    ) -> None:
+        """tell: say what is changed of images that were there before."""
         ids = (machine.kernel_id, machine.ramdisk_id, machine.id)
         others = [image for image in self.account.own() if image.id != machine.id]
         used = {i for image in others for i in (image.kernel_id, image.ramdisk_id)}
         for image_id in ids:
             # A kernel of another generation, which may be public, keeps its readers.
-            self.account.share(image_id, self.options, narrow=image_id not in used)
+            words = self.account.share(image_id, self.options, narrow=image_id not in used)
+            if words and tell:
+                self.progress.say(f"{self.cloud}: {image_id}: {words}")
         tags = user_tags(self.options.tags)
         try:
             for file, image_id in zip(self.images.triple, ids, strict=True):
-                if wanted := {**marks.get(file.role, {}), **tags}:
+                # One that several generations share tells of the first.
+                mine = {} if image_id in used else marks.get(file.role, {})
+                if wanted := {**mine, **tags}:
                     self.account.tag([image_id], wanted)
         except CloudError as error:
             # The marks are in the manifests' metadata as well; some of these clouds have no tags.
@@ -223,7 +249,9 @@ class Publication:
 
     def _tags(self, file: Artifact) -> Mapping[str, str]:
         # ec2-api takes a tag's value "true" for a boolean and fails.
-        return {k: v for k, v in self._marks(file).items() if k != identity.MARK_VERIFIED}
+        verified = {identity.MARK_VERIFIED: "yes" if self.images.verified() else "no"}
+        state = {identity.MARK_STATE: identity.WHOLE} if file.role is Role.MACHINE else {}
+        return {**self._marks(file), **verified, **state}
 
     def _roll_back(self) -> None:
         for image_id in reversed(self._made):

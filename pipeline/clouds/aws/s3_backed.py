@@ -10,22 +10,25 @@ Requests carry the parameters that all of these clouds take and no others.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.clouds.aws.images import Images, RegisteredImage, check_options
+from pipeline.clouds.aws.images import Images, RegisteredImage, check_options, permission_words
 from pipeline.clouds.aws.keys import certificate_path, load_public_key, signing_key
 from pipeline.clouds.aws.names import MANIFEST, Names, from_metadata
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.publication import Publication
 from pipeline.clouds.aws.session import (
+    CHECK_SECONDS,
     Addressing,
     Site,
     check_credentials,
+    check_ec2,
     is_aws,
     one_at_a_time,
     open_site,
 )
+from pipeline.clouds.aws.usage import require_unused
 from pipeline.clouds.bundle.archive import Compression
 from pipeline.clouds.bundle.manifest import ARCHITECTURES, Sealer
 from pipeline.clouds.protocol import PublishOptions
@@ -33,6 +36,7 @@ from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.image import Image, Registration, Role
+from pipeline.core.passwords import without_passwords
 from pipeline.core.text import human_bytes
 
 _UNFINISHED_SECONDS = 24 * 3600.0
@@ -57,13 +61,24 @@ class Ec2Cloud:
     user: str = _NOBODY
     compression: Compression = "fast"
 
+    def check(self) -> str:
+        """See protocol.Cloud: one request to EC2, one to S3, and the certificate read."""
+        site = replace(self.site, read_seconds=CHECK_SECONDS)
+        ec2 = check_ec2(site)
+        self._sealer()
+        client = site.s3(retry=False)
+        there = Bucket(client, self.bucket, self.name).check()
+        state = "is there" if there else "is made by the first upload"
+        place = without_passwords(client.meta.endpoint_url)
+        return f"credentials work at {ec2}; the bucket {self.bucket} at {place} {state}"
+
     def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks for the account's images and for the bucket."""
         check_options(options, self.name)
         for wrong, why in (
             (options.whole_disk, "S3-backed images are triples, not whole disks"),
             (bool(options.regions), "these clouds have no copies between regions"),
-            (options.protected, "these clouds have no protected images"),
+            (options.protected is not None, "these clouds have no protected images"),
             (images.architecture not in ARCHITECTURES, f"bundles know no {images.architecture}"),
         ):
             if wrong:
@@ -91,9 +106,16 @@ class Ec2Cloud:
         names = self._names()
         found = names.whole(Images(self.site).own(), names.machine(images))
         if found:
-            ids = " ".join((found[0].kernel_id, found[0].ramdisk_id, found[0].id))
-            tags = f"CreateTags {ids}: {', '.join(options.tags)}"
-            return [tags] if options.tags else [f"nothing: {found[0].id} holds this build"]
+            ids = (found[0].kernel_id, found[0].ramdisk_id, found[0].id)
+            account = Images(self.site)
+            calls = [
+                f"ModifyImageAttribute {image_id}: {words}"
+                for image_id in ids
+                if (words := permission_words(account.permissions(image_id, options)))
+            ]
+            if options.tags:
+                calls.append(f"CreateTags {' '.join(ids)}: {', '.join(options.tags)}")
+            return calls or [f"nothing: {found[0].id} holds this build"]
         calls = [] if self._bucket().check() else [f"CreateBucket {self.bucket}"]
         for file in images.triple:
             stem = names.of(images, file)
@@ -104,7 +126,7 @@ class Ec2Cloud:
             calls.append(f"PutObject {self.bucket}/{stem}{MANIFEST}")
             calls.append(f"RegisterImage Name={stem} ImageLocation={names.location(stem)}")
         calls.append("CreateTags on the three, where the cloud has tags")
-        if options.visibility != "private":
+        if options.visibility not in (None, "private"):
             calls.append(f"ModifyImageAttribute LaunchPermission of all: {options.visibility}")
         return calls
 
@@ -171,6 +193,8 @@ class Ec2Cloud:
                 why=f"it is no image of this pipeline in the bucket {self.bucket}",
                 next_step="Choose the bucket it was published to",
             )
+        for image in machines:
+            require_unused(self.site, image.id)
         bucket = self._bucket()
         for image in machines:
             account.deregister(image.id)

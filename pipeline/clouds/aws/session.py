@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import html
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.core import settings
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import Progress
+from pipeline.core.passwords import without_passwords
 from pipeline.host.locks import exclusive
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ Addressing = Literal["auto", "path", "virtual"]
 
 CONNECT_SECONDS = 10.0  # a TCP and TLS handshake across the world takes under one
 READ_SECONDS = 60.0  # a part or block is answered within seconds; botocore's own default
+CHECK_SECONDS = 20.0  # of an answer that somebody sits and waits for
 # Waits of up to 1, 2, 4, 8, 16 and 20 s (botocore's standard mode, full jitter): a throttled
 # account or a restarted endpoint is back within that, a dead one is reported in under a minute.
 ATTEMPTS = 7
@@ -48,7 +51,16 @@ _NEXT_STEPS: tuple[tuple[str, str], ...] = (  # error code (a pattern) -> what t
     (r"Expired|TokenRefreshRequired", "Log in again: the credentials have expired"),
     (r"Skewed|RequestExpired", "Set this host's clock: the endpoint's differs too much"),
     (
-        r"UnauthorizedOperation|AccessDenied|OptInRequired|403",
+        r"AuthorizationHeaderMalformed|LocationConstraint",
+        "Set region in the profile, or AWS_REGION, to the endpoint's own",
+    ),
+    (
+        r"AccessDenied|AllAccessDisabled",
+        "Give the account the permissions listed in docs/how-to/clouds-ec2.md; a bucket may be"
+        " somebody else's: choose another name then",
+    ),
+    (
+        r"UnauthorizedOperation|OptInRequired|403",
         "Give the account the permissions listed in docs/how-to/clouds-ec2.md",
     ),
     (r"NoSuchBucket|InvalidBucketName", "Choose another bucket, or create it"),
@@ -87,12 +99,18 @@ class Site:
         client: EC2Client = self._client("ec2", retry=retry, region=region)
         return client
 
-    def s3(self) -> S3Client:
+    def s3(self, *, retry: bool = True) -> S3Client:
         """The S3 API. Other clouds than AWS rarely have a DNS name a bucket: by path there."""
-        client: S3Client = self._client("s3", style=self.addressing)
+        client: S3Client = self._client("s3", style=self.addressing, retry=retry)
         if self.addressing == "auto" and not is_aws(client.meta.endpoint_url):
-            client = self._client("s3", style="path")
+            client = self._client("s3", style="path", retry=retry)
         return client
+
+    def scaling(self, *, region: str = "") -> Any:
+        """The Auto Scaling API; None where the cloud of the EC2 endpoint has none that is known."""
+        client = self._client("autoscaling", retry=False, region=region)
+        mine = is_aws(self.ec2(region=region).meta.endpoint_url)
+        return client if is_aws(client.meta.endpoint_url) is mine else None
 
     def ebs(self) -> EBSClient:
         """The EBS direct API. Adaptive: when blocks are throttled, all threads slow down."""
@@ -121,12 +139,20 @@ class Site:
             response_checksum_validation="when_required",
         )
         with step(self.word, f"reach the {service} service of", self.word):
-            return self.session.client(
-                service,  # type: ignore[call-overload] # one of the three above
-                endpoint_url=self.endpoints.get(service),
-                region_name=region or self.session.region_name or _FALLBACK_REGION,
-                config=config,
-            )
+            try:
+                return self.session.client(
+                    service,  # type: ignore[call-overload] # one of those above
+                    endpoint_url=self.endpoints.get(service),
+                    region_name=region or self.session.region_name or _FALLBACK_REGION,
+                    config=config,
+                )
+            except ValueError as error:  # botocore's, of an endpoint that is no URL
+                raise InputError(
+                    f"reach the {service} service of",
+                    self.word,
+                    why=without_passwords(str(error)),
+                    next_step="Correct endpoint_url in the profile, or EC2_URL and S3_URL",
+                ) from error
 
 
 def open_site(
@@ -200,6 +226,15 @@ def check_credentials(site: Site) -> None:
     )
 
 
+def check_ec2(site: Site) -> str:
+    """The first request of an upload to the EC2 API; the endpoint's URL, fit to be shown."""
+    check_credentials(site)
+    client = site.ec2(retry=False)
+    with step(site.word, "list the images on", site.word):
+        client.describe_images(Owners=["self"])
+    return without_passwords(client.meta.endpoint_url)
+
+
 def endpoint_overrides(environ: Mapping[str, str]) -> dict[str, str]:
     """EC2_URL and S3_URL as endpoints, unless AWS's own variables name one for that service."""
     overrides = {}
@@ -264,6 +299,11 @@ def is_transient(error: Exception) -> bool:
 
 def explain(error: Exception) -> tuple[str, str]:
     """Why a call failed and what to do next, for a PipelineError."""
+    why, next_step = _explained(error)
+    return without_passwords(html.unescape(why)), next_step
+
+
+def _explained(error: Exception) -> tuple[str, str]:
     from botocore.exceptions import (
         ClientError,
         ConnectTimeoutError,

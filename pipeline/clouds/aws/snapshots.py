@@ -29,6 +29,7 @@ class Snapshot:
     state: str
     volume_gib: int
     reason: str
+    encrypted: bool
     tags: Mapping[str, str]
 
     @classmethod
@@ -39,6 +40,7 @@ class Snapshot:
             state=entry["State"],
             volume_gib=entry.get("VolumeSize", 0),
             reason=entry.get("StateMessage", ""),
+            encrypted=bool(entry.get("Encrypted")),
             tags={tag["Key"]: tag["Value"] for tag in entry.get("Tags") or []},
         )
 

@@ -88,13 +88,8 @@ def bundle(
         )
     finally:
         pool.shutdown(cancel_futures=True)
-    if sha256 and witness.hexdigest() != sha256:
-        raise CloudError(
-            "bundle",
-            image,
-            why=f"its sha256 is {witness.hexdigest()} and the build recorded {sha256}",
-            next_step="Build again: the file was changed since",
-        )
+    if sha256:
+        _require_sha256(image, witness.hexdigest(), sha256)
     return Manifest(
         name=name,
         user=user,
@@ -108,6 +103,16 @@ def bundle(
         kernel_id="true" if kind is Role.KERNEL else "",
         ramdisk_id="true" if kind is Role.RAMDISK else "",
     )
+
+
+def _require_sha256(image: Path, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise CloudError(
+            "bundle",
+            image,
+            why=f"its sha256 is {found} and the build recorded {recorded}",
+            next_step="Build again: the file was changed since",
+        )
 
 
 def unbundle(

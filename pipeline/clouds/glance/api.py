@@ -10,25 +10,27 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import re
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from keystoneauth1 import exceptions as auth_errors
-from openstack import exceptions as sdk_errors
-from openstack.config import OpenStackConfig
-from openstack.warnings import RemovedInSDK60Warning
-
 from pipeline.clouds.glance.body import ChangedFileError
-from pipeline.core.errors import CloudError, InputError
+from pipeline.clouds.glance.errors import (
+    LIBRARY_ERRORS,
+    TRANSIENT,
+    StatusError,
+    TransientError,
+    clean,
+    raise_for,
+    retry_after,
+)
+from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress, QuietProgress
+
+_MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
 
 ImageRecord = dict[str, Any]
 """An image as the Image API v2 shows it."""
@@ -69,17 +71,8 @@ class Patience:
 _Result = TypeVar("_Result")
 
 
-class StatusError(CloudError):
-    """A refusal with its HTTP status, for callers that know what to do with some."""
-
-    def __init__(self, attempted: str, cloud: str, status: int, words: str) -> None:
-        why, next_step = explain(status, words)
-        super().__init__(attempted, cloud, why=why, next_step=next_step)
-        self.status = status
-
-
 class GlanceApi:
-    """One authenticated session. Use `connect`."""
+    """One authenticated session; made by `glance_login.connect`."""
 
     def __init__(
         self,
@@ -92,6 +85,8 @@ class GlanceApi:
         self.name, self.patience = name, patience
         self.progress: Progress = progress or QuietProgress()
         self.url, self.project = url, ""
+        self.identity = ""  # Keystone's URL; "" where there is none
+        self.roles: tuple[str, ...] = ()
         self.session = session
 
     # -- images
@@ -112,6 +107,10 @@ class GlanceApi:
         unique = {image["id"]: image for image in found}
         return sorted(unique.values(), key=lambda image: (image["created_at"], image["id"]))
 
+    def any_image(self, attempted: str) -> None:
+        """Ask for one image, whichever: whether the service answers this user at all."""
+        self._json("GET", "images?limit=1", attempted)
+
     def image(self, image_id: str, attempted: str) -> ImageRecord | None:
         """The image, or None if there is none of that id."""
         try:
@@ -129,7 +128,7 @@ class GlanceApi:
 
     def patch(self, image_id: str, changes: Mapping[str, Any], attempted: str) -> None:
         """Set properties; each is added or replaced."""
-        body = [{"op": "add", "path": f"/{key}", "value": changes[key]} for key in changes]
+        body = [{"op": "add", "path": f"/{_escaped(k)}", "value": changes[k]} for k in changes]
         kind = "application/openstack-images-v2.1-json-patch"
         self._call(
             "PATCH",
@@ -155,10 +154,20 @@ class GlanceApi:
                 return
             self.pause(self.patience.poll, "an image is being deleted")
 
-    def send(self, image_id: str, body: Iterable[memoryview], size: int, attempted: str) -> None:
+    def send(
+        self,
+        image_id: str,
+        body: Iterable[memoryview],
+        size: int,
+        attempted: str,
+        *,
+        store: str = "",
+    ) -> None:
         """Upload data in one request. TransientError: look at the image's status, then again."""
         # Glance compares the size at the end, so that a cut-off body never becomes an image.
-        headers = {"X-OpenStack-ImageRecord-Size": str(size)}
+        headers = {"X-OpenStack-Image-Size": str(size)}
+        if store:
+            headers["X-Image-Meta-Store"] = store
         self._upload(f"images/{image_id}/file", body, headers, attempted)
 
     def stage(self, image_id: str, body: Iterable[memoryview], attempted: str) -> None:
@@ -205,10 +214,49 @@ class GlanceApi:
         answer.close()
         return not empty
 
-    def import_staged(self, image_id: str, attempted: str) -> None:
+    def import_staged(self, image_id: str, attempted: str, *, store: str = "") -> None:
         """Have the cloud take over what was staged; the image becomes active some time later."""
-        body = {"method": {"name": "glance-direct"}}
+        body: dict[str, Any] = {"method": {"name": "glance-direct"}}
+        if store:
+            body["stores"] = [store]
         self._call("POST", f"images/{image_id}/import", attempted, json=body)
+
+    def import_failure(self, image_id: str, attempted: str) -> str:
+        """Why the newest import of an image failed, in the cloud's words; "" when it did not."""
+        try:
+            tasks = self._json("GET", f"images/{image_id}/tasks", attempted)["tasks"]
+        except StatusError as error:
+            if error.status in (403, 404, 405):  # a Glance before 22, or not for this user
+                return ""
+            raise
+        newest: dict[str, Any] = max(
+            tasks, key=lambda task: str(task.get("created_at", "")), default={}
+        )
+        return clean(newest.get("message") or "") if newest.get("status") == "failure" else ""
+
+    def stores(self, attempted: str) -> list[str]:
+        """The stores that a user may choose; none where the cloud has but one."""
+        try:
+            answer = self._json("GET", "info/stores", attempted)
+        except StatusError as error:
+            if error.status == 404:
+                return []
+            raise
+        return [one["id"] for one in answer["stores"] if not one.get("read-only")]
+
+    def members(self, image_id: str, attempted: str) -> set[str]:
+        """The projects that an image is shared with."""
+        answer = self._json("GET", f"images/{image_id}/members", attempted)
+        return {member["member_id"] for member in answer["members"]}
+
+    def ask_identity(self, path: str, attempted: str) -> dict[str, Any] | None:
+        """An answer of Keystone's v3 API; None when it has none, or none for this user."""
+        try:
+            return self._json("GET", f"{self.identity}/v3/{path}", attempted)
+        except StatusError as error:
+            if error.status not in (403, 404):
+                raise
+            return None
 
     def import_methods(self, attempted: str) -> list[str]:
         """Ways of import that the cloud offers; none where it knows no import at all."""
@@ -293,157 +341,19 @@ class GlanceApi:
             raise CloudError(
                 attempted, self.name, why=str(error), next_step="Build it again"
             ) from error
-        except _LIBRARY_ERRORS as error:
-            _raise_for(error, attempted, self.name)
+        except LIBRARY_ERRORS as error:
+            raise_for(error, attempted, self.name)
         if response.status_code < 400:
             return response
         refusal = StatusError(attempted, self.name, response.status_code, response.text)
-        if response.status_code in _TRANSIENT:
-            raise TransientError(refusal, _retry_after(response.headers))
+        if response.status_code in TRANSIENT:
+            raise TransientError(refusal, retry_after(response.headers))
         raise refusal
 
 
-_LIBRARY_ERRORS = (auth_errors.ClientException, sdk_errors.SDKException)
-_MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
-_WARNINGS = threading.Lock()  # catch_warnings changes the whole process
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_AUTH_SECONDS = 60.0  # Keystone may wait for LDAP; no configured cloud was slower than this
-_WORDS = 300  # characters of a cloud's own words that an error repeats
-
-
-class TransientError(Exception):
-    """A failure worth another try. final: what to raise when there is none left."""
-
-    def __init__(self, final: CloudError, asked: float | None = None) -> None:
-        super().__init__(str(final))
-        self.final, self.asked = final, asked
-
-
-@contextmanager
-def connect(
-    name: str, cloud: str, patience: Patience, progress: Progress | None = None
-) -> Iterator[GlanceApi]:
-    """An authenticated session with a cloud of clouds.yaml, or with that of the environment."""
-    region = cloud_region(name, cloud)
-    session = region.get_session()
-    if session.timeout is None:
-        session.timeout = _AUTH_SECONDS
-    try:
-        api = GlanceApi(name, "", session, patience, progress)
-        api.url, api.project = _authenticate(region, session, api)
-        yield api
-    finally:
-        session.session.close()
-
-
-def cloud_region(name: str, cloud: str) -> Any:
-    """The configuration of a cloud; InputError when there is none or it is incomplete."""
-    try:
-        # openstacksdk 4 warns of an option of its own in every configuration it loads.
-        with _WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", RemovedInSDK60Warning)
-            return OpenStackConfig().get_one(cloud=cloud or None)
-    except _LIBRARY_ERRORS as error:
-        raise InputError(
-            "use the cloud",
-            name,
-            why=str(error),
-            next_step="See clouds.yaml, and OS_CLIENT_CONFIG_FILE if it lies elsewhere",
-        ) from error
-
-
-def _authenticate(region: Any, session: Any, api: GlanceApi) -> tuple[str, str]:
-    """(URL of the Image API v2, our project's id or "" where the cloud has no projects)."""
-    attempted = "log in to"
-    place = {
-        "service_type": "image",
-        "interface": region.get_interface("image"),
-        "region_name": region.get_region_name("image"),
-        "endpoint_override": region.get_endpoint("image"),
-    }
-
-    def log_in() -> tuple[Any, str]:
-        try:
-            session.get_auth_headers()
-            data = session.auth.get_endpoint_data(session, discover_versions=False, **place)
-            return data, session.get_project_id() or ""
-        except _LIBRARY_ERRORS as error:
-            _raise_for(error, attempted, api.name)
-
-    data, project = api.persist(log_in)
-    if data is None or not data.url:
-        raise CloudError(
-            attempted,
-            api.name,
-            why="its catalogue has no image service",
-            next_step="See `region_name` and `interface` in clouds.yaml",
-        )
-    url = data.url.rstrip("/")
-    return (url if re.search(r"/v2(\.\d+)?$", url) else f"{url}/v2"), project
-
-
-def _raise_for(error: Exception, attempted: str, cloud: str) -> NoReturn:
-    """An error of the libraries' as TransientError or CloudError."""
-    status = getattr(error, "http_status", None) or getattr(error, "status_code", None)
-    if isinstance(status, int) and status >= 400:
-        refusal = StatusError(attempted, cloud, status, str(error))
-        if status in _TRANSIENT:
-            asked = getattr(error, "retry_after", None)
-            raise TransientError(refusal, float(asked) if asked else None) from error
-        raise refusal from error
-    why = _clean(str(error))
-    if isinstance(error, auth_errors.SSLError):
-        raise CloudError(
-            attempted, cloud, why=why, next_step="See `cacert` and `verify` in clouds.yaml"
-        ) from error
-    if isinstance(error, auth_errors.ConnectionError | auth_errors.DiscoveryFailure):
-        final = CloudError(
-            attempted, cloud, why=why, next_step="See whether the cloud is up, and run it again"
-        )
-        raise TransientError(final) from error
-    raise CloudError(
-        attempted, cloud, why=why, next_step="See the cloud's entry in clouds.yaml"
-    ) from error
-
-
-def explain(status: int, words: str) -> tuple[str, str]:
-    """(why, next step) for a refusal, from its status and the cloud's own words."""
-    said = _clean(words)
-    why, next_step = _MEANINGS.get(
-        status, ("it refused", "If that goes on, show it to the cloud's operator")
-    )
-    return f"{why} (HTTP {status}{': ' + said if said else ''})", next_step
-
-
-_MEANINGS: Mapping[int, tuple[str, str]] = {
-    400: ("it finds the request wrong", "See which property or format it names"),
-    401: ("it does not accept the credentials", "Renew them in clouds.yaml or the environment"),
-    403: ("its policy forbids this", "Ask for the role, or use other options"),
-    404: ("it has no such thing", "See whether somebody deleted the image meanwhile, run it again"),
-    409: ("the image is in use or in another state", "Run it again when that is over"),
-    413: ("a quota or size limit is exceeded", "Delete images there or ask for more quota"),
-    415: ("it does not take this kind of content", "Ask its operator which formats are allowed"),
-    429: ("it gets too many requests", "Run it again later"),
-}
-
-
-def _clean(words: str) -> str:
-    """An error document as one short line: Glance sends HTML, JSON or text."""
-    text = words.strip()
-    try:
-        document = json.loads(text)
-        if isinstance(document, dict):
-            inner = next(iter(document.values()))
-            text = str(inner.get("message", text) if isinstance(inner, dict) else inner)
-    except (ValueError, StopIteration):
-        text = re.sub(r"<(head|title).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
-    return " ".join(text.split())[:_WORDS].rstrip(".")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; the date form is left out, as a wrong clock would make it hours."""
-    value = headers.get("Retry-After", "")
-    return float(value) if re.fullmatch(r"\d{1,6}", value) else None
+def _escaped(name: str) -> str:
+    """A property's name in the path of a change (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def missing_formats(schema: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[str]:

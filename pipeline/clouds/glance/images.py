@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +68,72 @@ def formats(options: PublishOptions) -> list[tuple[str, str]]:
     return [(each, each) for each in _FORMATS.values()]
 
 
-def attributes(part: Part, images: Image, options: PublishOptions) -> dict[str, Any]:
-    """What the image shall say once it is whole, but for its links and its protection."""
+def attributes(
+    part: Part, images: Image, options: PublishOptions, *, new: bool = True
+) -> dict[str, Any]:
+    """What the image shall say once it is whole, but for its links and its protection.
+
+    new: whether the image is made by this upload. One that was there before keeps what the
+    options do not ask for.
+    """
     wanted: dict[str, Any] = {
         "name": part.name,
-        "visibility": options.visibility,
-        "os_hidden": options.hidden,
-        "tags": sorted(set(options.tags)),
         "architecture": images.architecture,
         identity.MARK_VERIFIED: str(images.verified(whole_disk=options.whole_disk)).lower(),
     }
+    asked: dict[str, tuple[Any, Any]] = {  # option, value of a new image
+        "visibility": (options.visibility, "private"),
+        "os_hidden": (options.hidden, False),
+        "tags": (sorted(set(options.tags)) or None, []),
+    }
     if part.role in (MACHINE, DISK):
-        wanted |= {"min_disk": options.min_disk_gib, "min_ram": options.min_ram_mib}
+        asked |= {"min_disk": (options.min_disk_gib, 0), "min_ram": (options.min_ram_mib, 0)}
         wanted |= images.properties
         if part.role == MACHINE:
             wanted["os_command_line"] = images.command_line
         wanted |= options.properties
+    for name, (option, default) in asked.items():
+        if option is not None or new:
+            wanted[name] = default if option is None else option
     return wanted
+
+
+def inherited(options: PublishOptions, machine: ImageRecord) -> PublishOptions:
+    """The options of an image that is made again beside a whole machine image: like that one."""
+    return replace(
+        options,
+        visibility=options.visibility or machine["visibility"],
+        protected=machine["protected"] if options.protected is None else options.protected,
+        hidden=machine["os_hidden"] if options.hidden is None else options.hidden,
+    )
+
+
+def updates(
+    part: Part, images: Image, options: PublishOptions, machine: ImageRecord, *, new: bool
+) -> dict[str, Any]:
+    """What an image of a whole triple shall say: what was asked for, nothing else.
+
+    machine: the triple's machine image. A kernel or ramdisk that is hidden beside one that is
+    shown was left so by an upload that was killed.
+    """
+    wanted = attributes(part, images, options, new=new)
+    if options.protected is not None:
+        wanted["protected"] = options.protected
+    if "os_hidden" not in wanted and part.role not in (MACHINE, DISK) and not machine["os_hidden"]:
+        wanted["os_hidden"] = False
+    return wanted
+
+
+def told(image: ImageRecord, changes: Mapping[str, Any]) -> str:
+    """The changes in words, "visibility: public -> private, protected: True -> False"."""
+
+    def word(value: Any) -> str:
+        return " ".join(value) or "none" if isinstance(value, list) else str(value)
+
+    return ", ".join(
+        f"{name}: {word(image.get(name, 'unset'))} -> {word(value)}"
+        for name, value in changes.items()
+    )
 
 
 def record_id(project: str, key: str, role: str, number: int) -> str:
@@ -127,7 +176,7 @@ def unfinished(
 
 def links(claimed: Mapping[str, ImageRecord]) -> dict[str, str]:
     """kernel_id and ramdisk_id for the machine image; none for a whole disk."""
-    if MACHINE not in claimed:
+    if not {KERNEL, RAMDISK} <= set(claimed):
         return {}
     return {"kernel_id": claimed[KERNEL]["id"], "ramdisk_id": claimed[RAMDISK]["id"]}
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.clouds import local
-from pipeline.clouds.local import LocalCloud, copy_sparse, image_id, open_local
+from pipeline.catalogue import store
+from pipeline.catalogue.store import copy_sparse
+from pipeline.clouds.local import LocalCloud, image_id, open_local
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
@@ -100,12 +101,85 @@ def test_a_deleted_file_is_stored_again(catalogue: LocalCloud, images: Image) ->
     assert lost.read_bytes() == images.ramdisk.path.read_bytes()
 
 
+def test_a_damaged_file_of_the_right_size_is_stored_again(
+    catalogue: LocalCloud, images: Image
+) -> None:
+    """A flipped bit, told and mended by the build that has the file."""
+    upload(catalogue, images)
+    damaged = catalogue.files / images.machine.sha256
+    with damaged.open("r+b") as file:
+        file.seek(100)
+        file.write(bytes([file.read(1)[0] ^ 1]))
+    said: list[str] = []
+    catalogue.publish(images, OPTIONS, Observed(lambda _number, text: said.append(text)))
+    assert any("holds other bytes" in text for text in said)
+    assert damaged.read_bytes() == images.machine.path.read_bytes()
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    catalogue.withdraw(catalogue.generations("demo")[0])
+    damaged.write_bytes(bytes(images.machine.size))  # left there under its name
+    upload(catalogue, images)
+    assert damaged.read_bytes() == images.machine.path.read_bytes()
+
+
+INCUS = {
+    "format": "index:1.0",
+    "index": {
+        "images": {
+            "datatype": "image-downloads",
+            "path": "streams/v1/images.json",
+            "format": "products:1.0",
+            "products": ["alpine:edge:amd64:default"],
+            "note": None,
+        }
+    },
+    "content_id": "theirs",
+}
+"""As incus-simplestreams 7.0 writes it, without `updated`; with fields that nobody here knows."""
+
+
+def test_the_index_of_another_publisher_is_kept(catalogue: LocalCloud, images: Image) -> None:
+    path = catalogue.directory / "streams/v1/index.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(INCUS))
+    catalogue.probe(images, OPTIONS)
+    upload(catalogue, images)
+    merged = json.loads(path.read_text())
+    assert merged["index"]["images"] == INCUS["index"]["images"]  # type: ignore[index]
+    assert merged["content_id"] == "theirs"
+    assert list(merged["index"]) == ["images", "image-pipeline:images"]
+    assert len(read_mirror(catalogue.directory, "image-pipeline:images")) == 3
+    before = path.read_bytes()
+    upload(catalogue, images)
+    assert path.read_bytes() == before
+    # Their tool writes its index anew and leaves ours out: the next upload puts it back.
+    path.write_text(json.dumps(INCUS))
+    upload(catalogue, images)
+    assert "image-pipeline:images" in json.loads(path.read_text())["index"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": "index:2.0", "index": {}}', '{"index": []}'])
+def test_an_index_that_cannot_be_kept_is_told_before_anything_is_stored(
+    catalogue: LocalCloud, images: Image, text: str
+) -> None:
+    path = catalogue.directory / "streams/v1/index.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    for ask in (lambda: catalogue.probe(images, OPTIONS), lambda: upload(catalogue, images),
+                catalogue.check):  # fmt: skip
+        with pytest.raises(CloudError, match=r"index\.json.*other publishers"):
+            ask()
+    assert path.read_text() == text
+    assert not catalogue.files.exists()
+
+
 def test_a_protected_generation_stays(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images, PublishOptions(protected=True))
     (registration,) = catalogue.generations("demo")
-    with pytest.raises(CloudError, match="protected"):
-        catalogue.withdraw(registration)
-    upload(catalogue, images)
+    for _ in range(2):
+        with pytest.raises(CloudError, match="--unprotected"):
+            catalogue.withdraw(registration)
+        upload(catalogue, images)  # nobody asks for the protection to go
+    upload(catalogue, images, PublishOptions(protected=False))
     catalogue.withdraw(registration)
     assert catalogue.generations("demo") == []
 
@@ -178,6 +252,8 @@ def test_whole_disks_are_a_product_of_their_own(
         (PublishOptions(members=("x",)), "members"),
         (PublishOptions(hidden=True), "hidden"),
         (PublishOptions(regions=("eu",)), "regions"),
+        (PublishOptions(store="fast"), "stores"),
+        (PublishOptions(tags=("a,b",)), "comma"),
         (PublishOptions(whole_disk=True), "--disk-image"),
     ],
 )
@@ -229,7 +305,7 @@ def test_copies_are_equal_and_keep_holes(
     progress = Observed(lambda _number, _text: None)
     with pytest.MonkeyPatch.context() as patch, progress.task("copy") as meter:
         if not reflink:
-            patch.setattr(local, "_FICLONE", 0)  # ENOTTY on every file system
+            patch.setattr(store, "_FICLONE", 0)  # ENOTTY on every file system
         copy_sparse(source, target, meter)
     assert target.read_bytes() == source.read_bytes()
     assert target.stat().st_blocks <= source.stat().st_blocks + 8

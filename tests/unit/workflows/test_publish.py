@@ -42,6 +42,9 @@ class Scripted:
     called: list[str] = field(default_factory=list)
     interrupted: bool = False
 
+    def check(self) -> str:
+        return "scripted"
+
     def probe(self, images: Image, options: PublishOptions) -> None:
         self.called.append("probe")
         if self.probe_error:

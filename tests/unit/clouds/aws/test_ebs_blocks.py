@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.clouds.aws.ebs_direct import (
     BLOCK,
-    BlockIndex,
-    Parent,
     aggregate,
     data_blocks,
     volume_gib,
     wanted_blocks,
 )
 from pipeline.clouds.aws.ebs_import import part_size
+from pipeline.clouds.aws.ebs_index import BlockIndex, Parent
 from pipeline.disk.blocks.source import RawFile
 
 _ZEROS = bytes(BLOCK)

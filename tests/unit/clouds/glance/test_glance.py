@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.clouds.glance import body as body_module
-from pipeline.clouds.glance.api import Patience, explain, missing_formats
+from pipeline.clouds.glance.api import Patience, missing_formats
 from pipeline.clouds.glance.body import ChangedFileError, ImageBody, StalledUploadError
 from pipeline.clouds.glance.cloud import open_glance
+from pipeline.clouds.glance.errors import explain
 from pipeline.clouds.glance.images import (
     MARK_ID,
     attributes,
