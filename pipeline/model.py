@@ -53,6 +53,69 @@ class PartitionImage:
     source: str
 
 
+_SCSI_NAMES = {"paravirtual": "vmpvscsi", "lsilogicsas": "lsisas1068"}
+_VIF_NAMES = {
+    "virtuale1000": "e1000",
+    "virtuale1000e": "e1000e",
+    "virtualvmxnet3": "vmxnet3",
+    "virtualpcnet32": "pcnet",
+}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a cloud attaches an instance's root and network card to, as image properties ask.
+
+    disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; what
+    libvirt takes where none is named. vif_model: hw_vif_model. machine_type: hw_machine_type.
+    All in lower case, VMware's names as Nova's.
+    """
+
+    disk_bus: str = "virtio"
+    scsi_model: str = "lsilogic"
+    vif_model: str = "virtio"
+    machine_type: str = "pc"
+
+    @staticmethod
+    def of(properties: Mapping[str, str]) -> Hardware:
+        """What these image properties ask for; Nova's defaults for the rest."""
+
+        def word(name: str, default: str) -> str:
+            return properties.get(name, "").strip().lower() or default
+
+        scsi, vif = word("hw_scsi_model", "lsilogic"), word("hw_vif_model", "virtio")
+        return Hardware(
+            word("hw_disk_bus", "virtio"),
+            _SCSI_NAMES.get(scsi, scsi),
+            _VIF_NAMES.get(vif, vif),
+            word("hw_machine_type", "pc"),
+        )
+
+    @property
+    def is_q35(self) -> bool:
+        """Whether the machine has PCI Express in place of PCI."""
+        return "q35" in self.machine_type
+
+    @property
+    def disk_words(self) -> str:
+        """The properties that name the root's bus, as they are written."""
+        model = f", hw_scsi_model={self.scsi_model}" if self.disk_bus == "scsi" else ""
+        return f"hw_disk_bus={self.disk_bus}{model}"
+
+    @property
+    def root_device(self) -> str:
+        """The root's device as the guest names it.
+
+        Nova calls an IDE disk /dev/hda, which no kernel since 2.6.40 does.
+        """
+        named = {"virtio": "/dev/vda", "xen": "/dev/xvda", "nvme": "/dev/nvme0n1"}
+        return named.get(self.disk_bus, "/dev/sda")
+
+
+USUAL_HARDWARE = Hardware()
+"""What an image gets whose properties ask for nothing: virtio."""
+
+
 class Role(StrEnum):
     """The part an image plays in a triple."""
 
@@ -80,7 +143,8 @@ class ImageSet:
     Nova's os_command_line. properties: further image properties from the recipe (os_distro,
     os_version, hw_* ...). verified: whether the boot check passed on exactly these files.
     disk: a bootable whole disk made from the same three, if the build made one. disk_sha256: its
-    digest in lower-case hex, "" where nobody wrote it down.
+    digest in lower-case hex, "" where nobody wrote it down. drivers: those of disks that ramdisk
+    and kernel have, and of networks that the guest has; None where nobody wrote them down.
     """
 
     name: str
@@ -94,6 +158,7 @@ class ImageSet:
     properties: Mapping[str, str] = field(default_factory=dict)
     disk: Path | None = None
     disk_sha256: str = ""
+    drivers: frozenset[str] | None = None
 
     def files(self) -> tuple[ImageFile, ImageFile, ImageFile]:
         """Kernel, ramdisk, machine: the order in which they must be registered."""

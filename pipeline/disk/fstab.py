@@ -31,6 +31,7 @@ def resolve(spec: str, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates that a specification such as UUID=... or /dev/mapper/... means."""
     for by, tag in _BY.items():
         spec = re.sub(rf"^/dev/disk/by-{by}/", f"{tag}=", spec)
+    spec = spec.replace("/dev/disk/by-id/dm-name-", "/dev/mapper/")
     tag, equals, value = spec.partition("=")
     value = value.strip("\"'")
     if equals and tag in _BY.values():

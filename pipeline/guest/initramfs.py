@@ -37,16 +37,32 @@ _MAX_NAME = 4096
 _MAX_KEPT = 64 << 10  # bytes of one kept file
 _MODULE = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(?:.*/)?([^/]+)\.ko(?:\.(?:gz|xz|zst))?")
 _KEPT = re.compile(r"etc/cmdline\.d/[^/]+\.conf|etc/cmdline|conf/conf\.d/resume")
+_BUILTIN = re.compile(r"(?:usr/)?lib/modules/([^/]+)/modules\.builtin")
+_EARLY = "kernel"  # what the kernel itself reads before there is a root: microcode, ACPI tables
+_MAKERS = {  # a path that only this tool's ramdisks have
+    "booster": re.compile(r"etc/booster\.init\.yaml"),
+    "dracut": re.compile(r"(?:usr/)?lib/dracut(?:/.*)?"),
+    "initramfs-tools": re.compile(r"conf/(?:initramfs|arch)\.conf"),
+    "mkinitcpio": re.compile(r"buildconfig|init_functions"),
+}
 
 
 @dataclass
 class Ramdisk:
-    """What was found. modules: version -> names with "_"; files: small settings by path."""
+    """What was found.
+
+    modules: version -> names with "_". builtin: version -> its modules.builtin, where the
+    ramdisk has one. files: small settings by path. makers: tools that leave
+    such files. is_early: it holds nothing but what the kernel reads before there is a root.
+    """
 
     entries: int = 0
     compression: set[str] = field(default_factory=set)
     modules: dict[str, set[str]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    builtin: dict[str, str] = field(default_factory=dict)
+    makers: set[str] = field(default_factory=set)
+    is_early: bool = True
 
 
 class _DamagedError(Exception):
@@ -221,7 +237,14 @@ def _scan_archive(stream: _Stream, found: Ramdisk) -> None:
         name = name.removeprefix("./").lstrip("/")
         if match := _MODULE.fullmatch(name):
             found.modules.setdefault(match[1], set()).add(match[2].replace("-", "_"))
-        if mode & 0xF000 == 0x8000 and size <= _MAX_KEPT and _KEPT.fullmatch(name):
+        found.makers |= {tool for tool, sign in _MAKERS.items() if sign.fullmatch(name)}
+        found.is_early = found.is_early and name.partition("/")[0] in ("", ".", _EARLY)
+        listing = _BUILTIN.fullmatch(name)
+        if mode & 0xF000 != 0x8000 or size > _MAX_KEPT:
+            stream.skip(size)
+        elif listing:
+            found.builtin[listing[1]] = stream.take(size).decode(errors="replace")
+        elif _KEPT.fullmatch(name):
             found.files[name] = stream.take(size).decode(errors="replace")
         else:
             stream.skip(size)
