@@ -88,6 +88,11 @@ class BootRecord(_Record):
     chosen: str = Field(description="why this kernel")
     command_line: str = Field(description="the kernel command line that is registered")
     architecture: str = Field(description="as uname(1) names it")
+    drivers: tuple[str, ...] | None = Field(
+        None,
+        description="modules for disks that ramdisk or kernel have, and for network cards that the "
+        "guest has; null when the guest does not say what is part of its kernel",
+    )
 
 
 class AssertionRecord(_Record):
@@ -180,6 +185,7 @@ class Manifest(_Record):
             properties=self.properties,
             disk=directory / self.disk.file if self.disk else None,
             disk_sha256=self.disk.sha256 if self.disk else "",
+            drivers=None if self.boot.drivers is None else frozenset(self.boot.drivers),
         )
 
 

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.convert.fstab_devices import resolve, spec_of
-from pipeline.convert.survey import ESP, READABLE, XBOOTLDR, Candidate, Survey, has_kernel, listed
+from pipeline.convert.survey import (
+    ESP,
+    READABLE,
+    XBOOTLDR,
+    Candidate,
+    Survey,
+    has_kernel,
+    listed,
+    look_into,
+)
 from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.disk.filesystems.lookup import Tree
 
@@ -145,11 +154,11 @@ _SYSTEM_POINTS = ("/boot/efi", "/efi", "/boot/EFI", "/esp")
 
 
 def choose_esp(
-    found: Survey, root: Candidate, boot: Candidate | None, tree: Tree, boot_tree: Tree | None
+    found: Survey, root: Candidate, boot: Candidate | None, tree: Tree
 ) -> SystemPartition:
     """The EFI system partition: by the root's fstab, else by its type if there is but one.
 
-    tree, boot_tree: what root and /boot hold. One that fstab is silent about is mounted as systemd
+    tree: the root's content. One that fstab is silent about is mounted as systemd
     and installers do: at /boot/efi where that is, at an empty /boot, at /efi.
     """
     taken = {root.name, boot.name if boot else root.name}
@@ -174,11 +183,38 @@ def choose_esp(
         if typed:
             notes.append(f"several EFI system partitions, none looked into: {listed(typed)}")
         return SystemPartition(None, notes=tuple(notes))
-    if boot_tree.is_directory("/efi") if boot_tree else tree.is_directory("/boot/efi"):
+    if _has_mount_point(boot, tree):
         return SystemPartition(typed[0], "/boot/efi", tuple(notes))
     if boot is None and not [n for n in tree.names("/boot") if n != "lost+found"]:
         return SystemPartition(typed[0], "/boot", tuple(notes))
     return SystemPartition(typed[0], "/efi", tuple(notes))
+
+
+def boot_volumes(found: Survey, root: Candidate, disk: str) -> list[Candidate]:
+    """/boot and the EFI system partition, by the root as it lies there, for dry runs.
+
+    Raises what `choose_boot` raises.
+    """
+    try:
+        tree = look_into(root.volume, root.filesystem)
+        boot = choose_boot(found, root, tree, disk).candidate
+        esp = choose_esp(found, root, boot, tree).candidate
+    except DiskError:
+        if root.superblock is None or not root.superblock.dirty:
+            raise
+        # What the journal holds may say otherwise.
+        return [c for c in found.candidates if c.is_boot and c.name != root.name]
+    return [candidate for candidate in (boot, esp) if candidate is not None]
+
+
+def _has_mount_point(boot: Candidate | None, tree: Tree) -> bool:
+    """Whether /boot has a directory "efi"."""
+    if boot is None:
+        return tree.is_directory("/boot/efi")
+    try:
+        return look_into(boot.volume, boot.filesystem).is_directory("/efi")
+    except DiskError:  # what its journal has yet to repair
+        return True
 
 
 def _some(note: str) -> Iterable[str]:

@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.image import ROOT_LABEL
+from pipeline.core.image import ROOT_LABEL, USUAL_HARDWARE, Hardware
 
 Firmware = Literal["bios", "uefi"]
 
 NOVA_COMMAND_LINE = "root=/dev/vda console=tty0 console=ttyS0"
-"""What Nova's libvirt driver passes when the image has no os_command_line."""
+"""What Nova's libvirt driver passes when the image has no os_command_line.
+
+On another bus than virtio the root has another name: `nova_command_line`.
+"""
+
+
+def nova_command_line(hardware: Hardware) -> str:
+    """The same for a root on the bus that the image's properties ask for."""
+    return NOVA_COMMAND_LINE.replace("/dev/vda", hardware.root_device)
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Triple:
 
     command_line: the recorded kernel command line, passed as it is. user: who gets the SSH key.
     label: of the root file system. selinux_type: the type `authorized_keys` must carry in a guest
-    that enforces SELinux. memory_mib: the guest's memory.
+    that enforces SELinux. memory_mib: the guest's memory. hardware: what disk and network card
+    are attached to.
     """
 
     machine: Path
@@ -31,6 +40,7 @@ class Triple:
     label: str = ROOT_LABEL
     selinux_type: str = "ssh_home_t"
     memory_mib: int = 512
+    hardware: Hardware = USUAL_HARDWARE
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class WholeDisk:
     label: str = ROOT_LABEL
     selinux_type: str = "ssh_home_t"
     memory_mib: int = 512
+    hardware: Hardware = USUAL_HARDWARE
 
 
 @dataclass(frozen=True)

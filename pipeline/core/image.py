@@ -53,6 +53,14 @@ class PartitionImage:
     source: str
 
 
+@dataclass(frozen=True)
+class Mount:
+    """A file system image and the guest path at which the guest has it mounted."""
+
+    at: str
+    image: PartitionImage
+
+
 _SCSI_NAMES = {"paravirtual": "vmpvscsi", "lsilogicsas": "lsisas1068"}
 _VIF_NAMES = {
     "virtuale1000": "e1000",

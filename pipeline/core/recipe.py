@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.core.image import Hardware
+
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -85,3 +87,8 @@ class Recipe(BaseModel):
     """Also make a bootable whole disk from the same three files."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Image properties for the cloud: os_distro, os_version, hw_* and others."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the properties ask a cloud to attach root and network to."""
+        return Hardware.of(self.properties)

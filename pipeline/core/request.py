@@ -52,4 +52,5 @@ def triple(request: BuildRequest, files: Mapping[str, Path]) -> Triple:
         ramdisk=files["ramdisk"],
         command_line=request.recipe.command_line,
         user=request.recipe.user,
+        hardware=request.recipe.hardware,
     )

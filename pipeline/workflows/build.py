@@ -45,7 +45,7 @@ from pipeline.convert.shrink import shrink
 from pipeline.core import settings
 from pipeline.core.errors import DiskError, VerifyError
 from pipeline.core.events import Progress
-from pipeline.core.image import ROOT_LABEL, Acceleration, DiskImage, Role
+from pipeline.core.image import ROOT_LABEL, Acceleration, DiskImage, Mount, Role
 from pipeline.core.request import SUFFIXES, BuildRequest, triple
 from pipeline.core.secrets import Secrets
 from pipeline.guest import inventory
@@ -167,18 +167,31 @@ class _Job:
             extraction = extract(disk, request.root or request.recipe.root, tools)
         for note in extraction.notes:
             tools.progress.say(note)
-        root = extraction.root
+        root, separate = extraction.root, extraction.boot
+        mounts = [extraction.esp] if extraction.esp else []
+        if separate is not None and separate.filesystem == "vfat":
+            # Our own reader serves as well as an appliance, at once.
+            mounts.insert(0, Mount("/boot", separate))
+            separate = None
         with (
             self._timed("customize"),
             open_guest(
                 root,
-                extraction.boot,
+                separate,
                 backend=request.backend,
                 acceleration=self.acceleration,
                 tools=tools,
             ) as opened,
         ):
-            boot = collect(opened, place / "kernel", place / "ramdisk", tools)
+            boot = collect(
+                opened,
+                place / "kernel",
+                place / "ramdisk",
+                tools,
+                mounts=tuple(mounts),
+                esp=extraction.esp.at if extraction.esp else "",
+                hardware=request.recipe.hardware,
+            )
             edits = customize(opened, user=request.recipe.user, templates=TEMPLATES, tools=tools)
             backend = opened.backend
         warnings = (*boot.warnings, *edits.warnings)
@@ -218,6 +231,7 @@ class _Job:
                 "kernel_version": boot.kernel_version,
                 "chosen": boot.chosen_because,
                 "architecture": request.recipe.architecture,
+                "drivers": boot.drivers,
             },
             "customization": CustomizationRecord(
                 backend=backend,
@@ -265,7 +279,11 @@ class _Job:
         """Boot the whole disk by its own boot loader, under BIOS and UEFI, if there is one."""
         if "disk" not in image["files"]:
             return None
-        disk = verify.WholeDisk(self._file(image, "disk"), user=self.request.recipe.user)
+        disk = verify.WholeDisk(
+            self._file(image, "disk"),
+            user=self.request.recipe.user,
+            hardware=self.request.recipe.hardware,
+        )
         return self._check("verify-disk", disk, image)
 
     def _check(

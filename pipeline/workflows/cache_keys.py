@@ -5,6 +5,7 @@ The install's own inputs are `install.identity`; it must obtain the tree to tell
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 from pipeline.core import settings
@@ -28,6 +29,7 @@ def image_key(request: BuildRequest, disk: DiskImage) -> str:
         "backend": request.backend,
         "shrink": recipe.shrink,
         "command line": recipe.command_line if request.wants_disk else None,
+        "hardware": astuple(recipe.hardware),
     }
     code = [_HERE / name for name in _IMAGE_CODE]
     code += [path for path in sorted(TEMPLATES.iterdir()) if path.is_file()]
@@ -39,7 +41,12 @@ def image_key(request: BuildRequest, disk: DiskImage) -> str:
 def check_key(name: str, request: BuildRequest, image: str) -> str:
     """Key of a boot check, "verify" or "verify-disk", of the files with the key `image`."""
     recipe = request.recipe
-    inputs = {"image": image, "command line": recipe.command_line, "user": recipe.user}
+    inputs = {
+        "image": image,
+        "command line": recipe.command_line,
+        "user": recipe.user,
+        "hardware": astuple(recipe.hardware),
+    }
     return stage_key(name, inputs, [_HERE / "verify"])
 
 

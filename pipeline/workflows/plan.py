@@ -14,12 +14,17 @@ from pipeline.builders.installer import answers
 from pipeline.builds.manifest import FILE
 from pipeline.builds.workspace import Workspace
 from pipeline.convert.extract import foresee, open_format
+from pipeline.convert.lookahead import look_ahead
 from pipeline.core import settings
+from pipeline.core.errors import DiskError, GuestError
 from pipeline.core.events import Progress
 from pipeline.core.image import Acceleration, DiskImage
 from pipeline.core.request import SUFFIXES, BuildRequest, triple
 from pipeline.core.secrets import Secrets
 from pipeline.core.text import human_bytes
+from pipeline.guest.access.mounted import MountedGuest, MountedVolume
+from pipeline.guest.access.protocol import Facts
+from pipeline.guest.boot.select import collect
 from pipeline.host import hypervisor
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -61,15 +66,15 @@ def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[St
     that is there; the last step is `reused` when nothing would be done from it on.
     """
     with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
-        acceleration = hypervisor.acceleration(
-            Tools(runner, progress, Path(scratch)), force=request.accelerator
-        )
-    known = _remembered(request)
+        tools = Tools(runner, progress, Path(scratch))
+        acceleration = hypervisor.acceleration(tools, force=request.accelerator)
+        known = _remembered(request)
+        image = [_USED] if "image" in known else _image(request, tools)
     how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
     return [
         Step(how),
         *(_given(request.disk) if request.disk else _install(request, acceleration)),
-        *([_USED] if "image" in known else _image(request)),
+        *image,
         *_check(request, acceleration, known),
         *_write(request, known),
     ]
@@ -134,25 +139,67 @@ def _install(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
     return [Step(f"check and fill in {recipe.answers}"), Step(tree), installs, Step(keeps)]
 
 
-def _image(request: BuildRequest) -> list[Step]:
+def _image(request: BuildRequest, tools: Tools) -> list[Step]:
     choice = request.root or request.recipe.root
     known = request.disk or _directory(request) / "disk.img"
     what = f"copy the root filesystem ({choice or 'found by inspection'}) and a separate /boot"
-    copies = Step(what, _COPY_CHECKS)
+    steps = [Step(what, _COPY_CHECKS)]
     if request.disk or (known.exists() and not request.fresh):
-        found = foresee(open_format(known) if request.disk else DiskImage(known, "raw"), choice)
+        disk = open_format(known) if request.disk else DiskImage(known, "raw")
+        found = foresee(disk, choice)
         checks = tuple(shlex.join(each.check) for each in found if each.check)
-        copies = Step("; ".join(each.what for each in found), checks)
+        steps = [Step("; ".join(each.what for each in found), checks)]
+        steps += _kernel(disk, choice, request, tools)
     ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
     edits = Step(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
     if request.backend == "guestfs":
         edits = Step("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
-    steps = [copies, edits]
+    steps.append(edits)
     if request.recipe.shrink:
         steps.append(Step("shrink it to its content", _SHRINK))
     if request.wants_disk:
         steps.append(Step("make a bootable GPT disk of the three files"))
     return steps
+
+
+def _kernel(disk: DiskImage, choice: str, request: BuildRequest, tools: Tools) -> list[Step]:
+    """Which kernel and ramdisk would be taken. Raises what the build would raise.
+
+    XFS does not tell whether its log holds something: where it may be that, it is only said.
+    """
+    with look_ahead(disk, choice) as seen:
+        if seen is None:
+            return [Step("take kernel and ramdisk once the journal is replayed")]
+        volumes = {"/": seen.root}
+        if seen.boot is not None:
+            volumes["/boot"] = seen.boot
+        if seen.esp.candidate is not None:
+            volumes[seen.esp.at] = seen.esp.candidate
+        superblock = seen.root.superblock
+        facts = Facts(seen.root.filesystem, superblock.uuid if superblock else "", "", 0)
+        try:
+            trees = {at: MountedVolume(c.volume, c.filesystem) for at, c in volumes.items()}
+            files = collect(
+                MountedGuest(None, trees, facts),
+                tools.scratch / "kernel",
+                tools.scratch / "ramdisk",
+                tools,
+                esp=seen.esp.at,
+                hardware=request.recipe.hardware,
+            )
+        except (DiskError, GuestError) as error:
+            if seen.settled:
+                raise
+            return [
+                Step(f"look for kernel and ramdisk once the journals are replayed: {error.why}")
+            ]
+    said = "".join(f"; warning: {warning}" for warning in files.warnings)
+    return [
+        Step(
+            f"take the kernel {files.kernel_version}, {files.kernel}, {files.chosen_because}, with "
+            f"{files.ramdisk}{said}"
+        )
+    ]
 
 
 def _check(request: BuildRequest, acceleration: Acceleration, known: frozenset[str]) -> list[Step]:
@@ -164,7 +211,9 @@ def _check(request: BuildRequest, acceleration: Acceleration, known: frozenset[s
         boots["verify-disk"] = "boot the whole disk by its own boot loader"
     if not request.verify and not known.issuperset(boots):
         return [Step("skip the boot check: `upload` will want --unverified")]
-    disk = verify.WholeDisk(files["disk"], user=request.recipe.user)
+    disk = verify.WholeDisk(
+        files["disk"], user=request.recipe.user, hardware=request.recipe.hardware
+    )
     targets: dict[str, verify.Triple | verify.WholeDisk] = {
         "verify": triple(request, files),
         "verify-disk": disk,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.core.errors import GuestError
-from pipeline.core.image import PartitionImage
+from pipeline.core.image import Mount
 from pipeline.disk.blocks.source import RawFile, Source
 from pipeline.disk.filesystems.ext import Ext
 from pipeline.disk.filesystems.fat import Fat
@@ -37,14 +36,6 @@ _READERS: dict[str, Callable[[Source], Reader]] = {"xfs": Xfs, "vfat": Fat}
 
 class _Streams(Protocol):
     def pieces(self, inode: Inode) -> Iterator[bytes]: ...
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A file system image and the guest path it is mounted at."""
-
-    at: str
-    image: PartitionImage
 
 
 class MountedVolume:

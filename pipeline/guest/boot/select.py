@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import DiskError, GuestError
-from pipeline.core.image import USUAL_HARDWARE, Hardware
-from pipeline.guest.access.mounted import Mount, mounted
+from pipeline.core.image import USUAL_HARDWARE, Hardware, Mount
+from pipeline.guest.access.mounted import mounted
 from pipeline.guest.access.paths import base, shown
 from pipeline.guest.access.protocol import Guest
 from pipeline.guest.boot.defaults import Images, boot_default, is_file
@@ -64,27 +64,28 @@ def collect(
     ramdisk_out: Path,
     tools: Tools,
     *,
-    esp: Mount | None = None,
-    boot: Mount | None = None,
+    mounts: tuple[Mount, ...] = (),
+    esp: str = "",
     hardware: Hardware = USUAL_HARDWARE,
 ) -> BootFiles:
     """Copy the default kernel and its ramdisk to the two host files, whole or not at all.
 
-    esp: the EFI system partition. boot: a /boot that the guest was not opened with. hardware: what
-    ramdisk and kernel must be able to drive. GuestError when kernel, ramdisk and
+    mounts: volumes that the guest was not opened with, for reading. esp: where the EFI system
+    partition is mounted; "" for none. hardware: what ramdisk and kernel must be able to drive.
+    GuestError when kernel, ramdisk and
     /lib/modules/VERSION do not pair, or when the pair could not boot as a virtual machine.
     """
-    mounts = tuple(mount for mount in (boot, esp) if mount is not None)
     outs = (kernel_out, ramdisk_out)
     try:
         with mounted(guest, mounts) as whole:
-            return _Collector(whole, tools, esp.at if esp else "", hardware).collect(*outs)
+            return _Collector(whole, tools, esp, hardware).collect(*outs)
     except DiskError as error:
         # The firmware's partition is seldom where the kernel lies: without it there may be enough.
-        if esp is None:
+        if not esp:
             raise
         unread = f"the EFI system partition cannot be read ({error.why}): what it says was left out"
-    with mounted(guest, mounts[:-1]) as whole:
+    others = tuple(mount for mount in mounts if mount.at != esp)
+    with mounted(guest, others) as whole:
         files = _Collector(whole, tools, "", hardware).collect(*outs)
     return BootFiles(**{**vars(files), "warnings": (unread, *files.warnings)})
 
