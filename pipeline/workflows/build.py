@@ -191,6 +191,7 @@ class _Job:
                 mounts=tuple(mounts),
                 esp=extraction.esp.at if extraction.esp else "",
                 hardware=request.recipe.hardware,
+                whole_disk=request.wants_disk,
             )
             edits = customize(opened, user=request.recipe.user, templates=TEMPLATES, tools=tools)
             backend = opened.backend

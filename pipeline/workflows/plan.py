@@ -186,6 +186,7 @@ def _kernel(disk: DiskImage, choice: str, request: BuildRequest, tools: Tools) -
                 tools,
                 esp=seen.esp.at,
                 hardware=request.recipe.hardware,
+                whole_disk=request.wants_disk,
             )
         except (DiskError, GuestError) as error:
             if seen.settled:

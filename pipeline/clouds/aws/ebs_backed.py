@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.clouds.aws.ebs_direct import BlockIndex, DirectUpload, Parent, volume_gib
 from pipeline.clouds.aws.ebs_import import ImportUpload
 from pipeline.clouds.aws.images import Image, Images, UnavailableError, check_options, user_tags
+from pipeline.clouds.aws.instance_types import check_drivers, has_driver
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.session import (
     Addressing,
@@ -65,6 +66,7 @@ class EbsCloud:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
         check_options(options, self.name)
         disk = require_disk(images, self.name)
+        check_drivers(images, self.name)
         found = disk_format(disk)
         if found != "raw":
             raise InputError(
@@ -97,7 +99,10 @@ class EbsCloud:
                 f"UploadPart {self.bucket}/{self._stem(images)}.raw: {size}",
                 "ImportSnapshot RAW",
             ]
-        calls.append(f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}")
+        calls.append(
+            f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}"
+            f" EnaSupport={str(has_driver(images, 'ena')).lower()}"
+        )
         calls += [f"CopyImage to {region}" for region in options.regions]
         if options.visibility != "private":
             calls.append(f"ModifyImageAttribute LaunchPermission: {options.visibility}")
@@ -108,6 +113,8 @@ class EbsCloud:
     ) -> Registration:
         """See protocol.Cloud. A snapshot that a run left unfinished or unused is adopted."""
         require_disk(images, self.name)
+        for warning in check_drivers(images, self.name):
+            progress.warn(f"{self.name}: {warning}")
         account = Images(self.site)
         with one_at_a_time(f"the disk of {images.name} on {self.name}", progress):
             machine, created = self._find(account.own(), images), False
@@ -276,6 +283,7 @@ class EbsCloud:
         """RegisterImage's parameters.
 
         Architecture and VirtualizationType must be said: they default to i386 and paravirtual.
+        EnaSupport is claimed of a guest that has the driver, or whose drivers nobody wrote down.
         ImdsSupport must not: with v2.0 a guest that asks the metadata service the old way would
         not get its SSH key.
         """
@@ -288,7 +296,7 @@ class EbsCloud:
             "Architecture": images.architecture,
             "VirtualizationType": "hvm",
             "BootMode": self.boot_mode,
-            "EnaSupport": True,
+            "EnaSupport": has_driver(images, "ena"),
             "RootDeviceName": _ROOT_DEVICE,
             "BlockDeviceMappings": [{"DeviceName": _ROOT_DEVICE, "Ebs": volume}],
         }

@@ -211,6 +211,25 @@ def network_warnings(hardware: Hardware, installed: frozenset[str] | None) -> li
     ]
 
 
+def ec2_warnings(carried: Iterable[str], installed: Iterable[str], step: str) -> list[str]:
+    """What keeps a whole disk from current instance types of EC2.
+
+    carried: modules of ramdisk and kernel. installed: of the guest. step: what adds nvme.
+    """
+    warnings = []
+    if "nvme" not in carried:
+        warnings.append(
+            "neither ramdisk nor kernel has nvme, by which current EC2 instance types attach the "
+            f"root: the whole disk does not boot there. {step}"
+        )
+    if "ena" not in installed:
+        warnings.append(
+            "the guest has no ena, the network card of current EC2 instance types: the whole disk "
+            "is registered there without EnaSupport"
+        )
+    return warnings
+
+
 def machine_warnings(hardware: Hardware, version: str) -> list[str]:
     """What is wrong with the kind of machine that the properties ask for."""
     number = re.match(r"(\d+)\.(\d+)", version)

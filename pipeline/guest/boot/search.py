@@ -149,10 +149,9 @@ class Search:
             paths = [f"{top}/{name}" for top in (directory, *self._tops) for name in names]
         paths += [f"{modules}/{name}" for name in _BESIDE_MODULES]
         paths += [
-            f"{there}/{name}"
+            f"{top}/{token}/{version}/{name}"
             for top in self._tops
-            for there, its in self._installed(top)
-            if its == version
+            for token in self._directories(top)
             for name in _KERNEL_INSTALL[1:]
         ]
         package = f"{modules}/pkgbase"  # Arch's; its ramdisks are named for the package

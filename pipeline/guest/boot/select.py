@@ -18,6 +18,7 @@ from pipeline.guest.boot.drivers import (
     DISKS,
     NETWORKS,
     builtin_modules,
+    ec2_warnings,
     judge,
     lacking,
     machine_warnings,
@@ -67,18 +68,20 @@ def collect(
     mounts: tuple[Mount, ...] = (),
     esp: str = "",
     hardware: Hardware = USUAL_HARDWARE,
+    whole_disk: bool = False,
 ) -> BootFiles:
     """Copy the default kernel and its ramdisk to the two host files, whole or not at all.
 
     mounts: volumes that the guest was not opened with, for reading. esp: where the EFI system
     partition is mounted; "" for none. hardware: what ramdisk and kernel must be able to drive.
+    whole_disk: warn of what a disk lacks on EC2.
     GuestError when kernel, ramdisk and
     /lib/modules/VERSION do not pair, or when the pair could not boot as a virtual machine.
     """
     outs = (kernel_out, ramdisk_out)
     try:
         with mounted(guest, mounts) as whole:
-            return _Collector(whole, tools, esp, hardware).collect(*outs)
+            return _Collector(whole, tools, esp, hardware, whole_disk).collect(*outs)
     except DiskError as error:
         # The firmware's partition is seldom where the kernel lies: without it there may be enough.
         if not esp:
@@ -86,7 +89,7 @@ def collect(
         unread = f"the EFI system partition cannot be read ({error.why}): what it says was left out"
     others = tuple(mount for mount in mounts if mount.at != esp)
     with mounted(guest, others) as whole:
-        files = _Collector(whole, tools, "", hardware).collect(*outs)
+        files = _Collector(whole, tools, "", hardware, whole_disk).collect(*outs)
     return BootFiles(**{**vars(files), "warnings": (unread, *files.warnings)})
 
 
@@ -98,6 +101,7 @@ class _Collector:
     tools: Tools
     esp: str
     hardware: Hardware
+    whole_disk: bool
 
     def collect(self, kernel_out: Path, ramdisk_out: Path) -> BootFiles:
         """See `collect`."""
@@ -239,6 +243,9 @@ class _Collector:
         if builtin is None or installed is None:
             return None
         carried = content.modules.get(version, set()) | builtin
+        if self.whole_disk:
+            step = remedy(tool, ["nvme"], ramdisk, version)
+            warnings += ec2_warnings(carried, installed, step)
         return tuple(sorted((carried & DISKS) | (installed & NETWORKS)))
 
     def _builtin(self, modules: str, version: str) -> frozenset[str] | None:
