@@ -89,7 +89,15 @@ def collect(
         unread = f"the EFI system partition cannot be read ({error.why}): what it says was left out"
     others = tuple(mount for mount in mounts if mount.at != esp)
     with mounted(guest, others) as whole:
-        files = _Collector(whole, tools, "", hardware, whole_disk).collect(*outs)
+        try:
+            files = _Collector(whole, tools, "", hardware, whole_disk).collect(*outs)
+        except GuestError as error:
+            raise GuestError(
+                error.attempted,
+                error.subject,
+                why=f"{error.why}; {unread}",
+                next_step=error.next_step,
+            ) from error
     return BootFiles(**{**vars(files), "warnings": (unread, *files.warnings)})
 
 

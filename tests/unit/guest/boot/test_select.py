@@ -509,6 +509,8 @@ def test_a_damaged_system_partition_costs_a_warning(tools: Tools, tmp_path: Path
     files, _, _ = taken(BOTH, tools, (mount,))
     assert files.kernel_version == NEW
     assert "EFI system partition cannot be read" in files.warnings[0]
+    with pytest.raises(GuestError, match=r"/boot has nothing.*its first sector is damaged"):
+        taken(MODULES_ONLY, tools, (mount,))
 
 
 def test_a_default_without_tries_left_is_said(tools: Tools) -> None:
