@@ -40,12 +40,12 @@ from pipeline.builds.manifest import (
 from pipeline.builds.report import write_report
 from pipeline.builds.workspace import Workspace
 from pipeline.convert import assemble
-from pipeline.convert.extract import extract, open_format
+from pipeline.convert.extract import Extraction, extract, open_format
 from pipeline.convert.shrink import shrink
 from pipeline.core import settings
 from pipeline.core.errors import DiskError, VerifyError
 from pipeline.core.events import Progress
-from pipeline.core.image import ROOT_LABEL, Acceleration, DiskImage, Mount, Role
+from pipeline.core.image import ROOT_LABEL, Acceleration, DiskImage, Mount, PartitionImage, Role
 from pipeline.core.request import SUFFIXES, BuildRequest, triple
 from pipeline.core.secrets import Secrets
 from pipeline.guest import inventory
@@ -167,12 +167,8 @@ class _Job:
             extraction = extract(disk, request.root or request.recipe.root, tools)
         for note in extraction.notes:
             tools.progress.say(note)
-        root, separate = extraction.root, extraction.boot
-        mounts = [extraction.esp] if extraction.esp else []
-        if separate is not None and separate.filesystem == "vfat":
-            # Our own reader serves as well as an appliance, at once.
-            mounts.insert(0, Mount("/boot", separate))
-            separate = None
+        root = extraction.root
+        separate, mounts, esp = _boot_volumes(extraction)
         with (
             self._timed("customize"),
             open_guest(
@@ -188,8 +184,8 @@ class _Job:
                 place / "kernel",
                 place / "ramdisk",
                 tools,
-                mounts=tuple(mounts),
-                esp=extraction.esp.at if extraction.esp else "",
+                mounts=mounts,
+                esp=esp,
                 hardware=request.recipe.hardware,
                 whole_disk=request.wants_disk,
             )
@@ -396,6 +392,20 @@ class _Job:
             reused=stage.reused,
             begun=round(begun - self.begun, 3),
         )
+
+
+def _boot_volumes(
+    extraction: Extraction,
+) -> tuple[PartitionImage | None, tuple[Mount, ...], str]:
+    """(/boot for the backend, volumes for our own readers, where the EFI system partition is).
+
+    A /boot of FAT is read without an appliance; it is looked into as the firmware's partition too.
+    """
+    boot, esp = extraction.boot, extraction.esp
+    if boot is None or boot.filesystem != "vfat":
+        return boot, (esp,) if esp else (), esp.at if esp else ""
+    mount = Mount("/boot", boot)
+    return None, (mount, esp) if esp else (mount,), esp.at if esp else "/boot"
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pipeline.builds.manifest import FILE
 from pipeline.builds.workspace import Workspace
 from pipeline.convert.extract import foresee, open_format
 from pipeline.convert.lookahead import look_ahead
+from pipeline.convert.survey import Candidate
 from pipeline.core import settings
 from pipeline.core.errors import DiskError, GuestError
 from pipeline.core.events import Progress
@@ -184,7 +185,7 @@ def _kernel(disk: DiskImage, choice: str, request: BuildRequest, tools: Tools) -
                 tools.scratch / "kernel",
                 tools.scratch / "ramdisk",
                 tools,
-                esp=seen.esp.at,
+                esp=seen.esp.at or ("/boot" if _is_fat(seen.boot) else ""),
                 hardware=request.recipe.hardware,
                 whole_disk=request.wants_disk,
             )
@@ -201,6 +202,10 @@ def _kernel(disk: DiskImage, choice: str, request: BuildRequest, tools: Tools) -
             f"{files.ramdisk}{said}"
         )
     ]
+
+
+def _is_fat(candidate: Candidate | None) -> bool:
+    return candidate is not None and candidate.filesystem == "vfat"
 
 
 def _check(request: BuildRequest, acceleration: Acceleration, known: frozenset[str]) -> list[Step]:

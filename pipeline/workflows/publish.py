@@ -14,7 +14,8 @@ from pipeline.builds.registrations import add_to_record, remove_from_record, sup
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Hardware, ImageSet, Registration
+from pipeline.guest.boot.drivers import bus_needs, missing
 
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
@@ -37,6 +38,7 @@ def plan(
     images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
 ) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
+    _check_hardware(images, options)
     calls = {}
     for cloud in _distinct(clouds):
         cloud.probe(images, options)
@@ -60,6 +62,7 @@ def publish(
     loses nothing.
     """
     _distinct(clouds)
+    _check_hardware(images, options)
     if not images.verified:
         progress.warn(f"{images.name} was not boot-checked; its images will say so")
     stoppable = _StoppableProgress(progress)
@@ -80,6 +83,27 @@ def publish(
             stoppable.stop()
             raise
     return [outcomes[cloud.name] for cloud in clouds]
+
+
+def _check_hardware(images: ImageSet, options: PublishOptions) -> None:
+    """InputError for properties of this upload that put the root where it cannot be found.
+
+    The recipe's own were looked at by the build.
+    """
+    if images.drivers is None or not options.properties:
+        return
+    built, asked = images.properties, {**images.properties, **options.properties}
+    hardware = Hardware.of(asked)
+    lacking = missing(bus_needs(hardware) or (), images.drivers)
+    if lacking and hardware != Hardware.of(built):
+        raise InputError(
+            "publish",
+            images.name,
+            why=f"{hardware.disk_words} asks for {', '.join(lacking)}, which neither its ramdisk "
+            "nor its kernel has: its instances would not find their root",
+            next_step="Put the property into the recipe and build again: the build's error names "
+            "the command that adds the drivers",
+        )
 
 
 def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:

@@ -94,11 +94,16 @@ _MODERN = (3, 10)
 """Red Hat's 3.10 has virtio 1.0 by backport; the kernel itself since 4.0."""
 
 
+def bus_needs(hardware: Hardware) -> tuple[Group, ...] | None:
+    """What ramdisk and kernel must have to find a disk; None for a bus nobody knows."""
+    if hardware.disk_bus == "scsi":
+        return _SCSI.get(hardware.scsi_model)
+    return _BUSES.get(hardware.disk_bus)
+
+
 def disk_needs(hardware: Hardware, filesystem: str) -> tuple[Group, ...] | None:
     """What ramdisk and kernel must have to mount the root; None for a bus nobody knows."""
-    bus = _BUSES.get(hardware.disk_bus)
-    if hardware.disk_bus == "scsi":
-        bus = _SCSI.get(hardware.scsi_model)
+    bus = bus_needs(hardware)
     if bus is None:
         return None
     return (*bus, frozenset(_FILESYSTEMS.get(filesystem, (filesystem,))))

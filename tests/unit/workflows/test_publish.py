@@ -266,3 +266,21 @@ def test_replace_on_the_local_catalogue_updates_the_record(
         publish(build, [catalogue], options, record=record, progress=QuietProgress())
     (left,) = catalogue.generations("demo")
     assert [entry["machine_id"] for entry in read_record(record)] == [left.machine_id]
+
+
+def test_a_property_that_puts_the_root_on_a_bus_without_driver(
+    images: ImageSet, record: Path
+) -> None:
+    """lavabit/robox #45: an image whose ramdisk has virtio_blk alone, and hw_disk_bus=scsi."""
+    asked = PublishOptions(properties={"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"})
+    known = replace(images, drivers=frozenset({"virtio_blk", "virtio_pci"}))
+    cloud = Scripted("a")
+    for call in (
+        lambda: plan(known, [cloud], asked),
+        lambda: publish(known, [cloud], asked, record=record, progress=QuietProgress()),
+    ):
+        with pytest.raises(InputError, match="virtio_scsi, sd_mod, which neither"):
+            call()
+    able = replace(known, drivers=known.drivers | {"virtio_scsi", "sd_mod"})
+    for good, options in ((able, asked), (known, PublishOptions()), (images, asked)):
+        assert plan(good, [cloud], options)["a"] is not None
