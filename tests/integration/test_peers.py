@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,8 @@ def build(disk: Path, place: Path) -> Built:
     return Built(directory, manifest, done.stdout + done.stderr)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_mkosis_own_disk(tmp_path: Path) -> None:
     """Root by its partition type, no fstab, an empty /boot, kernel and ramdisk in an image."""
     built = build(mkosi_disk(), tmp_path)
@@ -81,8 +82,8 @@ _EFI = (
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree of Debian as diskimage-builder leaves it, with GRUB's configuration."""
     folder = tmp_path_factory.mktemp("root") / "tree"
-    with tarfile.open(debian_root_tarball()) as tarball:
-        tarball.extractall(folder, filter="fully_trusted")
+    folder.mkdir()
+    run("tar", "-x", "--numeric-owner", "-f", debian_root_tarball(), "-C", folder)
     (kernel,) = (folder / "boot").glob("vmlinuz-*")
     version = kernel.name.removeprefix("vmlinuz-")
     (folder / "boot/grub").mkdir(exist_ok=True)
