@@ -14,7 +14,7 @@ from pipeline.builds.registrations import add_to_record, remove_from_record, sup
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
-from pipeline.core.image import Hardware, ImageSet, Registration
+from pipeline.core.image import Hardware, Image, Registration
 from pipeline.guest.boot.drivers import bus_needs, missing
 
 _Result = TypeVar("_Result")
@@ -34,9 +34,7 @@ class Outcome:
     withdrawn: tuple[Registration, ...] = ()
 
 
-def plan(
-    images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
-) -> dict[str, list[str]]:
+def plan(images: Image, clouds: Sequence[Cloud], options: PublishOptions) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
     _check_hardware(images, options)
     calls = {}
@@ -47,7 +45,7 @@ def plan(
 
 
 def publish(
-    images: ImageSet,
+    images: Image,
     clouds: Sequence[Cloud],
     options: PublishOptions,
     *,
@@ -85,7 +83,7 @@ def publish(
     return [outcomes[cloud.name] for cloud in clouds]
 
 
-def _check_hardware(images: ImageSet, options: PublishOptions) -> None:
+def _check_hardware(images: Image, options: PublishOptions) -> None:
     """InputError for properties of this upload that put the root where it cannot be found.
 
     The recipe's own were looked at by the build.
@@ -117,7 +115,7 @@ def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
 
 
 def _probe(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, progress: Progress
 ) -> PipelineError | None:
     progress.say(f"{cloud.name}: checking credentials, permissions and image types")
     try:
@@ -129,7 +127,7 @@ def _probe(
     return None
 
 
-def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
+def _trouble(cloud: Cloud, images: Image, error: Exception) -> PipelineError:
     """The host's trouble as that of one cloud; the others go on all the same."""
     return HostError(
         f"publish {images.name} on",
@@ -140,7 +138,7 @@ def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
 
 
 def _publish_one(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, record: Path, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, record: Path, progress: Progress
 ) -> Outcome:
     try:
         registration = cloud.publish(images, options, progress)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pipeline.core.errors import InputError
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 
 
-def has_driver(images: ImageSet, driver: str) -> bool:
+def has_driver(images: Image, driver: str) -> bool:
     """Whether the guest has a driver, as far as anybody knows."""
     return images.drivers is None or driver in images.drivers
 
 
-def check_drivers(images: ImageSet, cloud: str) -> list[str]:
+def check_drivers(images: Image, cloud: str) -> list[str]:
     """Warnings of instance types on which the disk would not boot.
 
     InputError when it can find its root on none: current types show it as NVMe, those of the Xen

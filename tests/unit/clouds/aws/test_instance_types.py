@@ -8,12 +8,12 @@ import pytest
 
 from pipeline.clouds.aws.instance_types import check_drivers, has_driver
 from pipeline.core.errors import InputError
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 
-def images(*drivers: str, known: bool = True) -> ImageSet:
-    files = [ImageFile(role, Path("/x"), "0" * 64, 1, 1) for role in Role]
-    return ImageSet(
+def images(*drivers: str, known: bool = True) -> Image:
+    files = [Artifact(role, Path("/x"), "0" * 64, 1, 1) for role in Role]
+    return Image(
         "demo", "x86_64", *files, "6.1", "", True, drivers=frozenset(drivers) if known else None
     )
 
