@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.core.image import Hardware
+from pipeline.core.hardware import Hardware
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 

@@ -7,7 +7,7 @@ no model is named), qemu's manual.
 from __future__ import annotations
 
 from pipeline.core.errors import HostError
-from pipeline.core.image import Hardware
+from pipeline.core.hardware import Hardware
 
 _DRIVE = "drive=root,bootindex=1"
 _SCSI = {

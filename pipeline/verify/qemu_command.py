@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.checks import Firmware
-from pipeline.core.image import USUAL_HARDWARE, Accelerator, Hardware
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+from pipeline.core.image import Accelerator
 from pipeline.verify import devices
 
 QEMU = "qemu-system-x86_64"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pipeline.core.image import USUAL_HARDWARE, Hardware
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 from pipeline.guest.access.paths import shown
 from pipeline.guest.boot.ramdisk import Ramdisk
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import DiskError, GuestError
-from pipeline.core.image import USUAL_HARDWARE, Hardware, Mount
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+from pipeline.core.image import Mount
 from pipeline.guest.access.mounted import mounted
 from pipeline.guest.access.paths import base, shown
 from pipeline.guest.access.protocol import Guest

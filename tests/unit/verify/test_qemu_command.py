@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipeline.core.checks import NOVA_COMMAND_LINE, Triple, WholeDisk
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import Acceleration, Hardware
+from pipeline.core.hardware import Hardware
+from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import plan, verify

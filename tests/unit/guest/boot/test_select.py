@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import GuestError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import USUAL_HARDWARE, Hardware, Mount
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+from pipeline.core.image import Mount
 from pipeline.guest.boot.kernel_image import kernel_release
 from pipeline.guest.boot.ramdisk import Ramdisk, scan
 from pipeline.guest.boot.select import BootFiles, builtin_modules, collect, judge
