@@ -1,4 +1,4 @@
-"""Which kernel and ramdisk a build would take from a disk: by the build's own code, for dry runs."""
+"""Which kernel and ramdisk a build would take from a disk: by its own code, for dry runs."""
 
 from __future__ import annotations
 
