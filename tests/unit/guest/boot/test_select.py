@@ -321,7 +321,7 @@ def test_any_header_is_read_or_refused(at: int, junk: bytes) -> None:
 def test_files_larger_than_any_of_their_kind_are_left(
     name: str, bound: str, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"pipeline.guest.access.protocol.boot.select.{bound}", 100)
+    monkeypatch.setattr(f"pipeline.guest.boot.select.{bound}", 100)
     with pytest.raises(GuestError, match=rf"/boot/{name}.*at most 0 are expected"):
         collected(installed(NEW), tools)
 
