@@ -25,6 +25,7 @@ from pipeline.guest.boot.loader_entries import (
     image_entry,
     loader_default,
     loader_order,
+    loader_settings,
 )
 from pipeline.guest.boot.uki import Uki, read_uki
 
@@ -180,7 +181,14 @@ def _systemd_boot(
     config = next((path for path in paths if is_file(guest, path)), "")
     text = text_of(guest, config) if config else ""
     entry = loader_default(ordered, text)
-    named = re.search(r"^\s*default\s", text, re.MULTILINE)
+    settings = loader_settings(text)
+    named = settings.get("preferred") or settings.get("default", "")
+    if named.startswith("@"):
+        warnings.append(
+            f"{config} says {shown(named)}: which entry was chosen last is remembered by the "
+            "machine's firmware, not on the disk; the first in the loader's order is taken"
+        )
+        named = ""
     where = f"{entry.top}/{_IMAGES}" if entry and entry in units else ""
     source = config if named else where or f"{entry.top if entry else '/boot'}/{_ENTRIES}"
     if entry is not None and entry.tries_left == 0:

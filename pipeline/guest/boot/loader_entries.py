@@ -137,11 +137,7 @@ def loader_default(entries: Sequence[Entry], config: str = "") -> Entry | None:
     config: loader.conf. What the firmware's variables remember ("@saved", a choice made in the
     menu) does not travel with a disk: the first entry then, as on a machine that never booted.
     """
-    settings = {}
-    for line in config.splitlines():
-        words = line.split(None, 1)
-        if len(words) == 2 and not words[0].startswith("#"):
-            settings[words[0]] = words[1].strip()
+    settings = loader_settings(config)
     # "preferred" passes over what counts as bad, "default" does not (loader.conf(5) of 260).
     fit = [entry for entry in entries if entry.tries_left != 0]
     for among, setting in ((fit, "preferred"), (entries, "default")):
@@ -151,6 +147,16 @@ def loader_default(entries: Sequence[Entry], config: str = "") -> Entry | None:
             if found is not None:
                 return found
     return next(iter(entries), None)
+
+
+def loader_settings(config: str) -> dict[str, str]:
+    """The settings of a loader.conf."""
+    settings = {}
+    for line in config.splitlines():
+        words = line.split(None, 1)
+        if len(words) == 2 and not words[0].startswith("#"):
+            settings[words[0]] = words[1].strip()
+    return settings
 
 
 def _matches(entry: Entry, pattern: str) -> bool:

@@ -691,3 +691,14 @@ def test_a_ramdisks_own_list_of_what_is_part_of_the_kernel(tools: Tools) -> None
     tree[f"/boot/initramfs-{NEW}.img"] = cpio({f"usr/lib/modules/{NEW}/modules.builtin": listing})
     del tree[f"/lib/modules/{NEW}/modules.builtin"]
     assert taken(tree, tools)[0].warnings == ()
+
+
+def test_what_the_firmware_remembers_is_said_to_be_unknown(tools: Tools) -> None:
+    tree = {
+        **BOTH,
+        "/boot/loader/entries/a.conf": f"linux /vmlinuz-{OLD}\n",
+        "/boot/loader/loader.conf": "default @saved\n",
+    }
+    files, _, _ = taken(tree, tools)
+    assert "@saved" in files.warnings[0]
+    assert files.chosen_because == "the default of /boot/loader/entries"
