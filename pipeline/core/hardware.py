@@ -18,13 +18,13 @@ _VIF_NAMES = {
 class Hardware:
     """What a cloud attaches an instance's root and network card to, as image properties ask.
 
-    disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; what
-    libvirt takes where none is named. vif_model: hw_vif_model. machine_type: hw_machine_type.
+    disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; "" where none
+    is named and libvirt chooses. vif_model: hw_vif_model. machine_type: hw_machine_type.
     All in lower case, VMware's names as Nova's.
     """
 
     disk_bus: str = "virtio"
-    scsi_model: str = "lsilogic"
+    scsi_model: str = ""
     vif_model: str = "virtio"
     machine_type: str = "pc"
 
@@ -35,7 +35,7 @@ class Hardware:
         def word(name: str, default: str) -> str:
             return properties.get(name, "").strip().lower() or default
 
-        scsi, vif = word("hw_scsi_model", "lsilogic"), word("hw_vif_model", "virtio")
+        scsi, vif = word("hw_scsi_model", ""), word("hw_vif_model", "virtio")
         return Hardware(
             word("hw_disk_bus", "virtio"),
             _SCSI_NAMES.get(scsi, scsi),
@@ -51,7 +51,10 @@ class Hardware:
     @property
     def disk_words(self) -> str:
         """The properties that name the root's bus, as they are written."""
-        model = f", hw_scsi_model={self.scsi_model}" if self.disk_bus == "scsi" else ""
+        model = ""
+        if self.disk_bus == "scsi":
+            named = f"hw_scsi_model={self.scsi_model}"
+            model = f", {named if self.scsi_model else 'no hw_scsi_model'}"
         return f"hw_disk_bus={self.disk_bus}{model}"
 
     @property

@@ -11,6 +11,7 @@ from pipeline.core.hardware import Hardware
 
 _DRIVE = "drive=root,bootindex=1"
 _SCSI = {
+    "": "lsi53c895a",  # libvirt's choice where qemu has it
     "virtio-scsi": "virtio-scsi-pci",
     "lsilogic": "lsi53c895a",
     "lsisas1068": "mptsas1068",

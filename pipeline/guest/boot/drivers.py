@@ -43,6 +43,8 @@ _BUSES = {
     "fdc": _all("floppy"),
 }
 _SCSI = {
+    # libvirt's choice: lsilogic where its QEMU has that, which Red Hat's does not.
+    "": _all("sym53c8xx|virtio_scsi", "sd_mod"),
     "virtio-scsi": _all("virtio_scsi", "virtio_pci", "sd_mod"),
     "lsilogic": _all("sym53c8xx|mptspi", "sd_mod"),
     "lsisas1068": _all("mptsas", "sd_mod"),
@@ -237,6 +239,11 @@ def ec2_warnings(carried: Iterable[str], installed: Iterable[str], step: str) ->
 
 def machine_warnings(hardware: Hardware, version: str) -> list[str]:
     """What is wrong with the kind of machine that the properties ask for."""
+    if hardware.disk_bus == "scsi" and not hardware.scsi_model:
+        return [
+            "hw_disk_bus=scsi without hw_scsi_model: libvirt takes lsilogic (sym53c8xx) where its "
+            "QEMU has that, else virtio-scsi: name the model that the guest can drive"
+        ]
     number = re.match(r"(\d+)\.(\d+)", version)
     old = number is not None and (int(number[1]), int(number[2])) < _MODERN
     if hardware.is_q35 and old and "virtio" in (hardware.disk_bus, hardware.vif_model):

@@ -59,7 +59,9 @@ class Search:
         if entry is not None:
             found = self._of_entry(entry, f"the default of {source}")
             if found is None:
-                warnings.append(f"{source} boots {shown(entry.kernel)}, which is not there")
+                there = self._first(candidates(entry.kernel, entry.top))
+                what = "no kernel, nor an image with one" if there else "not there"
+                warnings.append(f"{source} boots {shown(entry.kernel)}, which is {what}")
             elif any(map(is_unfit, (entry.kernel, entry.id, base(found.path)))):
                 warnings.append(
                     f"{source} boots {shown(entry.kernel)}, a rescue or debugging kernel"

@@ -566,7 +566,9 @@ SCSI = Hardware.of({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"})
         ({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}, "", "virtio_scsi, sd_mod"),
         ({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}, "virtio_scsi sd_mod", ""),
         ({"hw_scsi_model": "virtio-scsi"}, "", ""),  # counts for the bus scsi alone
-        ({"hw_disk_bus": "scsi"}, "virtio_scsi sd_mod", "sym53c8xx"),
+        ({"hw_disk_bus": "scsi"}, "sd_mod", "sym53c8xx"),
+        ({"hw_disk_bus": "scsi"}, "virtio_scsi sd_mod", ""),
+        ({"hw_disk_bus": "scsi", "hw_scsi_model": "lsilogic"}, "virtio_scsi sd_mod", "sym53c8xx"),
         ({"hw_disk_bus": "ide"}, "", "ata_piix, sd_mod"),
         ({"hw_disk_bus": "ide"}, "ata_piix sd_mod", ""),
         ({"hw_disk_bus": "sata"}, "sd_mod", "ahci"),
@@ -605,10 +607,11 @@ def test_a_bus_nobody_knows_is_said(tools: Tools) -> None:
         ({"hw_vif_model": "what"}, "no driver is known"),
         ({"hw_machine_type": "pc-q35-9.2"}, ""),
         ({"hw_machine_type": "q35", "hw_disk_bus": "ide"}, "has no IDE"),
+        ({"hw_disk_bus": "scsi"}, "without hw_scsi_model"),
     ],
 )
 def test_network_cards_and_machines(tools: Tools, properties: dict[str, str], words: str) -> None:
-    names = ("virtio_blk", "virtio_pci", "ext4", "ata_piix", "sd_mod")
+    names = ("virtio_blk", "virtio_pci", "ext4", "ata_piix", "sd_mod", "virtio_scsi")
     tree = {
         **installed(NEW),
         f"/boot/initramfs-{NEW}.img": ramdisk(NEW, names),
