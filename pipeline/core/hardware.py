@@ -18,9 +18,9 @@ _VIF_NAMES = {
 class Hardware:
     """What a cloud attaches an instance's root and network card to, as image properties ask.
 
-    disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; "" where none
-    is named and libvirt chooses. vif_model: hw_vif_model. machine_type: hw_machine_type.
-    All in lower case, VMware's names as Nova's.
+    disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; ""
+    where none is named and libvirt chooses. vif_model: hw_vif_model. machine_type:
+    hw_machine_type. All in lower case, VMware's names as Nova's.
     """
 
     disk_bus: str = "virtio"
