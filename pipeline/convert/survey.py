@@ -47,6 +47,7 @@ class Candidate:
 
     name: what it is chosen by. place: the same for people. partition: for a partition. is_root
     and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can.
+    mapper_uuid: device-mapper's of a logical volume.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Candidate:
     is_root: bool = False
     is_boot: bool = False
     refusal: str = ""
+    mapper_uuid: str = ""
 
     @property
     def filesystem(self) -> str:
@@ -153,7 +155,14 @@ def _logical_volumes(disk: Source, groups: Groups, damage: list[DiskError]) -> I
         except DiskError as error:
             damage.append(error)
             continue
-        yield Candidate(logical.path, place, volume, superblock, refusal=logical.refusal)
+        yield Candidate(
+            logical.path,
+            place,
+            volume,
+            superblock,
+            refusal=logical.refusal,
+            mapper_uuid=logical.uuid,
+        )
 
 
 def _clip(stretch: Stretch, size: int) -> Stretch:

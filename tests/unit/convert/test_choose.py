@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.convert.choose import choose_boot, choose_esp, choose_root
@@ -224,5 +226,10 @@ def test_what_fstab_says_is_told_where_two_could_be_boot() -> None:
 
 
 def test_a_logical_volume_by_its_mapper_id() -> None:
+    """libguestfs PR 187: Ubuntu 22's installer names /boot by device-mapper's UUID."""
+    boot, other = (replace(volume(f"vg/{n}", boot=True), mapper_uuid=n * 2) for n in "ab")
+    found = Survey((ROOT, other, boot))
+    content = tree(guest("/dev/disk/by-id/dm-uuid-LVM-aa /boot ext4 defaults 0 1\n"))
+    assert choose_boot(found, ROOT, content, "disk").candidate is boot
     boot = volume("vg/boot", boot=True)
     assert resolve("/dev/disk/by-id/dm-name-vg-boot", [ROOT, boot]) == [boot]
