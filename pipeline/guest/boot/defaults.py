@@ -50,6 +50,7 @@ _SYSLINUX = (
 _ENTRIES, _IMAGES, _LOADER_CONF = "loader/entries", "EFI/Linux", "loader/loader.conf"
 # What the firmware starts; both boot loaders are found under this name.
 _FALLBACK = "EFI/BOOT/BOOTX64.EFI"
+_LINUX = re.compile(r"^\s*(?:linux|blscfg)", re.MULTILINE)
 _SYSTEMD_BOOT = re.compile(rb"#### LoaderInfo: systemd-boot ")
 
 
@@ -104,7 +105,7 @@ def boot_default(guest: Guest, esp: str, images: Images) -> Default:
     warnings: list[str] = []
     environment = _environment(guest, esp, warnings)
     has_grub = any(guest.exists(directory) for directory in _GRUB2)
-    by_grub = _grub2(guest, esp, environment, images, has_grub=has_grub)
+    by_grub = _grub2(guest, esp, environment, images, warnings)
     by_loader = _systemd_boot(guest, places, images, warnings)
     ways = chain(by_grub, by_loader)
     if not has_grub or _is_systemd_boot(guest, esp):
@@ -145,7 +146,7 @@ def _vendors(guest: Guest, esp: str) -> Iterator[str]:
 
 
 def _grub2(
-    guest: Guest, esp: str, environment: str, images: Images, *, has_grub: bool
+    guest: Guest, esp: str, environment: str, images: Images, warnings: list[str]
 ) -> Iterator[Default]:
     """Each grub.cfg that has a menu, then loader entries as GRUB orders them.
 
@@ -162,7 +163,13 @@ def _grub2(
         entry = grub2_default(config, environment, ordered, units)
         if entry is not None and not entry.top and directory.startswith(f"{esp}/EFI/") and esp:
             entry = replace(entry, top=esp if entry.uki else "")
+        if entry is None and _LINUX.search(config):
+            warnings.append(
+                f"the default of {path} boots no Linux kernel (another system, a tool, the "
+                "firmware's own menu): another of the guest's kernels is taken"
+            )
         yield Default(entry, path, (*ordered, *units))
+    has_grub = any(guest.exists(directory) for directory in _GRUB2)
     if has_grub and (ordered := grub_order(_entries(guest, places[:1]))):
         yield Default(entries_default(ordered, environment), f"/boot/{_ENTRIES}", tuple(ordered))
 

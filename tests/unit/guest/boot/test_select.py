@@ -705,3 +705,16 @@ def test_what_the_firmware_remembers_is_said_to_be_unknown(tools: Tools) -> None
     files, _, _ = taken(tree, tools)
     assert "@saved" in files.warnings[0]
     assert files.chosen_because == "the default of /boot/loader/entries"
+
+
+def test_a_default_that_is_no_kernel_is_said(tools: Tools) -> None:
+    config = (
+        "set default=1\nmenuentry a {\n linux /boot/vmlinuz-5.9.1\n}\n"
+        "menuentry 'Windows' {\n chainloader /EFI/Microsoft/Boot/bootmgfw.efi\n}\n"
+        "menuentry 'UEFI Firmware Settings' {\n fwsetup\n}\n"
+    )
+    for number, words in (("1", "which is not there"), ("2", "boots no Linux kernel")):
+        text = config.replace("default=1", f"default={number}")
+        files, _, _ = taken({**BOTH, "/boot/grub/grub.cfg": text}, tools)
+        assert files.kernel_version == NEW
+        assert words in files.warnings[0]
