@@ -12,11 +12,12 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.convert.choose import boot_volumes, choose_boot, choose_esp, choose_root
+from pipeline.convert.discoverable import by_type
 from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.core.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.core.image import DiskImage, Mount, PartitionImage
@@ -82,6 +83,7 @@ class Extraction:
     None when /boot lies in the root. esp: the EFI system partition, `scratch/esp.img`, and where
     the guest has it mounted. copied: bytes that were copied for both; clones count as
     none. method: how, for the manifest. notes: what people should know, one sentence each.
+    by_type: mount points of volumes left behind as their partition types give them, and where.
     """
 
     root: PartitionImage
@@ -90,6 +92,7 @@ class Extraction:
     method: str
     notes: tuple[str, ...] = ()
     esp: Mount | None = None
+    by_type: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_format(path: Path) -> DiskImage:
@@ -144,6 +147,9 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
             esp = choose_esp(found, root, boot.candidate, tree)
+            elsewhere = by_type(
+                [c for c in found.candidates if c not in (root, boot.candidate)], tree
+            )
         parts = [taken]
         if boot.candidate:
             parts.append(_take(boot.candidate, tools.scratch / "boot.img", tools))
@@ -157,6 +163,7 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
         method="; ".join(part.method for part in parts),
         notes=tuple(notes + [note for part in parts for note in part.notes]),
         esp=Mount(esp.at, parts[-1].image) if esp.candidate else None,
+        by_type=elsewhere,
     )
 
 

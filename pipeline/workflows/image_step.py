@@ -184,7 +184,13 @@ class MakeFiles(Step[MadeFiles]):
                 hardware=recipe.hardware,
                 whole_disk=job.request.wants_disk,
             )
-            edits = customize(guest, user=recipe.user, templates=TEMPLATES, tools=job.tools)
+            edits = customize(
+                guest,
+                user=recipe.user,
+                templates=TEMPLATES,
+                tools=job.tools,
+                by_type=extraction.by_type,
+            )
             return boot, edits, guest.backend
 
     def _assemble(self, place: Path) -> None:

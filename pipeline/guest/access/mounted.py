@@ -164,6 +164,9 @@ class MountedGuest(PathGuest):
     def _xattrs(self, real: str) -> dict[str, bytes]:
         raise _read_only(real)
 
+    def _is_immutable(self, real: str) -> bool:
+        raise _read_only(real)
+
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
         raise _read_only(real)
 
