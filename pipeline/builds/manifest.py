@@ -93,6 +93,11 @@ class BootRecord(_Record):
     chosen: str = Field(description="why this kernel")
     command_line: str = Field(description="the kernel command line that is registered")
     architecture: str = Field(description="as uname(1) names it")
+    drivers: tuple[str, ...] | None = Field(
+        None,
+        description="modules for disks that ramdisk or kernel have, and for network cards that the "
+        "guest has; null when the guest does not say what is part of its kernel",
+    )
 
 
 class StepRecord(_Record):
@@ -184,6 +189,7 @@ class Manifest(_Record):
             command_line=self.boot.command_line,
             properties=self.properties,
             checks=self.checks,
+            drivers=None if self.boot.drivers is None else frozenset(self.boot.drivers),
         )
 
     def image(self, directory: Path) -> Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,11 +14,15 @@ from pipeline.core.errors import InputError
 
 @dataclass(frozen=True)
 class RegisteredFiles:
-    """A generation of the local catalogue: machine, kernel and ramdisk, or disk alone."""
+    """A generation of the local catalogue: machine, kernel and ramdisk, or disk alone.
+
+    properties: the image properties it was registered with.
+    """
 
     name: str
     command_line: str
     files: dict[str, Path]
+    properties: dict[str, str] = field(default_factory=dict)
 
 
 _ROLES = {"root.img": "machine", "vmlinuz": "kernel", "initrd": "ramdisk", "disk": "disk"}
@@ -37,7 +41,9 @@ def local_files(identity: str) -> RegisteredFiles:
         for version in product.versions.values():
             if identity in {item.id for item in version.items.values()}:
                 paths = {_ROLES[name]: directory / i.path for name, i in version.items.items()}
-                return RegisteredFiles(product.name, version.command_line, paths)
+                return RegisteredFiles(
+                    product.name, version.command_line, paths, version.properties
+                )
     raise InputError(
         "find the image",
         identity,

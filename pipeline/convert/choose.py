@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.convert.fstab_devices import resolve, spec_of
-from pipeline.convert.survey import READABLE, Candidate, Survey, has_kernel, listed
+from pipeline.convert.survey import (
+    ESP,
+    READABLE,
+    XBOOTLDR,
+    Candidate,
+    Survey,
+    has_kernel,
+    listed,
+    look_into,
+)
 from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.disk.filesystems.lookup import Tree
 
@@ -114,17 +123,98 @@ def choose_boot(found: Survey, root: Candidate, tree: Tree, disk: str) -> BootCh
         note = f"fstab mounts /boot from {spec}, which is not on the disk as that"
     elif has_kernel(tree, "/boot"):
         return BootChoice(None)
+    else:
+        typed = [c for c in others if c.is_of(XBOOTLDR) and c.filesystem in READABLE | {"vfat"}]
+        if len(typed) == 1 and not typed[0].refusal:
+            return BootChoice(typed[0], (f"{typed[0].place} is /boot by its type, XBOOTLDR",))
     likely = [candidate for candidate in others if candidate.is_boot and not candidate.refusal]
     if len(likely) > 1:
         raise InputError(
             "find /boot on",
             disk,
-            why=f"fstab does not tell and several volumes look like it: {listed(likely)}",
+            why=f"{note or 'fstab does not tell'}, and several volumes look like it: "
+            f"{listed(likely)}",
             next_step="Mount the right one on /boot by UUID in the guest's /etc/fstab",
         )
     if likely:
         return BootChoice(likely[0], (*_some(note), f"{likely[0].place} looks like /boot"))
     return BootChoice(None, tuple(_some(note)))
+
+
+@dataclass(frozen=True)
+class SystemPartition:
+    """The EFI system partition and where the guest has it mounted. notes: for people."""
+
+    candidate: Candidate | None
+    at: str = ""
+    notes: tuple[str, ...] = ()
+
+
+_SYSTEM_POINTS = ("/boot/efi", "/efi", "/boot/EFI", "/esp")
+
+
+def choose_esp(
+    found: Survey, root: Candidate, boot: Candidate | None, tree: Tree
+) -> SystemPartition:
+    """The EFI system partition: by the root's fstab, else by its type if there is but one.
+
+    tree: the root's content. One that fstab is silent about is mounted as systemd
+    and installers do: at /boot/efi where that is, at an empty /boot, at /efi.
+    """
+    taken = {root.name, boot.name if boot else root.name}
+    # What is damaged was told by the survey.
+    others = [
+        candidate
+        for candidate in found.candidates
+        if candidate.name not in taken and candidate.filesystem == "vfat" and not candidate.refusal
+    ]
+    text = (tree.read("/etc/fstab", _MAX_FSTAB) or b"").decode(errors="replace")
+    notes: list[str] = []
+    for point in _SYSTEM_POINTS:
+        spec = spec_of(text, point)
+        if spec is None:
+            continue
+        meant = resolve(spec, others)
+        if len(meant) == 1:
+            return SystemPartition(meant[0], point)
+        notes.append(f"fstab mounts {point} from {spec}, which is not on the disk as that")
+    typed = [candidate for candidate in others if candidate.is_of(ESP)]
+    if len(typed) != 1:
+        if typed:
+            notes.append(f"several EFI system partitions, none looked into: {listed(typed)}")
+        return SystemPartition(None, notes=tuple(notes))
+    if _has_mount_point(boot, tree):
+        return SystemPartition(typed[0], "/boot/efi", tuple(notes))
+    if boot is None and not [n for n in tree.names("/boot") if n != "lost+found"]:
+        return SystemPartition(typed[0], "/boot", tuple(notes))
+    return SystemPartition(typed[0], "/efi", tuple(notes))
+
+
+def boot_volumes(found: Survey, root: Candidate, disk: str) -> list[Candidate]:
+    """/boot and the EFI system partition, by the root as it lies there, for dry runs.
+
+    Raises what `choose_boot` raises.
+    """
+    try:
+        tree = look_into(root.volume, root.filesystem)
+        boot = choose_boot(found, root, tree, disk).candidate
+        esp = choose_esp(found, root, boot, tree).candidate
+    except DiskError:
+        if root.superblock is None or not root.superblock.dirty:
+            raise
+        # What the journal holds may say otherwise.
+        return [c for c in found.candidates if c.is_boot and c.name != root.name]
+    return [candidate for candidate in (boot, esp) if candidate is not None]
+
+
+def _has_mount_point(boot: Candidate | None, tree: Tree) -> bool:
+    """Whether /boot has a directory "efi"."""
+    if boot is None:
+        return tree.is_directory("/boot/efi")
+    try:
+        return look_into(boot.volume, boot.filesystem).is_directory("/efi")
+    except DiskError:  # what its journal has yet to repair
+        return True
 
 
 def _some(note: str) -> Iterable[str]:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.choose import boot_volumes, choose_boot, choose_esp, choose_root
 from pipeline.convert.discoverable import by_type
 from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.core.errors import DiskError, HostError, InputError, PipelineError, ProgramError
-from pipeline.core.image import DiskImage, PartitionImage
+from pipeline.core.image import DiskImage, Mount, PartitionImage
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.copy import Copied, clone, copy, data_of, new_file
 from pipeline.disk.blocks.qcow2 import MAGIC, Qcow2
@@ -80,7 +80,8 @@ class Extraction:
     """What came out of a disk.
 
     root: the root filesystem, `scratch/root.img`. boot: a separate /boot, `scratch/boot.img`;
-    None when /boot lies in the root. copied: bytes that were copied for both; clones count as
+    None when /boot lies in the root. esp: the EFI system partition, `scratch/esp.img`, and where
+    the guest has it mounted. copied: bytes that were copied for both; clones count as
     none. method: how, for the manifest. notes: what people should know, one sentence each.
     by_type: mount points of volumes left behind as their partition types give them, and where.
     """
@@ -90,6 +91,7 @@ class Extraction:
     copied: int
     method: str
     notes: tuple[str, ...] = ()
+    esp: Mount | None = None
     by_type: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -138,31 +140,35 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
     when the copy cannot be written.
     """
     name = str(disk.path)
-    with _opened(disk) as source:
+    with opened(disk) as source:
         found = survey(source)
         root, taken = _take_root(found, choice, name, tools)
         with RawFile(taken.image.path) as copied:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
+            esp = choose_esp(found, root, boot.candidate, tree)
             elsewhere = by_type(
                 [c for c in found.candidates if c not in (root, boot.candidate)], tree
             )
         parts = [taken]
         if boot.candidate:
             parts.append(_take(boot.candidate, tools.scratch / "boot.img", tools))
-    notes = [*found.notes, *(str(error) for error in found.damage), *boot.notes]
+        if esp.candidate:
+            parts.append(_take(esp.candidate, tools.scratch / "esp.img", tools))
+    notes = [*found.notes, *(str(error) for error in found.damage), *boot.notes, *esp.notes]
     return Extraction(
         root=taken.image,
         boot=parts[1].image if boot.candidate else None,
         copied=sum(part.copied for part in parts),
         method="; ".join(part.method for part in parts),
         notes=tuple(notes + [note for part in parts for note in part.notes]),
+        esp=Mount(esp.at, parts[-1].image) if esp.candidate else None,
         by_type=elsewhere,
     )
 
 
 @contextlib.contextmanager
-def _opened(disk: DiskImage) -> Iterator[Source]:
+def opened(disk: DiskImage) -> Iterator[Source]:
     """The disk's content; DiskError if somebody changed it meanwhile."""
     with RawFile(disk.path) as file:
         _refuse_running(file)
@@ -326,7 +332,7 @@ def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
 
     A root that shows only once its journal is replayed in a copy is announced as such.
     """
-    with _opened(disk) as source:
+    with opened(disk) as source:
         found = survey(source)
         try:
             root = choose_root(found, choice, str(disk.path))
@@ -337,7 +343,7 @@ def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
             words = "replay the journal of {} in a copy to look for a root"
             return [Foreseen(words.format(c.place), ("e2fsck", "-f", "-p", "COPY")) for c in dirty]
         volumes = []
-        for candidate in (root, *(c for c in found.candidates if c.is_boot and c is not root)):
+        for candidate in (root, *boot_volumes(found, root, str(disk.path))):
             ranges, what, _ = _what_to_copy(candidate)
             need = sum(run.length for run in data_of(candidate.volume, ranges))
             words = (

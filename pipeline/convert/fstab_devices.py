@@ -9,6 +9,7 @@ from pipeline.convert.survey import Candidate
 from pipeline.core.fstab import parse
 
 _BY = {"uuid": "UUID", "label": "LABEL", "partuuid": "PARTUUID", "partlabel": "PARTLABEL"}
+_BY_MAPPER_UUID = "/dev/disk/by-id/dm-uuid-LVM-"  # Ubuntu's installer names /boot so
 _FIRST_DISK = re.compile(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)$")
 
 
@@ -24,6 +25,10 @@ def resolve(spec: str, candidates: Iterable[Candidate]) -> list[Candidate]:
     """The candidates that a specification such as UUID=... or /dev/mapper/... means."""
     for by, tag in _BY.items():
         spec = re.sub(rf"^/dev/disk/by-{by}/", f"{tag}=", spec)
+    if spec.startswith(_BY_MAPPER_UUID):
+        uuid = spec.removeprefix(_BY_MAPPER_UUID)
+        return [c for c in candidates if uuid and c.mapper_uuid == uuid]
+    spec = spec.replace("/dev/disk/by-id/dm-name-", "/dev/mapper/")
     tag, equals, value = spec.partition("=")
     value = value.strip("\"'")
     if equals and tag in _BY.values():

@@ -20,6 +20,7 @@ from pipeline.disk.blocks.source import Source
 from pipeline.disk.blocks.superblock import Superblock, recognise
 from pipeline.disk.blocks.volume import Stretch, Volume
 from pipeline.disk.filesystems.ext import Ext
+from pipeline.disk.filesystems.fat import Fat
 from pipeline.disk.filesystems.lookup import Tree
 from pipeline.disk.filesystems.xfs import Xfs
 
@@ -31,6 +32,11 @@ _REFUSED = {
     "BitLocker": "it is encrypted (BitLocker)",
     "linux_raid_member": "it is a member of a software RAID",
 }
+_LOOKED_INTO = READABLE | {"vfat"}
+ESP = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"})
+"""Partition types of the EFI system partition, in GPT and MBR."""
+XBOOTLDR = frozenset({"bc13c2ff-59e6-4262-a352-b275fd6f7172", "ea"})
+"""Partition types of the extended boot loader partition (UAPI.1)."""
 _KERNEL = re.compile(r"(vmlinuz|vmlinux|bzImage|linux)(-.*)?$")
 WHOLE_DISK = "0"
 
@@ -41,6 +47,7 @@ class Candidate:
 
     name: what it is chosen by. place: the same for people. partition: for a partition. is_root
     and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can.
+    mapper_uuid: device-mapper's of a logical volume.
     """
 
     name: str
@@ -51,11 +58,16 @@ class Candidate:
     is_root: bool = False
     is_boot: bool = False
     refusal: str = ""
+    mapper_uuid: str = ""
 
     @property
     def filesystem(self) -> str:
         """Its type, or "" if it carries no known signature."""
         return self.superblock.type if self.superblock else ""
+
+    def is_of(self, kinds: frozenset[str]) -> bool:
+        """Whether it is a partition of one of these types."""
+        return self.partition is not None and self.partition.kind.lower() in kinds
 
     def describe(self) -> str:
         """One line for people: name, type, label, size."""
@@ -143,7 +155,14 @@ def _logical_volumes(disk: Source, groups: Groups, damage: list[DiskError]) -> I
         except DiskError as error:
             damage.append(error)
             continue
-        yield Candidate(logical.path, place, volume, superblock, refusal=logical.refusal)
+        yield Candidate(
+            logical.path,
+            place,
+            volume,
+            superblock,
+            refusal=logical.refusal,
+            mapper_uuid=logical.uuid,
+        )
 
 
 def _clip(stretch: Stretch, size: int) -> Stretch:
@@ -159,14 +178,17 @@ def _inspected(candidate: Candidate) -> Candidate:
             candidate, refusal=f"the disk image lacks {missing} bytes of it: it is cut off"
         )
     refusal = candidate.refusal or _REFUSED.get(candidate.filesystem, "")
-    if refusal or candidate.filesystem not in READABLE:
+    if refusal or candidate.filesystem not in _LOOKED_INTO:
         return replace(candidate, refusal=refusal)
     tree = look_into(candidate.volume, candidate.filesystem)
-    return replace(candidate, is_root=looks_like_root(tree), is_boot=looks_like_boot(tree))
+    is_root = candidate.filesystem in READABLE and looks_like_root(tree)
+    return replace(candidate, is_root=is_root, is_boot=looks_like_boot(tree))
 
 
 def look_into(source: Source, filesystem: str) -> Tree:
     """A file system's content, by its reader. DiskError when it cannot be read."""
+    if filesystem == "vfat":
+        return Tree(Fat(source))
     return Tree(Xfs(source) if filesystem == "xfs" else Ext(source))
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+
 _RECORD = ConfigDict(extra="forbid")
 
 ROOT_LABEL = "uec-rootfs"
@@ -20,7 +22,15 @@ CheckTarget = Literal["triple", "disk"]
 Firmware = Literal["bios", "uefi"]
 
 NOVA_COMMAND_LINE = "root=/dev/vda console=tty0 console=ttyS0"
-"""What Nova's libvirt driver passes when the image has no os_command_line."""
+"""What Nova's libvirt driver passes when the image has no os_command_line.
+
+On another bus than virtio the root has another name: `nova_command_line`.
+"""
+
+
+def nova_command_line(hardware: Hardware) -> str:
+    """The same for a root on the bus that the image's properties ask for."""
+    return NOVA_COMMAND_LINE.replace("/dev/vda", hardware.root_device)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,8 @@ class Triple:
 
     command_line: the recorded kernel command line, passed as it is. user: who gets the SSH key.
     label: of the root file system. selinux_type: the type `authorized_keys` must carry in a guest
-    that enforces SELinux. memory_mib: the guest's memory.
+    that enforces SELinux. memory_mib: the guest's memory. hardware: what disk and network card
+    are attached to.
     """
 
     machine: Path
@@ -40,6 +51,7 @@ class Triple:
     label: str = ROOT_LABEL
     selinux_type: str = "ssh_home_t"
     memory_mib: int = 512
+    hardware: Hardware = USUAL_HARDWARE
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class WholeDisk:
     label: str = ROOT_LABEL
     selinux_type: str = "ssh_home_t"
     memory_mib: int = 512
+    hardware: Hardware = USUAL_HARDWARE
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,14 @@ class PartitionImage:
     source: str
 
 
+@dataclass(frozen=True)
+class Mount:
+    """A file system image and the guest path at which the guest has it mounted."""
+
+    at: str
+    image: PartitionImage
+
+
 class Role(StrEnum):
     """The part an artifact plays in an image."""
 
@@ -99,7 +107,9 @@ class Image:
     name: the recipe's name. architecture: as uname(1) names it ("x86_64"). artifacts: a triple's
     three and, where one was made, whole disks of the same content. command_line: the kernel
     command line for Nova's os_command_line. properties: further image properties from the recipe
-    (os_distro, os_version, hw_* ...). checks: the boot checks of exactly these artifacts.
+    (os_distro, os_version, hw_* ...). checks: the boot checks of exactly these artifacts. drivers:
+    those of disks that ramdisk and kernel have, and of networks that the guest has; None where
+    nobody wrote them down.
     """
 
     name: str
@@ -109,6 +119,7 @@ class Image:
     command_line: str
     properties: Mapping[str, str] = field(default_factory=dict)
     checks: tuple[CheckReport, ...] = ()
+    drivers: frozenset[str] | None = None
 
     def find(self, role: Role, form: Format | None = None) -> Artifact | None:
         """The artifact of that role, and of that format where one is named; None without one."""

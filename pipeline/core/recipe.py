@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.core.hardware import Hardware
 from pipeline.core.properties import refusal
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -96,3 +97,8 @@ class Recipe(BaseModel):
             words = [f"{name}: {why}. {step}" for name, (why, step) in refused.items()]
             raise ValueError("; ".join(words))
         return properties
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the properties ask a cloud to attach root and network to."""
+        return Hardware.of(self.properties)

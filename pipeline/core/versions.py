@@ -16,8 +16,13 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     The order is rpm's (rpmvercmp: "~" sorts before the end, letters after it, numbers after
     letters), with "-rc1" after a number read as "~rc1".
     """
+    return rpm_key(_CANDIDATE.sub("~rc", version, count=1))
+
+
+def rpm_key(text: str) -> tuple[tuple[int, int | str], ...]:
+    """A sort key in the order of rpmvercmp as it stands."""
     key: list[tuple[int, int | str]] = []
-    for part in _TOKEN.findall(_CANDIDATE.sub("~rc", version, count=1)):
+    for part in _TOKEN.findall(text):
         if part == "~":
             key.append((-1, 0))
         elif part.isdecimal():

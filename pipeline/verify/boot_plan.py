@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.checks import NOVA_COMMAND_LINE, Firmware, Triple, WholeDisk
+from pipeline.core.checks import Firmware, Triple, WholeDisk, nova_command_line
 from pipeline.core.image import Acceleration
 from pipeline.verify import assertion_names
 from pipeline.verify.metadata import Faults, Instance, Key, Metadata
@@ -80,7 +80,9 @@ def argv_for(
     digest = _identity(part)
     how: DirectBoot | FirmwareBoot
     if isinstance(target, Triple):
-        line = NOVA_COMMAND_LINE if part.identity == "a" else target.command_line
+        line = target.command_line
+        if part.identity == "a":
+            line = nova_command_line(target.hardware)
         how = DirectBoot(target.kernel.absolute(), target.ramdisk.absolute(), line)
     else:
         how = FirmwareBoot(firmware(target, part), variables)
@@ -93,6 +95,7 @@ def argv_for(
             memory_mib=target.memory_mib,
             uuid=_uuid(digest),
             mac=_mac(digest),
+            hardware=target.hardware,
         )
 
     return argv

@@ -1,9 +1,10 @@
 """The virtual machine of a boot check: qemu's command line as a pure function.
 
-Direct kernel boot, virtio disk and network, VGA and serial console, DMI strings: as Nova's libvirt
-driver defines a guest (nova/virt/libvirt). Network: slirp, cut off from the host and the world but
-for the metadata address and SSH, so that a guest cannot reach this host's loopback services and
-the result does not depend on the network here.
+Direct kernel boot, disk and network card on virtio or on what the image's properties ask for, VGA
+and serial console, DMI strings: as Nova's libvirt driver defines a guest (nova/virt/libvirt).
+Network: slirp, cut off from the host and the world but for the metadata address and SSH, so that a
+guest cannot reach this host's loopback services and the result does not depend on the network
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.checks import Firmware
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 from pipeline.core.image import Accelerator
+from pipeline.verify import devices
 
 QEMU = "qemu-system-x86_64"
 NETWORK = "169.254.169.0/24"
@@ -76,8 +79,9 @@ def qemu_argv(
     memory_mib: int,
     uuid: str,
     mac: str,
+    hardware: Hardware = USUAL_HARDWARE,
 ) -> list[str]:
-    """The whole command line."""
+    """The whole command line. HostError for hardware that qemu does not have."""
     network = (
         f"user,id=net0,net={NETWORK},dhcpstart={GUEST_ADDRESS},restrict=on,"
         # Port 0: the kernel picks a free one while qemu binds, so runs cannot collide.
@@ -91,7 +95,7 @@ def qemu_argv(
         "-no-user-config",
         # slirp starts the metadata exchange with fork and setsid(2): those stay allowed.
         *("-sandbox", "on,obsolete=deny,resourcecontrol=deny"),
-        *("-machine", "pc"),
+        *devices.machine(hardware),
         *("-accel", accelerator),
         *(() if accelerator == "kvm" else ("-icount", GUEST_TIME)),
         *("-cpu", "host" if accelerator == "kvm" else _EMULATED_CPU),
@@ -110,9 +114,9 @@ def qemu_argv(
         *("-chardev", f"socket,id=serial,{wiring.serial}"),
         *("-serial", "chardev:serial"),
         *("-drive", f"file={comma(wiring.overlay)},if=none,id=root,format=qcow2,cache=unsafe"),
-        *("-device", "virtio-blk-pci,drive=root,bootindex=1"),
+        *devices.disk(hardware),
         *("-netdev", network),
-        *("-device", f"virtio-net-pci,netdev=net0,mac={mac},romfile="),
+        *devices.network_card(hardware, mac),
         *("-object", "rng-random,id=rng0,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=rng0"),
         *_boot_arguments(boot),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from pipeline import verify
 from pipeline.core.checks import CheckReport, CheckTarget, Triple, WholeDisk
@@ -36,6 +37,7 @@ class BootCheck(Step[CheckReport | None]):
             "image": self.files.value.key,
             "command line": recipe.command_line,
             "user": recipe.user,
+            "hardware": astuple(recipe.hardware),
         }
         return step_key(self.step, inputs, code_of(__name__))
 
@@ -68,13 +70,16 @@ class BootCheck(Step[CheckReport | None]):
     def _boots(self, files: dict[Role, str]) -> Triple | WholeDisk:
         directory, recipe = self.job.directory, self.job.request.recipe
         if self.target == "disk":
-            return WholeDisk(directory / files[Role.DISK], user=recipe.user)
+            return WholeDisk(
+                directory / files[Role.DISK], user=recipe.user, hardware=recipe.hardware
+            )
         return Triple(
             machine=directory / files[Role.MACHINE],
             kernel=directory / files[Role.KERNEL],
             ramdisk=directory / files[Role.RAMDISK],
             command_line=recipe.command_line,
             user=recipe.user,
+            hardware=recipe.hardware,
         )
 
     def _named(self) -> Triple | WholeDisk:

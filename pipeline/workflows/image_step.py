@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -13,7 +14,7 @@ from pipeline.convert import assemble
 from pipeline.convert.extract import Extraction, extract, foresee
 from pipeline.convert.shrink import shrink
 from pipeline.core.checks import ROOT_LABEL
-from pipeline.core.image import DiskImage, Role
+from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
 from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import Action, StepName
 from pipeline.guest.access.open import open_guest
@@ -22,6 +23,7 @@ from pipeline.guest.customize.apply import Customization, customize
 from pipeline.host.files import finish
 from pipeline.host.fingerprint import code_of, step_key
 from pipeline.host.versions import tool_versions
+from pipeline.workflows.boot_preview import foresee_boot_files
 from pipeline.workflows.install_step import InstalledDisk
 from pipeline.workflows.job import Job
 from pipeline.workflows.steps import Step
@@ -40,11 +42,12 @@ _SHRINK = (
 
 
 class FoundKernel(BaseModel):
-    """What boots the image. architecture: as uname(1) names it."""
+    """What boots the image. architecture: as uname(1) names it. drivers: as in `BootFiles`."""
 
     kernel_version: str
     chosen: str
     architecture: str
+    drivers: tuple[str, ...] | None = None
 
 
 class MadeFiles(BaseModel):
@@ -86,6 +89,7 @@ class MakeFiles(Step[MadeFiles]):
             "shrink": recipe.shrink,
             "disk image": request.wants_disk,
             "command line": recipe.command_line if request.wants_disk else None,
+            "hardware": astuple(recipe.hardware),
         }
         return step_key("image", inputs, [*code_of(__name__), TEMPLATES])
 
@@ -141,6 +145,7 @@ class MakeFiles(Step[MadeFiles]):
                 kernel_version=boot.kernel_version,
                 chosen=boot.chosen_because,
                 architecture=recipe.architecture,
+                drivers=boot.drivers,
             ),
             customization=CustomizationRecord(
                 backend=backend,
@@ -157,22 +162,31 @@ class MakeFiles(Step[MadeFiles]):
     def _customize(
         self, extraction: Extraction, place: Path
     ) -> tuple[BootFiles, Customization, str]:
-        job = self.job
+        job, recipe = self.job, self.job.request.recipe
+        separate, mounts, esp = _boot_volumes(extraction)
         with (
             job.clock.part(StepName.CUSTOMIZE),
             open_guest(
                 extraction.root,
-                extraction.boot,
+                separate,
                 backend=job.request.backend,
                 acceleration=job.acceleration,
                 tools=job.tools,
             ) as guest,
         ):
-            boot = collect(guest, place / Role.KERNEL, place / Role.RAMDISK, job.tools)
-            user = job.request.recipe.user
+            boot = collect(
+                guest,
+                place / Role.KERNEL,
+                place / Role.RAMDISK,
+                job.tools,
+                mounts=mounts,
+                esp=esp,
+                hardware=recipe.hardware,
+                whole_disk=job.request.wants_disk,
+            )
             edits = customize(
                 guest,
-                user=user,
+                user=recipe.user,
                 templates=TEMPLATES,
                 tools=job.tools,
                 by_type=extraction.by_type,
@@ -200,12 +214,19 @@ class MakeFiles(Step[MadeFiles]):
         edits = Action(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
         if request.backend == "guestfs":
             edits = Action("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
-        actions = [self._copies(), edits]
+        actions = [self._copies(), *self._boot_files(), edits]
         if recipe.shrink:
             actions.append(Action("shrink it to its content", _SHRINK))
         if request.wants_disk:
             actions.append(Action("make a bootable GPT disk of the three files"))
         return actions
+
+    def _boot_files(self) -> list[Action]:
+        """Kernel and ramdisk that would be taken, where the disk is there to tell."""
+        if not self.disk.known:
+            return []
+        choice = self.job.request.root or self.job.request.recipe.root
+        return [Action(foresee_boot_files(self.disk.value.image, choice, self.job))]
 
     def _copies(self) -> Action:
         choice = self.job.request.root or self.job.request.recipe.root
@@ -215,6 +236,20 @@ class MakeFiles(Step[MadeFiles]):
         copies = foresee(self.disk.value.image, choice)
         checks = tuple(shlex.join(each.check) for each in copies if each.check)
         return Action("; ".join(each.what for each in copies), checks)
+
+
+def _boot_volumes(
+    extraction: Extraction,
+) -> tuple[PartitionImage | None, tuple[Mount, ...], str]:
+    """(/boot for the backend, volumes for our own readers, where the EFI system partition is).
+
+    A /boot of FAT is read without an appliance; it is looked into as the firmware's partition too.
+    """
+    boot, esp = extraction.boot, extraction.esp
+    if boot is None or boot.filesystem != "vfat":
+        return boot, (esp,) if esp else (), esp.at if esp else ""
+    mount = Mount("/boot", boot)
+    return None, (mount, esp) if esp else (mount,), esp.at if esp else "/boot"
 
 
 def _identity(disk: Path) -> list[str | int]:

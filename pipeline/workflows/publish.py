@@ -15,9 +15,11 @@ from pipeline.builds.workspace import Workspace
 from pipeline.clouds.protocol import Cloud, Interrupted, InUseError, PublishOptions
 from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
+from pipeline.core.hardware import Hardware
 from pipeline.core.image import Image, Registration, Role
 from pipeline.core.properties import MARKS, require_free
 from pipeline.core.steps import StepName
+from pipeline.guest.boot.drivers import bus_needs, missing
 from pipeline.host.sparse import digests
 
 _Result = TypeVar("_Result")
@@ -42,6 +44,7 @@ class Outcome:
 
 def plan(images: Image, clouds: Sequence[Cloud], options: PublishOptions) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
+    _check_hardware(images, options)
     calls = {}
     require_options(options, images)
     for cloud in _distinct(clouds):
@@ -67,6 +70,7 @@ def publish(
     """
     _distinct(clouds)
     require_options(options, images)
+    _check_hardware(images, options)
     if not images.verified(whole_disk=options.whole_disk):
         progress.warn(f"{images.name} was not boot-checked; its images will say so")
     stoppable = _StoppableProgress(progress)
@@ -124,6 +128,27 @@ def require_options(options: PublishOptions, images: Image | None = None) -> Non
                 why="such tags are the pipeline's own marks, or the cloud's",
                 next_step="Choose another tag",
             )
+
+
+def _check_hardware(images: Image, options: PublishOptions) -> None:
+    """InputError for properties of this upload that put the root where it cannot be found.
+
+    The recipe's own were looked at by the build.
+    """
+    if images.drivers is None or not options.properties:
+        return
+    built, asked = images.properties, {**images.properties, **options.properties}
+    hardware = Hardware.of(asked)
+    lacking = missing(bus_needs(hardware) or (), images.drivers)
+    if lacking and hardware != Hardware.of(built):
+        raise InputError(
+            "publish",
+            images.name,
+            why=f"{hardware.disk_words} asks for {', '.join(lacking)}, which neither its ramdisk "
+            "nor its kernel has: its instances would not find their root",
+            next_step="Put the property into the recipe and build again: the build's error names "
+            "the command that adds the drivers",
+        )
 
 
 def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:

@@ -22,6 +22,7 @@ from pipeline.core import settings
 from pipeline.core.checks import CheckTarget, Triple, VerifyReport, WholeDisk
 from pipeline.core.errors import BusyError, InputError
 from pipeline.core.events import Progress
+from pipeline.core.hardware import Hardware
 from pipeline.core.image import TRIPLE, Acceleration, Role
 from pipeline.core.secrets import Secrets
 from pipeline.core.steps import StepName
@@ -68,19 +69,31 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     if _ID.match(word):
         found = local_files(word)
         return _target(
-            found.name, found.files, found.command_line, user or "root", whole_disk=whole_disk
+            found.name,
+            found.files,
+            found.command_line,
+            user or "root",
+            Hardware.of(found.properties),
+            whole_disk=whole_disk,
         )
     directory = settings.build_dir() / word
     manifest = read_manifest(directory)
     images = manifest.image(directory)
     files = {str(artifact.role): artifact.path for artifact in images.artifacts}
     user = user or manifest.customization.user
-    target = _target(word, files, images.command_line, user, whole_disk=whole_disk)
+    hardware = Hardware.of(images.properties)
+    target = _target(word, files, images.command_line, user, hardware, whole_disk=whole_disk)
     return Target(target.name, target.boots, directory, manifest)
 
 
-def _target(
-    name: str, files: dict[str, Path], command_line: str, user: str, *, whole_disk: bool
+def _target(  # what a boot is made of
+    name: str,
+    files: dict[str, Path],
+    command_line: str,
+    user: str,
+    hardware: Hardware,
+    *,
+    whole_disk: bool,
 ) -> Target:
     if whole_disk or "machine" not in files:
         if "disk" not in files:
@@ -90,10 +103,17 @@ def _target(
                 why="it has none",
                 next_step=f"Run `invoke build {name} --disk-image`",
             )
-        return Target(name, WholeDisk(files["disk"], user=user))
+        return Target(name, WholeDisk(files["disk"], user=user, hardware=hardware))
     return Target(
         name,
-        Triple(files["machine"], files["kernel"], files["ramdisk"], command_line, user=user),
+        Triple(
+            files["machine"],
+            files["kernel"],
+            files["ramdisk"],
+            command_line,
+            user=user,
+            hardware=hardware,
+        ),
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.core.checks import Triple, VerifyReport
 from pipeline.core.events import QuietProgress
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -41,10 +42,10 @@ def tools(tmp_path: Path) -> Iterator[Tools]:
         yield Tools(run, QuietProgress(), scratch)
 
 
-def check(files: triples.Files, tools: Tools) -> VerifyReport:
+def check(files: triples.Files, tools: Tools, hardware: Hardware = USUAL_HARDWARE) -> VerifyReport:
     line = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
     report = verify(
-        Triple(files.machine, files.kernel, files.ramdisk, line),
+        Triple(files.machine, files.kernel, files.ramdisk, line, hardware=hardware),
         acceleration=TCG,
         minutes_per_boot=MINUTES,
         evidence=tools.scratch.parent / "evidence",
@@ -83,6 +84,21 @@ def test_a_sound_triple_passes(sound: triples.Files, tools: Tools) -> None:
     log = (tools.scratch.parent / "evidence/other-metadata.log").read_text()
     assert "503" in log
     assert "with token" in log
+
+
+def test_the_root_on_the_bus_that_properties_ask_for(
+    sound: triples.Files, tmp_path: Path, tools: Tools
+) -> None:
+    """virtio-scsi on a machine of PCI Express: the ramdisk drives it, or the check says so."""
+    asked = {"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi", "hw_machine_type": "q35"}
+    hardware = Hardware.of(asked)
+    without = check(sound, tools, hardware)
+    assert failed(without) == [assertion_names.ROOT_BY_DEVICE, assertion_names.ROOT_AS_RECORDED]
+    ramdisk = triples.ramdisk(tmp_path / "i", tmp_path / "r", more=("virtio_scsi", "sd_mod"))
+    report = check(replace(sound, ramdisk=ramdisk), tools, hardware)
+    assert failed(report) == []
+    console = (tools.scratch.parent / "evidence/first-console.log").read_text(errors="replace")
+    assert "root=/dev/sda console=tty0 console=ttyS0" in console
 
 
 def test_wrong_label(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:

@@ -24,6 +24,7 @@ from pipeline.clouds.aws.images import (
     permission_words,
     user_tags,
 )
+from pipeline.clouds.aws.instance_types import check_drivers, has_driver
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.session import (
     CHECK_SECONDS,
@@ -91,6 +92,7 @@ class EbsCloud:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
         check_options(options, self.name)
         disk = require_disk(images, self.name).path
+        check_drivers(images, self.name)
         found = disk_format(disk)
         if found != "raw":
             raise InputError(
@@ -136,7 +138,10 @@ class EbsCloud:
                 f"UploadPart {self.bucket}/{self._stem(images)}.raw: {size}",
                 "ImportSnapshot RAW",
             ]
-        calls.append(f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}")
+        calls.append(
+            f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}"
+            f" EnaSupport={str(has_driver(images, 'ena')).lower()}"
+        )
         calls += [f"CopyImage to {region}" for region in options.regions]
         if options.visibility not in (None, "private"):
             calls.append(f"ModifyImageAttribute LaunchPermission: {options.visibility}")
@@ -172,6 +177,8 @@ class EbsCloud:
     def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. A snapshot that a run left unfinished or unused is adopted."""
         require_disk(images, self.name)
+        for warning in check_drivers(images, self.name):
+            progress.warn(f"{self.name}: {warning}")
         account = Images(self.site)
         with one_at_a_time(f"the disk of {images.name} on {self.name}", progress):
             machine, created = self._find(account.own(), images), False
@@ -271,6 +278,7 @@ class EbsCloud:
         """RegisterImage's parameters.
 
         Architecture and VirtualizationType must be said: they default to i386 and paravirtual.
+        EnaSupport is claimed of a guest that has the driver, or whose drivers nobody wrote down.
         ImdsSupport must not: with v2.0 a guest that asks the metadata service the old way would
         not get its SSH key.
         """
@@ -283,7 +291,7 @@ class EbsCloud:
             "Architecture": images.architecture,
             "VirtualizationType": "hvm",
             "BootMode": self.boot_mode,
-            "EnaSupport": True,
+            "EnaSupport": has_driver(images, "ena"),
             "RootDeviceName": _ROOT_DEVICE,
             "BlockDeviceMappings": [{"DeviceName": _ROOT_DEVICE, "Ebs": volume}],
         }

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pipeline.core.versions import version_key
 
 _KERNEL = re.compile(r"(?:vmlinuz|bzImage|kernel|linux)-(?P<version>\d\S*)")
+# What distributions with one kernel a flavour call it; the version is in its header alone.
+_UNVERSIONED = re.compile(r"(?:vmlinuz|bzImage|kernel|linux)(?:-(?P<flavour>[a-z][\w-]*))?")
+_FLAVOURED_RAMDISKS = ("initramfs-{0}.img", "initramfs-{0}", "initrd-{0}", "booster-{0}.img")
+_PLAIN_RAMDISKS = ("initrd.img", "initramfs.img", "initrd", "initramfs")
 # Never the default of an image: rescue and crash kernels, and debugging builds, which are
 # minutes slower ("+debug" is Fedora's, "-dbg" Debian's suffix).
 _UNFIT = re.compile(r"rescue|kdump|fadump|[-+.]de?bu?g\b", re.IGNORECASE)
@@ -65,3 +69,19 @@ def choose_kernel(names: Iterable[str], default: str = "") -> Choice | None:
 def ramdisk_names(version: str) -> tuple[str, ...]:
     """File names the ramdisk of a kernel version may have, most usual first."""
     return tuple(name.format(version) for name in _RAMDISKS)
+
+
+def unversioned_kernels(names: Iterable[str]) -> list[str]:
+    """Kernels named for a flavour or for nothing ("vmlinuz-linux", "vmlinuz-lts", "vmlinuz")."""
+    found = [n for n in names if _UNVERSIONED.fullmatch(n) and not is_unfit(n)]
+    return sorted(n for n in found if not _OTHER_FILE.search(n))
+
+
+def unversioned_ramdisks(kernel: str) -> tuple[str, ...]:
+    """File names that the ramdisk of such a kernel may have, most usual first."""
+    match = _UNVERSIONED.fullmatch(kernel)
+    if not match:
+        return ()
+    if not match["flavour"]:
+        return _PLAIN_RAMDISKS
+    return tuple(name.format(match["flavour"]) for name in _FLAVOURED_RAMDISKS)

@@ -1,38 +1,50 @@
-"""What a guest's boot loader would boot: GRUB 2, boot loader entries, GRUB legacy, extlinux.
+"""What a guest's boot loader would boot: GRUB 2, GRUB legacy, the syslinux family, U-Boot.
 
 Pure functions over the configuration files' text. They understand what grub-mkconfig, grubby,
 kernel-install, anaconda and debian-installer write; a file that does more than that leads to no
-answer, never to a wrong one that cannot be seen (the result is shown to the user).
-Sources: GNU GRUB manual 2.06; Boot Loader Specification (UAPI.1); GNU GRUB manual 0.97;
-syslinux.txt.
+answer, never to a wrong one that cannot be seen (the result is shown to the user). Boot loader
+entries are `loaderspec`'s. Sources: GNU GRUB manual 2.06; GNU GRUB manual 0.97; syslinux.txt;
+U-Boot, doc/usage/distro ("extlinux.conf").
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from pipeline.core.versions import version_key
 
 _SET_DEFAULT = re.compile(r"^\s*set\s+default=(?:\"([^\"]*)\"|'([^']*)'|(\S+))", re.MULTILINE)
 _BLOCK = re.compile(r"^\s*(menuentry|submenu)\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+))(.*)$")
 _ID = re.compile(r"(?:--id|\$\{?menuentry_id_option\}?)[\s=]+(?:'([^']*)'|\"([^\"]*)\"|(\S+))")
 _LINUX = re.compile(r"^\s*linux(?:16|efi)?\s+(\S+)")
 _INITRD = re.compile(r"^\s*initrd(?:16|efi)?\s+(.+)$")
+_CHAIN = re.compile(r"^\s*chainloader\s+(?:--?\w+\s+)*(\S+\.efi)", re.IGNORECASE)
 _DEVICE = re.compile(r"^\([^)]*\)")
-_BLSCFG = re.compile(r"^\s*blscfg\s*$", re.MULTILINE)
+_BLSCFG = re.compile(r"^\s*blscfg(?:\s|$)")
+_UKICFG = re.compile(r"^\s*uki(?:\s|$)")
+_MAX_INCLUDES = 16
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One bootable entry. kernel, ramdisks: paths as written, without a device."""
+    """One bootable entry. kernel, ramdisks: paths as written, without a device.
+
+    uki: `kernel` is a unified kernel image, or another program of the firmware's. top: where the
+    volume that the paths start from is mounted; "" when nobody knows. The rest as in the Boot
+    Loader Specification; tries_left and tries_done are -1 without boot counting.
+    """
 
     kernel: str
     ramdisks: tuple[str, ...] = ()
     title: str = ""
     id: str = ""
     version: str = ""
+    sort_key: str = ""
+    machine_id: str = ""
+    tries_left: int = -1
+    tries_done: int = -1
+    uki: bool = False
+    top: str = ""
 
 
 @dataclass
@@ -46,12 +58,13 @@ class _Menu:
 
 
 def grub2_default(
-    config: str, environment: str = "", entries: Mapping[str, str] | None = None
+    config: str, environment: str = "", entries: Sequence[Entry] = (), images: Sequence[Entry] = ()
 ) -> Entry | None:
-    """The default of a grub.cfg with its grubenv and, where it says blscfg, loader entries."""
-    menu = _menu(config)
-    if _BLSCFG.search(config):
-        menu.children += [_Menu(e.title, e.id, e) for e in loader_entries(entries or {})]
+    """The default of a grub.cfg with its grubenv.
+
+    entries, images: what the commands `blscfg` and `uki` would add to the menu, in GRUB's order.
+    """
+    menu = _menu(config, entries, images)
     saved = grub_environment(environment).get("saved_entry", "")
     wanted = ""
     for match in _SET_DEFAULT.finditer(config):
@@ -63,19 +76,25 @@ def grub2_default(
     return _chosen(menu, wanted or "0")
 
 
-def loader_default(entries: Mapping[str, str], environment: str = "") -> Entry | None:
-    """The default among loader entries (name -> text) without a grub.cfg."""
-    menu = _Menu(children=[_Menu(e.title, e.id, e) for e in loader_entries(entries)])
+def entries_default(entries: Sequence[Entry], environment: str = "") -> Entry | None:
+    """The default among loader entries in GRUB's order, with its grubenv but no grub.cfg."""
+    menu = _Menu(children=[_Menu(e.title, e.id, e) for e in entries])
     return _chosen(menu, grub_environment(environment).get("saved_entry", "") or "0")
 
 
-def legacy_default(config: str) -> Entry | None:
-    """The default of a GRUB legacy menu.lst or grub.conf."""
+def legacy_default(config: str, saved: str = "") -> Entry | None:
+    """The default of a GRUB legacy menu.lst or grub.conf.
+
+    saved: the content of GRUB's file `default`, whose first line is the number that
+    `default saved` means.
+    """
     number, found = 0, list[Entry]()
     title, kernel, ramdisks = "", "", list[str]()
     for line in [*config.splitlines(), "title end"]:
         word, _, rest = re.sub(r"[\s=]+", " ", line.strip(), count=1).partition(" ")
         rest = rest.strip()
+        if word == "default" and rest == "saved":
+            rest = (saved.split() or ["0"])[0]
         if word == "default" and rest.isdecimal():
             number = int(rest)
         elif word == "title":
@@ -84,39 +103,73 @@ def legacy_default(config: str) -> Entry | None:
             title, kernel, ramdisks = rest or "untitled", "", []
         elif word == "kernel" and rest:
             words = [w for w in rest.split() if not w.startswith("--")]
-            kernel = _path(words[0]) if words else ""
+            kernel = plain_path(words[0]) if words else ""
         elif word == "initrd" and rest:
-            ramdisks = [_path(rest.split()[0])]
+            ramdisks = [plain_path(rest.split()[0])]
     entry = found[number] if number < len(found) else None
     return entry if entry and entry.kernel else None
 
 
-def extlinux_default(config: str, directory: str) -> Entry | None:
-    """The default of an extlinux.conf or syslinux.cfg; relative paths are below `directory`."""
-    wanted, found, label = "", dict[str, dict[str, str]](), ""
-    for line in config.splitlines():
-        word, _, rest = line.strip().partition(" ")
-        word, rest = word.lower(), rest.strip()
+def extlinux_default(
+    config: str, directory: str, include: Callable[[str], str] | None = None
+) -> Entry | None:
+    """The default of an extlinux.conf, syslinux.cfg or isolinux.cfg, as U-Boot reads it too.
+
+    Relative paths are below `directory`. include: gives the text of an included
+    file, "" if there is none.
+    """
+    wanted, label = "", ""
+    found = dict[str, dict[str, str]]()
+    for line in _with_includes(config, directory, include):
+        word, rest = _word(line)
         if word in ("default", "ontimeout") and not label:
             wanted = rest
         elif word == "label":
             label = rest
-            found[label] = {}
+            found.setdefault(label, {})
         elif label and word in ("kernel", "linux", "initrd"):
             found[label]["kernel" if word == "linux" else word] = rest
         elif label and word == "append" and (match := re.search(r"\binitrd=(\S+)", rest)):
             found[label].setdefault("initrd", match[1])
         elif label and word == "menu" and rest.lower() == "default":
             wanted = label
-    entry = found.get(wanted) or next(iter(found.values()), {})
+    entry = found.get(wanted) or next((e for e in found.values() if e.get("kernel")), {})
     if not entry.get("kernel"):
         return None
     ramdisks = [path for path in entry.get("initrd", "").split(",") if path]
-    kernel, *others = (
-        path if path.startswith("/") else f"{directory}/{path}"
-        for path in (entry["kernel"], *ramdisks)
-    )
+    kernel, *others = (_below(directory, path) for path in (entry["kernel"], *ramdisks))
     return Entry(kernel, tuple(others), wanted)
+
+
+def _word(line: str) -> tuple[str, str]:
+    """The first word in lower case, and the rest."""
+    words = line.split(None, 1)
+    return (words[0].lower() if words else "", words[1].strip() if len(words) > 1 else "")
+
+
+def _below(directory: str, path: str) -> str:
+    return path if path.startswith("/") else f"{directory}/{path}"
+
+
+def _with_includes(
+    config: str, directory: str, include: Callable[[str], str] | None
+) -> Iterator[str]:
+    """The lines of a configuration, included files in their place."""
+    waiting = [iter(config.splitlines())]
+    included = 0
+    while waiting:
+        line = next(waiting[-1], None)
+        if line is None:
+            waiting.pop()
+            continue
+        word, rest = _word(line)
+        if word == "menu" and rest.lower().startswith("include "):
+            word, rest = "include", rest[8:].strip()
+        if word == "include" and rest and include and included < _MAX_INCLUDES:
+            included += 1
+            waiting.append(iter(include(_below(directory, rest.split()[0])).splitlines()))
+        else:
+            yield line
 
 
 def grub_environment(text: str) -> dict[str, str]:
@@ -125,39 +178,16 @@ def grub_environment(text: str) -> dict[str, str]:
     return {name: value for name, equals, value in pairs if equals}
 
 
-def loader_entries(entries: Mapping[str, str]) -> list[Entry]:
-    """Loader entries (file name -> text) in the order of the menu: newest version first."""
-    found = []
-    for name, text in entries.items():
-        fields: dict[str, list[str]] = {}
-        for line in text.splitlines():
-            key, _, value = line.strip().replace("\t", " ").partition(" ")
-            if key and not key.startswith("#"):
-                fields.setdefault(key, []).append(value.strip())
-        kernel = fields.get("linux", [""])[0]
-        if not kernel:
-            continue
-        ramdisks = tuple(path for value in fields.get("initrd", []) for path in value.split())
-        found.append(
-            Entry(
-                _path(kernel),
-                # "$tuned_initrd" and the like are variables that are empty by default.
-                tuple(_path(path) for path in ramdisks if "$" not in path),
-                fields.get("title", [""])[0],
-                name.removesuffix(".conf"),
-                fields.get("version", [""])[0],
-            )
-        )
-    # A rescue entry's version begins with "0-rescue", so it sorts last, as in GRUB's own menu.
-    found.sort(key=lambda e: (version_key(e.version or e.id), e.id), reverse=True)
-    return found
-
-
-def _menu(config: str) -> _Menu:
+def _menu(config: str, entries: Sequence[Entry], images: Sequence[Entry]) -> _Menu:
     top = _Menu()
     open_blocks: list[_Menu | None] = []
     for line in config.splitlines():
-        if match := _BLOCK.match(line):
+        if (is_entries := _BLSCFG.match(line)) or _UKICFG.match(line):
+            # In its place: an index counts what other commands put before and behind it.
+            added = entries if is_entries else images
+            above = next((b for b in reversed(open_blocks) if b is not None), top)
+            above.children += [_Menu(e.title, e.id, e) for e in added]
+        elif match := _BLOCK.match(line):
             title = next((g for g in match.group(2, 3, 4) if g is not None), "")
             rest = match[5]
             found = _ID.search(rest)
@@ -177,9 +207,11 @@ def _menu(config: str) -> _Menu:
 
 def _read_entry_line(block: _Menu, line: str) -> None:
     if (match := _LINUX.match(line)) and block.entry is None:
-        block.entry = Entry(_path(match[1]), (), block.title, block.id)
+        block.entry = Entry(plain_path(match[1]), (), block.title, block.id)
+    elif (match := _CHAIN.match(line)) and block.entry is None:
+        block.entry = Entry(plain_path(match[1]), (), block.title, block.id, uki=True)
     elif (match := _INITRD.match(line)) and block.entry is not None:
-        ramdisks = tuple(_path(path) for path in match[1].split())
+        ramdisks = tuple(plain_path(path) for path in match[1].split())
         block.entry = Entry(block.entry.kernel, ramdisks, block.title, block.id)
 
 
@@ -211,14 +243,18 @@ def _child(children: Sequence[_Menu], step: str) -> _Menu | None:
     return next((child for child in children if step in (child.title, child.id)), None)
 
 
-def _path(word: str) -> str:
+def plain_path(word: str) -> str:
     """A path as GRUB writes it, without its device."""
     return _DEVICE.sub("", word.strip("\"'").replace("($root)", "").replace("$root", ""))
 
 
-def candidates(path: str) -> Iterator[str]:
-    """Guest paths a boot loader's path may mean: on the boot partition, else on the root."""
+def candidates(path: str, top: str = "") -> Iterator[str]:
+    """Guest paths a boot loader's path may mean: on the volume mounted at `top`, on the boot
+    partition, on the root.
+    """
     path = "/" + path.lstrip("/")
+    if top and top != "/boot":
+        yield top + path
     if not path.startswith("/boot/"):
         yield "/boot" + path
     yield path

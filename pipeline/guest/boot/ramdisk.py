@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pipeline.core.errors import GuestError
 from pipeline.guest.access.paths import decoded, shown
+from pipeline.guest.boot import framing
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE
 from pipeline.host.requirements import Requirement, declare
@@ -37,27 +38,44 @@ REQUIRES = declare(
 _CPIO = (b"070701", b"070702")
 _HEADER = 110  # bytes: the magic and thirteen fields of eight hexadecimal digits
 _PROGRAMS = {  # magic -> decompressor, for what Python 3.11 has no module for
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x02\x21\x4c\x18": "lz4",  # the legacy format, the one that the kernel knows
+    framing.ZSTD: "zstd",
+    framing.LZ4_LEGACY: "lz4",
 }
 _PIECE = 1 << 18
 _MAX_CONTENT = 4 << 30  # bytes unpacked; real ones have 20 to 500 MB
 _MAX_MEMORY = 128 << 20  # for xz's dictionary; `xz -9`, the largest preset, needs 65 MiB
+_MAX_STREAMS = 64  # compressed archives in one ramdisk; image builders make two or three
 _MAX_ENTRIES = 500_000
 _MAX_NAME = 4096
 _MAX_KEPT = 64 << 10  # bytes of one kept file
 _MODULE = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(?:.*/)?([^/]+)\.ko(?:\.(?:gz|xz|zst))?")
 _KEPT = re.compile(r"etc/cmdline\.d/[^/]+\.conf|etc/cmdline|conf/conf\.d/resume")
+_BUILTIN = re.compile(r"(?:usr/)?lib/modules/([^/]+)/modules\.builtin")
+_EARLY = "kernel"  # what the kernel itself reads before there is a root: microcode, ACPI tables
+_MAKERS = {  # a path that only this tool's ramdisks have
+    "booster": re.compile(r"etc/booster\.init\.yaml"),
+    "dracut": re.compile(r"(?:usr/)?lib/dracut(?:/.*)?"),
+    "initramfs-tools": re.compile(r"conf/(?:initramfs|arch)\.conf"),
+    "mkinitcpio": re.compile(r"buildconfig|init_functions"),
+}
 
 
 @dataclass
 class Ramdisk:
-    """What was found. modules: version -> names with "_"; files: small settings by path."""
+    """What was found.
+
+    modules: version -> names with "_". builtin: version -> its modules.builtin, where the
+    ramdisk has one. files: small settings by path. makers: tools that leave
+    such files. is_early: it holds nothing but what the kernel reads before there is a root.
+    """
 
     entries: int = 0
     compression: set[str] = field(default_factory=set)
     modules: dict[str, set[str]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    builtin: dict[str, str] = field(default_factory=dict)
+    makers: set[str] = field(default_factory=set)
+    is_early: bool = True
 
 
 class _DamagedError(Exception):
@@ -113,7 +131,7 @@ def scan(path: Path, tools: Tools) -> Ramdisk:
     try:
         with path.open("rb", buffering=0) as file:
             _scan_file(file, found, tools)
-    except (_DamagedError, zlib.error, lzma.LZMAError, OSError) as error:
+    except (_DamagedError, framing.FrameError, zlib.error, lzma.LZMAError, OSError) as error:
         raise GuestError(
             "read the ramdisk",
             path,
@@ -125,6 +143,7 @@ def scan(path: Path, tools: Tools) -> Ramdisk:
 
 def _scan_file(file: BinaryIO, found: Ramdisk, tools: Tools) -> None:
     outer = _Stream(iter(lambda: file.read(_PIECE), b""))
+    streams = 0
     while True:
         outer.skip_zeros()
         magic = outer.peek(6)
@@ -138,17 +157,23 @@ def _scan_file(file: BinaryIO, found: Ramdisk, tools: Tools) -> None:
             _scan_archive(outer, found)
         elif program:
             found.compression.add(program)
-            os.lseek(file.fileno(), -outer.buffered, os.SEEK_CUR)
+            start = os.lseek(file.fileno(), -outer.buffered, os.SEEK_CUR)
+            end = framing.stream_end(file, start)
+            file.seek(start)
             _scan_through(program, file, found, tools)
-            return
+            file.seek(end)
+            outer = _Stream(iter(lambda: file.read(_PIECE), b""))
         else:
             _scan_archives(_Stream(_decompressed(outer, magic, found)), found)
+        streams += magic not in _CPIO
+        if streams > _MAX_STREAMS:
+            raise _DamagedError(f"it has more than {_MAX_STREAMS} compressed archives")
 
 
 def _scan_through(program: str, file: BinaryIO, found: Ramdisk, tools: Tools) -> None:
-    """Unpack from the file's position to its end.
+    """Unpack the stream at the file's position.
 
-    The exit status says nothing: padding behind the stream, which the kernel accepts, is an
+    The exit status says nothing: what lies behind the stream, which the kernel accepts, is an
     error to these programs; a stream that is cut short shows in the archive.
     """
     with tools.run.start([program, "-dcqq"], stdin=file, stdout=PIPE) as running:
@@ -232,7 +257,14 @@ def _scan_archive(stream: _Stream, found: Ramdisk) -> None:
         name = name.removeprefix("./").lstrip("/")
         if match := _MODULE.fullmatch(name):
             found.modules.setdefault(match[1], set()).add(match[2].replace("-", "_"))
-        if mode & 0xF000 == 0x8000 and size <= _MAX_KEPT and _KEPT.fullmatch(name):
+        found.makers |= {tool for tool, sign in _MAKERS.items() if sign.fullmatch(name)}
+        found.is_early = found.is_early and name.partition("/")[0] in ("", ".", _EARLY)
+        listing = _BUILTIN.fullmatch(name)
+        if mode & 0xF000 != 0x8000 or size > _MAX_KEPT:
+            stream.skip(size)
+        elif listing:
+            found.builtin[listing[1]] = stream.take(size).decode(errors="replace")
+        elif _KEPT.fullmatch(name):
             found.files[name] = stream.take(size).decode(errors="replace")
         else:
             stream.skip(size)

@@ -3,297 +3,279 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import GuestError
-from pipeline.guest.access.paths import base, parent, shown
+from pipeline.core.errors import DiskError, GuestError
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+from pipeline.core.image import Mount
+from pipeline.guest.access.mounted import mounted
+from pipeline.guest.access.paths import base, shown
 from pipeline.guest.access.protocol import Guest
+from pipeline.guest.boot.defaults import Images, boot_default, is_file
+from pipeline.guest.boot.drivers import (
+    DISKS,
+    NETWORKS,
+    builtin_modules,
+    ec2_warnings,
+    judge,
+    lacking,
+    machine_warnings,
+    modinfo_names,
+    module_names,
+    network_warnings,
+    options_set,
+)
 from pipeline.guest.boot.kernel_image import kernel_release
-from pipeline.guest.boot.kernel_names import (
-    Choice,
-    choose_kernel,
-    is_unfit,
-    kernel_version,
-    ramdisk_names,
-)
-from pipeline.guest.boot.loader_config import (
-    Entry,
-    candidates,
-    extlinux_default,
-    grub2_default,
-    legacy_default,
-    loader_default,
-)
 from pipeline.guest.boot.ramdisk import Ramdisk, scan
+from pipeline.guest.boot.remedies import ramdisk_tool, remedy
+from pipeline.guest.boot.search import MODULES, FoundKernel, Search, unpaired
 from pipeline.host.context import Tools
 from pipeline.host.files import finish
 
-_MAX_CONFIG = 1 << 20
+__all__ = ["BootFiles", "builtin_modules", "collect", "judge"]
+
 _MAX_LIST = 8 << 20  # modules.builtin and a kernel's config have some 300 KB
-_MAX_ENTRIES = 200
 _MAX_KERNEL = 256 << 20  # distributions' have 5 to 15 MB, with all drivers built in 50
 _MAX_RAMDISK = 1 << 30  # with every module and firmware some 200 MB; a guest must hold it in memory
-_GRUB2 = ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg")
-_ENVIRONMENTS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
-_LEGACY = ("/boot/grub/grub.conf", "/boot/grub/menu.lst", "/etc/grub.conf")
-_EXTLINUX = ("/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg")
-_ENTRIES = "/boot/loader/entries"
-_MODULES = ("/lib/modules", "/usr/lib/modules")
-_DISK = ("virtio_blk", "virtio_pci")
-# Which modules can mount a root of that type; one is enough.
-_FILESYSTEMS = {
-    "ext2": ("ext4", "ext2"),
-    "ext3": ("ext4", "ext3"),
-    "ext4": ("ext4",),
-    "xfs": ("xfs",),
-}
-_OPTIONS = {  # for kernels that come without modules.builtin
-    "virtio_blk": "CONFIG_VIRTIO_BLK",
-    "virtio_pci": "CONFIG_VIRTIO_PCI",
-    "ext2": "CONFIG_EXT2_FS",
-    "ext3": "CONFIG_EXT3_FS",
-    "ext4": "CONFIG_EXT4_FS",
-    "xfs": "CONFIG_XFS_FS",
-}
+_ALIGNED = 4  # bytes; boot loaders pad each ramdisk to them, as the kernel wants archives to begin
 
 
 @dataclass(frozen=True)
 class BootFiles:
-    """The pair that was copied out. kernel, ramdisk: guest paths, links resolved."""
+    """The pair that was copied out. kernel, ramdisk: guest paths, links resolved.
+
+    ramdisk: several paths, with commas between, where the boot loader loads several. drivers:
+    modules for disks that ramdisk or kernel have, and for networks that the guest has; None when
+    the guest does not say what is part of its kernel.
+    """
 
     kernel_version: str
     kernel: str
     ramdisk: str
     chosen_because: str
     warnings: tuple[str, ...]
+    drivers: tuple[str, ...] | None = None
 
 
-def collect(guest: Guest, kernel_out: Path, ramdisk_out: Path, tools: Tools) -> BootFiles:
+def collect(
+    guest: Guest,
+    kernel_out: Path,
+    ramdisk_out: Path,
+    tools: Tools,
+    *,
+    mounts: tuple[Mount, ...] = (),
+    esp: str = "",
+    hardware: Hardware = USUAL_HARDWARE,
+    whole_disk: bool = False,
+) -> BootFiles:
     """Copy the default kernel and its ramdisk to the two host files, whole or not at all.
 
-    GuestError when kernel, ramdisk and /lib/modules/VERSION do not pair, or when the pair could
-    not boot as a virtual machine.
+    mounts: volumes that the guest was not opened with, for reading. esp: where the EFI system
+    partition is mounted; "" for none. hardware: what ramdisk and kernel must be able to drive.
+    whole_disk: warn of what a disk lacks on EC2.
+    GuestError when kernel, ramdisk and
+    /lib/modules/VERSION do not pair, or when the pair could not boot as a virtual machine.
     """
-    warnings: list[str] = []
-    entry, source = default_entry(guest)
-    kernel, choice = _kernel(guest, entry, source, warnings)
-    unchecked = [out.with_name(f".{out.name}.unchecked") for out in (kernel_out, ramdisk_out)]
+    outs = (kernel_out, ramdisk_out)
     try:
-        _download(guest, kernel, unchecked[0], _MAX_KERNEL)
-        version = kernel_release(unchecked[0]) or choice.version
-        if choice.version and version != choice.version:
-            raise _unpaired(kernel, f"the kernel says that it is {shown(version)}")
-        modules = _modules(guest, version)
-        ramdisk = _ramdisk(guest, version, entry, kernel)
-        _download(guest, ramdisk, unchecked[1], _MAX_RAMDISK)
-        content = scan(unchecked[1], tools)
-        builtin = _builtin(guest, modules, version)
-        problem, found = judge(content, builtin, version, guest.facts.filesystem)
-        warnings += found
-        if problem:
+        with mounted(guest, mounts) as whole:
+            return _Collector(whole, tools, esp, hardware, whole_disk).collect(*outs)
+    except DiskError as error:
+        # The firmware's partition is seldom where the kernel lies: without it there may be enough.
+        if not esp:
+            raise
+        unread = f"the EFI system partition cannot be read ({error.why}): what it says was left out"
+    others = tuple(mount for mount in mounts if mount.at != esp)
+    with mounted(guest, others) as whole:
+        try:
+            files = _Collector(whole, tools, "", hardware, whole_disk).collect(*outs)
+        except GuestError as error:
             raise GuestError(
-                "use the ramdisk", ramdisk, why=problem, next_step=_remedy(guest, ramdisk, version)
+                error.attempted,
+                error.subject,
+                why=f"{error.why}; {unread}",
+                next_step=error.next_step,
+            ) from error
+    return BootFiles(**{**vars(files), "warnings": (unread, *files.warnings)})
+
+
+@dataclass
+class _Collector:
+    """One guest with all that it boots from; esp: where its EFI system partition is mounted."""
+
+    guest: Guest
+    tools: Tools
+    esp: str
+    hardware: Hardware
+    whole_disk: bool
+
+    def collect(self, kernel_out: Path, ramdisk_out: Path) -> BootFiles:
+        """See `collect`."""
+        with tempfile.TemporaryDirectory(prefix="boot-", dir=self.tools.scratch) as name:
+            self.images = Images(self.guest, Path(name))
+            self.search = Search(self.guest, self.esp, self.images)
+            default = boot_default(self.guest, self.esp, self.images)
+            warnings = list(default.warnings)
+            kernel = self.search.kernel(default, warnings)
+            unchecked = [
+                out.with_name(f".{out.name}.unchecked") for out in (kernel_out, ramdisk_out)
+            ]
+            try:
+                version = self._take_kernel(kernel, unchecked[0])
+                modules = self._modules(version)
+                ramdisk, content = self._take_ramdisk(kernel, version, modules, unchecked[1])
+                drivers = self._check(content, version, modules, ramdisk, warnings)
+                finish(unchecked[0], kernel_out)
+                finish(unchecked[1], ramdisk_out)
+            finally:
+                for file in unchecked:
+                    file.unlink(missing_ok=True)
+        return BootFiles(version, kernel.path, ramdisk, kernel.because, tuple(warnings), drivers)
+
+    def _take_kernel(self, kernel: FoundKernel, out: Path) -> str:
+        """Copy it out, and its version by its own header."""
+        if kernel.in_image:
+            image = self.images.get(kernel.path)
+            assert image is not None
+            _check_size(kernel.path, image.sections[".linux"][1], _MAX_KERNEL)
+            image.carve(".linux", out)
+        else:
+            self._download(kernel.path, out, _MAX_KERNEL)
+        version = kernel_release(out) or kernel.version or kernel.hint
+        if kernel.version and version != kernel.version:
+            raise unpaired(kernel.path, f"the kernel says that it is {shown(version)}")
+        return version
+
+    # The ramdisk
+
+    def _take_ramdisk(
+        self, kernel: FoundKernel, version: str, modules: str, out: Path
+    ) -> tuple[str, Ramdisk]:
+        """Copy out what belongs to the kernel: its path or paths, and what it holds."""
+        paths = kernel.ramdisks or tuple(self.search.ramdisk(kernel, version, modules))
+        if not paths:
+            raise self.search.no_ramdisk(kernel, modules)
+        for path in paths:
+            other = re.search(r"\d+\.\d+[\w.+~-]*", base(path))
+            if other and version not in base(path) and not kernel.in_image:
+                raise unpaired(path, f"it is not named for the kernel's version {version}")
+        if len(paths) == 1:
+            self._fetch(paths[0], out)
+            return paths[0], scan(out, self.tools)
+        return self._joined(paths, out)
+
+    def _joined(self, paths: Sequence[str], out: Path) -> tuple[str, Ramdisk]:
+        """Several ramdisks as a boot loader loads them, one behind the other.
+
+        Microcode is left out: a virtual machine's host has it.
+        """
+        parts: list[str] = []
+        part = out.with_name(f"{out.name}.part")
+        try:
+            with out.open("wb") as whole:
+                for path in paths:
+                    self._fetch(path, part)
+                    if not part.stat().st_size or scan(part, self.tools).is_early:
+                        continue
+                    whole.write(bytes(-whole.tell() % _ALIGNED))
+                    with part.open("rb") as file:
+                        while data := file.read(_MAX_LIST):
+                            whole.write(data)
+                    parts.append(path)
+                    _check_size(path, whole.tell(), _MAX_RAMDISK)
+        finally:
+            part.unlink(missing_ok=True)
+        return ", ".join(parts), scan(out, self.tools)
+
+    def _fetch(self, path: str, out: Path) -> None:
+        """Copy a ramdisk out: a file, or a section of an image."""
+        image = self.images.get(path) if path.lower().endswith((".efi", ".uki")) else None
+        if image is None:
+            self._download(path, out, _MAX_RAMDISK)
+        elif ".initrd" in image.sections:
+            _check_size(path, image.sections[".initrd"][1], _MAX_RAMDISK)
+            image.carve(".initrd", out)
+        else:
+            raise GuestError(
+                "take the ramdisk out of",
+                shown(path),
+                why="the image has none",
+                next_step="Make it again with one (ukify --initrd), or install a kernel in /boot",
             )
-        finish(unchecked[0], kernel_out)
-        finish(unchecked[1], ramdisk_out)
-    finally:
-        for file in unchecked:
-            file.unlink(missing_ok=True)
-    return BootFiles(version, kernel, ramdisk, choice.because, tuple(warnings))
+
+    def _download(self, path: str, out: Path, limit: int) -> None:
+        """Copy a file that is small enough to be what it should be: a hole of a TiB is no cost."""
+        status = self.guest.stat(path)
+        if status is not None:
+            _check_size(path, status.size, limit)
+        self.guest.download(path, out)
+
+    # The pair
+
+    def _modules(self, version: str) -> str:
+        if "/" not in version and version not in ("", ".", ".."):
+            for directory in MODULES:
+                status = self.guest.stat(f"{directory}/{version}")
+                if status is not None and status.kind == "directory":
+                    return f"{directory}/{version}"
+        there = {name for d in MODULES if self.guest.exists(d) for name in self.guest.names(d)}
+        raise unpaired(
+            f"/lib/modules/{shown(version)}",
+            f"it is not there, only {shown(', '.join(sorted(there)[:10])) or 'nothing'}",
+        )
+
+    def _check(
+        self, content: Ramdisk, version: str, modules: str, ramdisk: str, warnings: list[str]
+    ) -> tuple[str, ...] | None:
+        """Whether the pair could boot on the hardware that is asked for; what it can drive."""
+        builtin = self._builtin(modules, version)
+        if builtin is None and version in content.builtin:
+            builtin = builtin_modules(content.builtin[version])
+        filesystem = self.guest.facts.filesystem
+        problem, found = judge(content, builtin, version, filesystem, self.hardware)
+        names = lacking(content, builtin, version, filesystem, self.hardware)
+        tool = ramdisk_tool(self.guest, content, ramdisk)
+        step = remedy(tool, names or ["virtio_blk", "virtio_pci"], ramdisk, version)
+        if problem:
+            raise GuestError("use the ramdisk", shown(ramdisk), why=problem, next_step=step)
+        warnings += found
+        listing = f"{modules}/modules.dep"
+        installed: frozenset[str] | None = None
+        if builtin is not None and is_file(self.guest, listing):
+            text = self.guest.read(listing, _MAX_LIST).decode(errors="replace")
+            installed = module_names(text) | builtin
+        warnings += network_warnings(self.hardware, installed)
+        warnings += machine_warnings(self.hardware, version)
+        if builtin is None or installed is None:
+            return None
+        carried = content.modules.get(version, set()) | builtin
+        if self.whole_disk:
+            step = remedy(tool, ["nvme"], ramdisk, version)
+            warnings += ec2_warnings(carried, installed, step)
+        return tuple(sorted((carried & DISKS) | (installed & NETWORKS)))
+
+    def _builtin(self, modules: str, version: str) -> frozenset[str] | None:
+        """Names of modules that are part of the kernel; None if the guest does not say."""
+        listing = f"{modules}/modules.builtin"
+        if is_file(self.guest, listing):
+            return builtin_modules(self.guest.read(listing, _MAX_LIST).decode(errors="replace"))
+        information = f"{modules}/modules.builtin.modinfo"
+        if is_file(self.guest, information):
+            return modinfo_names(self.guest.read(information, _MAX_LIST))
+        for config in (f"/boot/config-{version}", f"{modules}/config"):
+            if is_file(self.guest, config):
+                return options_set(self.guest.read(config, _MAX_LIST).decode(errors="replace"))
+        return None
 
 
-def _download(guest: Guest, path: str, out: Path, limit: int) -> None:
-    """Copy a file that is small enough to be what it should be: a hole of a TiB costs no space."""
-    status = guest.stat(path)
-    if status is not None and status.size > limit:
+def _check_size(path: str, size: int, limit: int) -> None:
+    if size > limit:
         raise GuestError(
             "take out the guest's",
             shown(path),
-            why=f"it has {status.size >> 20} MiB and at most {limit >> 20} are expected",
+            why=f"it has {size >> 20} MiB and at most {limit >> 20} are expected",
             next_step="Look at what the installer wrote there",
         )
-    guest.download(path, out)
-
-
-def default_entry(guest: Guest) -> tuple[Entry | None, str]:
-    """What the boot loader would boot, and the file that says so; (None, "") if none does."""
-    environment = next(iter(_texts(guest, _ENVIRONMENTS).values()), "")
-    entries = _loader_entries(guest)
-    found: list[tuple[Entry | None, str]] = [
-        (grub2_default(text, environment, entries), path)
-        for path, text in _texts(guest, _GRUB2).items()
-    ]
-    found.append((loader_default(entries, environment), _ENTRIES))
-    found += [(legacy_default(text), path) for path, text in _texts(guest, _LEGACY).items()]
-    found += [
-        (extlinux_default(text, parent(path)), path)
-        for path, text in _texts(guest, _EXTLINUX).items()
-    ]
-    return next(((entry, path) for entry, path in found if entry is not None), (None, ""))
-
-
-def judge(
-    content: Ramdisk, builtin: frozenset[str] | None, version: str, filesystem: str
-) -> tuple[str, list[str]]:
-    """(why the pair cannot boot as a virtual machine, or "", and warnings).
-
-    builtin: modules that are part of the kernel; None when the guest does not say.
-    """
-    warnings: list[str] = []
-    for name, text in sorted(content.files.items()):
-        if re.search(r"rd[._](?:lvm|LVM)|RESUME=(?!none)\S|\bresume=", text):
-            warnings.append(
-                f"the ramdisk's {shown(name)} waits for volumes that the image does not have "
-                f"({shown(' '.join(text.split())[:200])}): make it again in the kickstart's %post "
-                "without them, or boot with noresume and rd.lvm=0"
-            )
-    others = sorted(set(content.modules) - {version})
-    if others and version not in content.modules:
-        return f"its modules are of {', '.join(map(shown, others))}, not of {version}", warnings
-    carried = content.modules.get(version, set()) | (builtin or frozenset())
-    fit = _FILESYSTEMS.get(filesystem, (filesystem,))
-    missing = [name for name in _DISK if name not in carried]
-    if not carried.intersection(fit):
-        missing.append(fit[0])
-    if missing and builtin is None:
-        warnings.append(
-            f"the ramdisk carries no {', '.join(missing)}, and the guest does not say what is "
-            "part of its kernel: if it stops before it finds its root, add them to the ramdisk"
-        )
-        return "", warnings
-    if missing:
-        return f"it lacks {', '.join(missing)}, and so does the kernel", warnings
-    return "", warnings
-
-
-def _kernel(
-    guest: Guest, entry: Entry | None, source: str, warnings: list[str]
-) -> tuple[str, Choice]:
-    """The kernel's real path and the choice that led to it."""
-    if entry is not None:
-        found = next((p for p in candidates(entry.kernel) if _is_file(guest, p)), None)
-        if found is None:
-            warnings.append(f"{source} boots {shown(entry.kernel)}, which is not there")
-        elif is_unfit(entry.kernel) or is_unfit(entry.id) or is_unfit(base(guest.resolve(found))):
-            warnings.append(f"{source} boots {shown(entry.kernel)}, a rescue or debugging kernel")
-        else:
-            real = guest.resolve(found)
-            version = kernel_version(base(real)) or entry.version
-            return real, Choice(base(real), version, f"the default of {source}")
-    names = [n for n in guest.names("/boot") if _is_file(guest, f"/boot/{n}")]
-    choice = choose_kernel(names)
-    if choice is None:
-        raise GuestError(
-            "find a kernel in the guest's",
-            "/boot",
-            why=f"there is none but rescue kernels among {shown(', '.join(names[:20])) or 'no'} "
-            "files",
-            next_step="Install a kernel package in the kickstart, or name the boot partition",
-        )
-    return guest.resolve(f"/boot/{choice.name}"), choice
-
-
-def _modules(guest: Guest, version: str) -> str:
-    if "/" not in version and version not in ("", ".", ".."):
-        for directory in _MODULES:
-            status = guest.stat(f"{directory}/{version}")
-            if status is not None and status.kind == "directory":
-                return f"{directory}/{version}"
-    there = [n for d in _MODULES if guest.exists(d) for n in guest.names(d)]
-    raise _unpaired(
-        f"/lib/modules/{shown(version)}",
-        f"it is not there, only {shown(', '.join(sorted(set(there))[:10])) or 'nothing'}",
-    )
-
-
-def _ramdisk(guest: Guest, version: str, entry: Entry | None, kernel: str) -> str:
-    """The ramdisk's real path: what the entry names, else what the version leads to."""
-    named = []
-    if entry is not None and base(kernel) == base(_real(guest, entry.kernel)):
-        # Microcode comes first where there are several.
-        named = [p for path in reversed(entry.ramdisks) for p in candidates(path)]
-    for path in named:
-        if _is_file(guest, path):
-            real = guest.resolve(path)
-            other = re.search(r"\d+\.\d+[\w.+~-]*", base(real))
-            if other and version not in base(real):
-                raise _unpaired(real, f"it is not named for the kernel's version {version}")
-            return real
-    for name in ramdisk_names(version):
-        if _is_file(guest, f"/boot/{name}"):
-            return guest.resolve(f"/boot/{name}")
-    raise _unpaired(
-        f"/boot/vmlinuz-{version}",
-        "it has no ramdisk beside it",
-        "Have the kickstart's %post make one (dracut or update-initramfs)",
-    )
-
-
-def _real(guest: Guest, path: str) -> str:
-    found = next((p for p in candidates(path) if _is_file(guest, p)), path)
-    return guest.resolve(found) if found.startswith("/") else found
-
-
-def _builtin(guest: Guest, modules: str, version: str) -> frozenset[str] | None:
-    """Names of modules that are part of the kernel; None if the guest does not say."""
-    listing = f"{modules}/modules.builtin"
-    if _is_file(guest, listing):
-        return builtin_modules(guest.read(listing, _MAX_LIST).decode(errors="replace"))
-    config = f"/boot/config-{version}"
-    if _is_file(guest, config):
-        lines = guest.read(config, _MAX_LIST).decode(errors="replace").splitlines()
-        return frozenset(name for name, option in _OPTIONS.items() if f"{option}=y" in lines)
-    return None
-
-
-def builtin_modules(listing: str) -> frozenset[str]:
-    """Names in a modules.builtin: "kernel/fs/ext4/ext4.ko" -> "ext4"."""
-    names = (line.rpartition("/")[2].partition(".ko")[0] for line in listing.splitlines())
-    return frozenset(name.replace("-", "_") for name in names if name)
-
-
-def _remedy(guest: Guest, ramdisk: str, version: str) -> str:
-    if base(ramdisk).startswith("initrd.img") or guest.exists("/etc/initramfs-tools"):
-        return (
-            "Add to the %post or late_command: printf 'virtio_blk\\nvirtio_pci\\n' >> "
-            f"/etc/initramfs-tools/modules && update-initramfs -u -k {version}"
-        )
-    return (
-        "Add to the kickstart's %post: dracut --force --no-hostonly --add-drivers "
-        f"'virtio_blk virtio_pci' {shown(ramdisk)} {version}"
-    )
-
-
-def _unpaired(
-    subject: str,
-    why: str,
-    next_step: str = "Kernel, ramdisk and /lib/modules must be of one version",
-) -> GuestError:
-    return GuestError("pair the guest's kernel with", shown(subject), why=why, next_step=next_step)
-
-
-def _is_file(guest: Guest, path: str) -> bool:
-    if not guest.exists(path):
-        return False
-    status = guest.stat(guest.resolve(path))
-    return status is not None and status.kind == "file"
-
-
-def _texts(guest: Guest, paths: tuple[str, ...]) -> Mapping[str, str]:
-    return {
-        path: guest.read(path, _MAX_CONFIG).decode(errors="replace")
-        for path in paths
-        if _is_file(guest, path)
-    }
-
-
-def _loader_entries(guest: Guest) -> dict[str, str]:
-    if not guest.exists(_ENTRIES):
-        return {}
-    names = [n for n in guest.names(_ENTRIES) if n.endswith(".conf")][:_MAX_ENTRIES]
-    return {
-        base(path): text
-        for path, text in _texts(guest, tuple(f"{_ENTRIES}/{name}" for name in names)).items()
-    }

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.robustness.faults import kills, scarcity
-from tests.robustness.fuzz import fuzz_disk, fuzz_guest
+from tests.robustness.fuzz import fuzz_boot, fuzz_disk, fuzz_guest
 from tests.robustness.fuzz.campaign import limited, report
 
 
@@ -56,6 +56,10 @@ def _fuzz_disks(order: Order) -> list[str]:
     return report(limited(fuzz_disk.Harness), order.points, order.seed, order.keep)
 
 
+def _fuzz_partitions(order: Order) -> list[str]:
+    return report(limited(fuzz_boot.Harness), order.points, order.seed, order.keep)
+
+
 def _fuzz_guests(order: Order) -> list[str]:
     return report(limited(fuzz_guest.Harness), order.points, order.seed, order.keep)
 
@@ -66,6 +70,7 @@ HARNESSES: Mapping[str, Harness] = {
     "ec2": Harness("an upload to an S3-backed EC2 cloud, killed", 60, partial(_kill, "ec2")),
     "scarcity": Harness("disks full or broken, limits reached", 200, _starve),
     "disks": Harness("mutated disks", 10_000, _fuzz_disks),
+    "partitions": Harness("mutated EFI system partitions", 10_000, _fuzz_partitions),
     "guests": Harness("mutated guests", 10_000, _fuzz_guests),
     "boot": Harness("the boot check, killed", 20, partial(_kill, "boot"), usual=False),
     "install": Harness("an install, killed", 20, partial(_kill, "install"), usual=False),

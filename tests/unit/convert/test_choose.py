@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.choose import choose_boot, choose_esp, choose_root
 from pipeline.convert.fstab_devices import resolve, spec_of
 from pipeline.convert.survey import Candidate, Survey
 from pipeline.core.errors import DiskError, InputError
@@ -28,11 +30,12 @@ def volume(
     label: str = "",
     partuuid: str = "",
     partlabel: str = "",
+    type_: str = "83",
 ) -> Candidate:
     stretch = Stretch(0, 1 << 20)
     partition = None
     if name.isdigit():
-        partition = Partition(int(name), stretch, "83", partuuid, partlabel)
+        partition = Partition(int(name), stretch, type_, partuuid, partlabel)
     superblock = Superblock(kind, uuid, label) if kind else None
     place = f"partition {name}" if partition else f"LV {name}"
     bytes_ = Volume(DISK, (stretch,), place)
@@ -157,3 +160,76 @@ def test_fstab_lines(text: str, spec: str | None) -> None:
 )
 def test_specifications_that_mean_nothing_here(spec: str) -> None:
     assert resolve(spec, [ROOT, BOOT, volume("2")]) == []
+
+
+_ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+_XBOOTLDR = "bc13c2ff-59e6-4262-a352-b275fd6f7172"
+SYSTEM = volume("1", "vfat", uuid="AB12-CD34", type_=_ESP)
+EXTENDED = volume("2", "vfat", type_=_XBOOTLDR)
+
+
+def guest(fstab: str = "", **folders: Folder | bytes) -> Folder:
+    return {"etc": {"fstab": fstab.encode()}, **folders}
+
+
+@pytest.mark.parametrize(
+    ("content", "at"),
+    [
+        (guest(boot={}), "/boot"),
+        (guest(), "/boot"),
+        (guest(boot={"efi": {}, "vmlinuz-6": b"x"}), "/boot/efi"),
+        (guest(boot={"efi": {}}), "/boot/efi"),
+        (guest(boot={"vmlinuz-6": b"x"}), "/efi"),
+        (guest("UUID=AB12-CD34 /boot/efi vfat umask=0077 0 1\n", boot={}), "/boot/efi"),
+        (guest("UUID=ab12-cd34 /efi vfat defaults\n", boot={}), "/efi"),
+    ],
+)
+def test_where_the_system_partition_is(content: Folder, at: str) -> None:
+    found = choose_esp(Survey((ROOT, SYSTEM, SWAP)), ROOT, None, tree(content))
+    assert (found.candidate, found.at, found.notes) == (SYSTEM, at, ())
+
+
+def test_a_system_partition_that_fstab_names_and_nobody_has() -> None:
+    content = tree(guest("UUID=0000-0001 /boot/efi vfat defaults\n", boot={"efi": {}}))
+    found = choose_esp(Survey((ROOT, SWAP)), ROOT, None, content)
+    assert found.candidate is None
+    assert "UUID=0000-0001, which is not on the disk" in found.notes[0]
+
+
+def test_neither_two_system_partitions_nor_another_fat_are_guessed_at() -> None:
+    other = volume("3", "vfat", type_=_ESP)
+    found = choose_esp(Survey((ROOT, SYSTEM, other)), ROOT, None, tree(guest()))
+    assert found.candidate is None
+    assert "several EFI system partitions" in found.notes[0]
+    data = volume("3", "vfat", type_="ebd0a0a2-b9e5-4433-87c0-68b6b72699c7")
+    assert choose_esp(Survey((ROOT, data)), ROOT, None, tree(guest())).candidate is None
+
+
+def test_one_that_is_damaged_is_left_alone() -> None:
+    broken = volume("1", "vfat", type_=_ESP, refusal="its first sector is damaged")
+    assert choose_esp(Survey((ROOT, broken)), ROOT, None, tree(guest())).candidate is None
+
+
+def test_boot_by_its_type_where_fstab_is_silent() -> None:
+    found = choose_boot(Survey((ROOT, SYSTEM, EXTENDED)), ROOT, tree(guest(boot={})), "disk")
+    assert found.candidate is EXTENDED
+    assert "XBOOTLDR" in found.notes[0]
+    full = tree(guest(boot={"vmlinuz-6": b"x"}))
+    assert choose_boot(Survey((ROOT, SYSTEM, EXTENDED)), ROOT, full, "disk").candidate is None
+
+
+def test_what_fstab_says_is_told_where_two_could_be_boot() -> None:
+    content = tree(guest("/dev/disk/by-id/dm-uuid-LVM-x /boot ext4\n"))
+    others = (BOOT, volume("2", boot=True))
+    with pytest.raises(InputError, match=r"from /dev/disk/by-id/dm-uuid-LVM-x, which is not"):
+        choose_boot(Survey((ROOT, *others)), ROOT, content, "disk")
+
+
+def test_a_logical_volume_by_its_mapper_id() -> None:
+    """libguestfs PR 187: Ubuntu 22's installer names /boot by device-mapper's UUID."""
+    boot, other = (replace(volume(f"vg/{n}", boot=True), mapper_uuid=n * 2) for n in "ab")
+    found = Survey((ROOT, other, boot))
+    content = tree(guest("/dev/disk/by-id/dm-uuid-LVM-aa /boot ext4 defaults 0 1\n"))
+    assert choose_boot(found, ROOT, content, "disk").candidate is boot
+    boot = volume("vg/boot", boot=True)
+    assert resolve("/dev/disk/by-id/dm-name-vg-boot", [ROOT, boot]) == [boot]

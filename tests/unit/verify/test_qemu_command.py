@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.checks import NOVA_COMMAND_LINE, Triple, WholeDisk
-from pipeline.core.errors import InputError
+from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.fstab import Entry
+from pipeline.core.hardware import Hardware
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -25,7 +27,7 @@ from pipeline.verify.boot_plan import metadata, parts
 from pipeline.verify.metadata import Key, Request
 from pipeline.verify.metadata_server import exchange_command
 from pipeline.verify.probe import fstab_faults, read_facts, script
-from pipeline.verify.qemu_command import DirectBoot, Wiring, comma, qemu_argv
+from pipeline.verify.qemu_command import QEMU, DirectBoot, Wiring, comma, qemu_argv
 from pipeline.verify.ssh import KeyRing, ssh_argv
 from tests.unit.verify.test_assertions import FACTS
 
@@ -47,6 +49,70 @@ def test_a_triple_boots_as_nova_does_and_as_recorded() -> None:
     assert value(first, "-uuid") == value(again, "-uuid") != value(other, "-uuid")
     assert "guestfwd" in value(first, "-netdev")[0]
     assert "guestfwd" not in value(bare, "-netdev")[0]
+
+
+@pytest.mark.parametrize(
+    ("properties", "devices", "root"),
+    [
+        ({}, ("virtio-blk-pci,drive=root",), "/dev/vda"),
+        (
+            {"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"},
+            ("virtio-scsi-pci,id=disks", "scsi-hd,bus=disks.0,drive=root"),
+            "/dev/sda",
+        ),
+        ({"hw_disk_bus": "scsi"}, ("lsi53c895a,", "scsi-hd,"), "/dev/sda"),
+        ({"hw_disk_bus": "ide"}, ("ide-hd,bus=ide.0,drive=root",), "/dev/sda"),
+        ({"hw_disk_bus": "sata"}, ("ahci,", "ide-hd,bus=disks.0"), "/dev/sda"),
+        ({"hw_disk_bus": "usb"}, ("piix3-usb-uhci,", "usb-storage,"), "/dev/sda"),
+        ({"hw_vif_model": "e1000"}, ("e1000,netdev=net0",), "/dev/vda"),
+        (
+            {"hw_machine_type": "pc-q35-9.2"},
+            ("pcie-root-port,id=port1", "virtio-blk-pci,bus=port1,drive=root"),
+            "/dev/vda",
+        ),
+        ({"hw_machine_type": "q35", "hw_disk_bus": "sata"}, ("ide-hd,bus=ide.0,",), "/dev/sda"),
+    ],
+)
+def test_the_bus_and_the_card_that_properties_ask_for(
+    properties: dict[str, str], devices: tuple[str, ...], root: str
+) -> None:
+    hardware = Hardware.of(properties)
+    for target in (replace(TRIPLE, hardware=hardware), WholeDisk(Path("/d"), hardware=hardware)):
+        for line in map(shlex.split, plan(target, TCG)):
+            there = value(line, "-device")
+            for device in devices:
+                assert any(each.startswith(device) for each in there), (device, there)
+            if devices != ("virtio-blk-pci,drive=root",) and "hw_disk_bus" in properties:
+                assert not any(each.startswith("virtio-blk") for each in there)
+            assert value(line, "-machine") == ["q35" if hardware.is_q35 else "pc"]
+    first = shlex.split(plan(replace(TRIPLE, hardware=hardware), TCG)[0])
+    assert value(first, "-append") == [f"root={root} console=tty0 console=ttyS0"]
+
+
+def test_every_device_is_one_that_qemu_has() -> None:
+    """qemu itself takes the line: it stops at the first device that it does not know."""
+    known = subprocess.run([QEMU, "-device", "help"], capture_output=True, text=True, check=True)
+    there = set(re.findall(r'(?:name|alias) "([^"]+)"', known.stdout))
+    for bus in ("virtio", "ide", "sata", "usb", "nvme"):
+        for kind in ("pc", "q35"):
+            if (bus, kind) != ("ide", "q35"):
+                asked = Hardware(bus, machine_type=kind)
+                assert _devices(asked) <= there
+    for model in ("virtio-scsi", "lsilogic", "lsisas1068", "lsisas1078", "vmpvscsi"):
+        assert _devices(Hardware("scsi", model)) <= there
+    for card in ("virtio", "e1000", "e1000e", "ne2k_pci", "pcnet", "rtl8139", "vmxnet3"):
+        assert _devices(Hardware(vif_model=card)) <= there
+
+
+def _devices(hardware: Hardware) -> set[str]:
+    line = shlex.split(plan(replace(TRIPLE, hardware=hardware), TCG)[0])
+    return {device.partition(",")[0] for device in value(line, "-device")}
+
+
+@pytest.mark.parametrize("properties", [{"hw_disk_bus": "xen"}, {"hw_vif_model": "lan9118"}])
+def test_hardware_that_qemu_does_not_have_is_refused(properties: dict[str, str]) -> None:
+    with pytest.raises(HostError, match="hw_"):
+        plan(replace(TRIPLE, hardware=Hardware.of(properties)), TCG)
 
 
 def test_a_guest_reaches_only_its_metadata_and_no_fixed_port_is_used() -> None:

@@ -307,3 +307,19 @@ def test_files_are_compared_with_the_manifest_once_unless_they_are_the_very_ones
     with pytest.raises(InputError, match="no longer what the build made"):
         look()
     confirm(image, directory, whole_disk=True, progress=QuietProgress())
+
+
+def test_a_property_that_puts_the_root_on_a_bus_without_driver(images: Image, record: Path) -> None:
+    """lavabit/robox #45: an image whose ramdisk has virtio_blk alone, and hw_disk_bus=scsi."""
+    asked = PublishOptions(properties={"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"})
+    had = frozenset({"virtio_blk", "virtio_pci"})
+    known, cloud = replace(images, drivers=had), Scripted("a")
+    for call in (
+        lambda: plan(known, [cloud], asked),
+        lambda: publish(known, [cloud], asked, record=record, progress=QuietProgress()),
+    ):
+        with pytest.raises(InputError, match="virtio_scsi, sd_mod, which neither"):
+            call()
+    able = replace(images, drivers=had | {"virtio_scsi", "sd_mod"})
+    for good, options in ((able, asked), (known, PublishOptions()), (images, asked)):
+        assert plan(good, [cloud], options)["a"] is not None

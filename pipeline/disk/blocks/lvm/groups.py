@@ -25,7 +25,8 @@ class LogicalVolume:
     """A logical volume that a user can see.
 
     partitions: names of the devices it lies on. stretches: its bytes on the disk, in order;
-    empty when `refusal` says why it cannot be read.
+    empty when `refusal` says why it cannot be read. uuid: the group's and its own, one behind the
+    other without hyphens, as device-mapper has it.
     """
 
     group: str
@@ -33,6 +34,7 @@ class LogicalVolume:
     partitions: tuple[str, ...]
     stretches: tuple[Stretch, ...]
     refusal: str = ""
+    uuid: str = ""
 
     @property
     def path(self) -> str:
@@ -120,11 +122,18 @@ def _volumes(metadata: Metadata, by_uuid: Mapping[str, Placed]) -> list[LogicalV
         if "VISIBLE" in text.strings(volume, "status"):
             places = tuple(dict.fromkeys(_places(volume, devices)))
             shown = () if refusal else stretches
-            found.append(LogicalVolume(metadata.group, name, places, shown, refusal))
+            uuid = "".join(_identity(part) for part in (section, volume))
+            found.append(LogicalVolume(metadata.group, name, places, shown, refusal, uuid))
     clash = overlap(claimed)
     if clash:
         raise MetadataError(f"two of its volumes share byte {clash[1].start} of the disk")
     return found
+
+
+def _identity(section: Mapping[str, text.Value]) -> str:
+    """The UUID of a group or volume without its hyphens; "" if it has none."""
+    value = section.get("id")
+    return value.replace("-", "") if isinstance(value, str) else ""
 
 
 class _RefusedError(Exception):

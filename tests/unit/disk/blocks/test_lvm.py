@@ -299,3 +299,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         parse(text)
     except MetadataError as error:
         assert "line" in str(error)
+
+
+def test_a_volume_carries_device_mappers_uuid() -> None:
+    assert [volume.uuid for volume in one(SIMPLE).volumes] == ["v" * 32 + "l"]

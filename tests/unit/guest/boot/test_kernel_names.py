@@ -11,12 +11,13 @@ from pipeline.guest.boot.kernel_names import choose_kernel, is_unfit, kernel_ver
 from pipeline.guest.boot.loader_config import (
     Entry,
     candidates,
+    entries_default,
     extlinux_default,
     grub2_default,
     grub_environment,
     legacy_default,
-    loader_default,
 )
+from pipeline.guest.boot.loader_entries import entries_of, grub_order
 
 ASCENDING = [
     "2.6.38.6-26.rc1.fc15.x86_64",
@@ -213,10 +214,14 @@ BLS = {
 def test_loader_entries(saved: str, kernel: str) -> None:
     environment = f"saved_entry={saved}\n"
     config = 'set default="${saved_entry}"\ninsmod blscfg\nblscfg\n'
-    for entry in (grub2_default(config, environment, BLS), loader_default(BLS, environment)):
+    entries = grub_order(entries_of(BLS, "/boot"))
+    for entry in (
+        grub2_default(config, environment, entries),
+        entries_default(entries, environment),
+    ):
         assert entry is not None
         assert entry.kernel == kernel
-    nine = loader_default(BLS, "saved_entry=id-5.9.1")
+    nine = entries_default(entries, "saved_entry=id-5.9.1")
     assert nine is not None
     assert nine.ramdisks == ("/i-5.9.1",)
 
@@ -298,6 +303,9 @@ _CONFIG = st.lists(
 
 @given(_CONFIG)
 def test_any_configuration_has_an_answer_or_none(text: str) -> None:
-    for entry in (grub2_default(text, text, {"a.conf": text}), legacy_default(text)):
+    for entry in (
+        grub2_default(text, text, entries_of({"a.conf": text}, "")),
+        legacy_default(text),
+    ):
         assert entry is None or entry.kernel
     extlinux_default(text, "/boot")

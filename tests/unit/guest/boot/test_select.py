@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import GuestError
 from pipeline.core.events import QuietProgress
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
+from pipeline.core.image import Mount
 from pipeline.guest.boot.kernel_image import kernel_release
 from pipeline.guest.boot.ramdisk import Ramdisk, scan
 from pipeline.guest.boot.select import BootFiles, builtin_modules, collect, judge
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
-from tests.fixtures.boot_files import cpio, kernel, ramdisk
+from tests.fixtures.boot_files import cpio, esp, kernel, ramdisk, uki
 from tests.fixtures.memory_guest import MemoryGuest
 
 Tree = Mapping[str, str | bytes | Mapping[str, str] | None]
@@ -322,3 +324,397 @@ def test_files_larger_than_any_of_their_kind_are_left(
     monkeypatch.setattr(f"pipeline.guest.boot.select.{bound}", 100)
     with pytest.raises(GuestError, match=rf"/boot/{name}.*at most 0 are expected"):
         collected(installed(NEW), tools)
+
+
+# What lies elsewhere than in /boot
+
+UKI = {
+    ".osrel": b"ID=debian\n",
+    ".uname": NEW.encode(),
+    ".linux": kernel(NEW),
+    ".initrd": ramdisk(NEW),
+}
+MODULES_ONLY: Tree = {
+    f"/usr/lib/modules/{NEW}/modules.builtin": b"kernel/fs/ext4/ext4.ko\n",
+    "/boot": None,
+}
+
+
+def taken(
+    tree: Tree,
+    tools: Tools,
+    mounts: tuple[Mount, ...] = (),
+    *,
+    hardware: Hardware = USUAL_HARDWARE,
+    whole_disk: bool = False,
+) -> tuple[BootFiles, bytes, bytes]:
+    """Collect from a guest with further volumes: what was found, and both files."""
+    out = tools.scratch / "kernel", tools.scratch / "ramdisk"
+    files = collect(
+        MemoryGuest(tree),
+        *out,
+        tools,
+        mounts=mounts,
+        esp=mounts[-1].at if mounts else "",
+        hardware=hardware,
+        whole_disk=whole_disk,
+    )
+    return files, out[0].read_bytes(), out[1].read_bytes()
+
+
+@pytest.mark.parametrize("at", ["/efi", "/boot", "/boot/efi"])
+def test_kernel_and_ramdisk_out_of_an_image_on_the_system_partition(
+    tools: Tools, tmp_path: Path, at: str
+) -> None:
+    name = f"EFI/Linux/debian-{NEW}.efi"
+    mount = esp(tmp_path / "esp", {name: uki(UKI), "EFI/BOOT/BOOTX64.EFI": b"x"}, at)
+    files, its_kernel, its_ramdisk = taken(MODULES_ONLY, tools, (mount,))
+    assert (its_kernel, its_ramdisk) == (UKI[".linux"], UKI[".initrd"])
+    assert files.kernel == files.ramdisk == f"{at}/{name}"
+    assert files.kernel_version == NEW
+    assert files.chosen_because == f"the default of {at}/EFI/Linux"
+
+
+def test_an_image_in_boot_itself(tools: Tools) -> None:
+    files, _, its_ramdisk = taken({**MODULES_ONLY, "/boot/EFI/Linux/a.efi": uki(UKI)}, tools)
+    assert its_ramdisk == UKI[".initrd"]
+    assert files.kernel == "/boot/EFI/Linux/a.efi"
+
+
+def test_of_two_images_systemd_boots_default_is_taken(tools: Tools, tmp_path: Path) -> None:
+    old = {".osrel": b"ID=debian\n", ".uname": OLD.encode(), ".linux": kernel(OLD)}
+    images = {
+        f"EFI/Linux/debian-{NEW}.efi": uki(UKI),
+        f"EFI/Linux/debian-{OLD}.efi": uki({**old, ".initrd": ramdisk(OLD)}),
+    }
+    tree = {**MODULES_ONLY, f"/usr/lib/modules/{OLD}/modules.builtin": b""}
+    for config, version in (
+        ("", NEW),
+        (f"default debian-{OLD}.efi\n", OLD),
+        ("default *-5.9*", OLD),
+    ):
+        mount = esp(tmp_path / "esp", {**images, "loader/loader.conf": config.encode()})
+        assert taken(tree, tools, (mount,))[0].kernel_version == version
+
+
+def test_an_image_without_a_ramdisk(tools: Tools) -> None:
+    image = uki({".uname": NEW.encode(), ".linux": kernel(NEW)})
+    tree = {**MODULES_ONLY, "/boot/EFI/Linux/a.efi": image}
+    with pytest.raises(GuestError, match=r"the image has none.*ukify --initrd"):
+        taken(tree, tools)
+
+
+def test_what_kernel_install_left_with_its_entry(tools: Tools, tmp_path: Path) -> None:
+    text = f"title x\nversion {NEW}\nlinux /T/{NEW}/linux\ninitrd /T/{NEW}/initrd\n"
+    files = {f"T/{NEW}/linux": kernel(NEW), f"T/{NEW}/initrd": ramdisk(NEW)}
+    mount = esp(tmp_path / "esp", {**files, f"loader/entries/T-{NEW}+3-1.conf": text.encode()})
+    found, _, _ = taken(MODULES_ONLY, tools, (mount,))
+    assert found.kernel == f"/efi/T/{NEW}/linux"
+    assert found.chosen_because == "the default of /efi/loader/entries"
+
+
+def test_what_kernel_install_left_without_an_entry(tools: Tools, tmp_path: Path) -> None:
+    mount = esp(tmp_path / "esp", {
+        f"T/{NEW}/linux": kernel(NEW), f"T/{NEW}/initrd": ramdisk(NEW),
+        f"T/{OLD}/linux": kernel(OLD),
+    })  # fmt: skip
+    found, _, _ = taken(MODULES_ONLY, tools, (mount,))
+    assert (found.kernel, found.ramdisk) == (f"/efi/T/{NEW}/linux", f"/efi/T/{NEW}/initrd")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {f"/usr/lib/modules/{NEW}/initramfs.img": ramdisk(NEW)},
+        {f"/usr/lib/modules/{NEW}/initrd": ramdisk(NEW)},
+        {f"/boot/initrd.img-{NEW}": ramdisk(NEW)},
+        {"/boot/initramfs-linux.img": ramdisk(NEW), f"/usr/lib/modules/{NEW}/pkgbase": "linux\n"},
+        {f"/boot/T/{NEW}/initrd": ramdisk(NEW)},
+    ],
+)
+def test_a_kernel_that_lies_with_its_modules(
+    tools: Tools, beside: Mapping[str, bytes | str]
+) -> None:
+    tree = {**MODULES_ONLY, f"/usr/lib/modules/{NEW}/vmlinuz": kernel(NEW), **beside}
+    found, _, _ = taken(tree, tools)
+    assert found.kernel == f"/usr/lib/modules/{NEW}/vmlinuz"
+    assert "as /boot has none" in found.chosen_because
+
+
+@pytest.mark.parametrize("flavour", ["linux", "linux-lts", "lts"])
+def test_kernels_named_for_their_flavour(tools: Tools, flavour: str) -> None:
+    tree = {
+        **MODULES_ONLY,
+        f"/boot/vmlinuz-{flavour}": kernel(NEW),
+        f"/boot/initramfs-{flavour}.img": ramdisk(NEW),
+    }
+    found, _, _ = taken(tree, tools)
+    assert (found.kernel, found.kernel_version) == (f"/boot/vmlinuz-{flavour}", NEW)
+
+
+def test_several_ramdisks_are_joined_as_a_boot_loader_loads_them(tools: Tools) -> None:
+    early = cpio({"kernel/x86/microcode/GenuineIntel.bin": bytes(99)})
+    first, second = gzip.compress(cpio({"init": b"x"})) + b"", ramdisk(NEW)
+    tree = {
+        **installed(NEW),
+        "/boot/ucode.img": early,
+        "/boot/base.img": first,
+        "/boot/modules.img": second,
+        "/boot/loader/entries/x.conf": f"linux /vmlinuz-{NEW}\ninitrd /ucode.img\n"
+        "initrd /base.img\ninitrd /modules.img\n",
+    }
+    files, _, its_ramdisk = taken(tree, tools)
+    assert its_ramdisk == first + bytes(-len(first) % 4) + second
+    assert files.ramdisk == "/boot/base.img, /boot/modules.img"
+
+
+def test_grubs_environment_on_the_system_partition(tools: Tools, tmp_path: Path) -> None:
+    """rhinstaller/anaconda PR 3151's layout: read where it is, a warning where it is not."""
+    tree: Tree = {
+        **BOTH,
+        **{f"/boot/loader/entries/m-{v}-1.conf": f"linux /vmlinuz-{v}\n" for v in (OLD, NEW)},
+        "/boot/grub2/grubenv": {"link": "../efi/EFI/redhat/grubenv"},
+        "/boot/efi": None,
+    }
+    block = f"# GRUB Environment Block\nsaved_entry=m-{OLD}-1\n".encode()
+    mount = esp(tmp_path / "esp", {"EFI/redhat/grubenv": block}, "/boot/efi")
+    files, _, _ = taken(tree, tools, (mount,))
+    assert (files.kernel_version, files.warnings) == (OLD, ())
+    files, _, _ = taken(tree, tools)
+    assert files.kernel_version == NEW
+    assert "../efi/EFI/redhat/grubenv" in files.warnings[0]
+
+
+def test_grubs_configuration_on_the_system_partition(tools: Tools, tmp_path: Path) -> None:
+    stub = b"search --fs-uuid --set=dev 1\nset prefix=($dev)/grub2\nconfigfile $prefix/grub.cfg\n"
+    full = f"menuentry a {{\nlinuxefi /vmlinuz-{OLD}\n}}\n".encode()
+    for config, version in ((stub, NEW), (full, OLD)):
+        mount = esp(tmp_path / "esp", {"EFI/redhat/grub.cfg": config}, "/boot/efi")
+        assert taken(BOTH, tools, (mount,))[0].kernel_version == version
+
+
+def test_the_firmware_decides_between_two_boot_loaders(tools: Tools, tmp_path: Path) -> None:
+    tree = {**BOTH, "/boot/grub/grub.cfg": f"menuentry a {{\nlinux /boot/vmlinuz-{NEW}\n}}\n"}
+    entry = {"loader/entries/a.conf": f"linux /T/{OLD}/linux\ninitrd /T/{OLD}/initrd\n".encode()}
+    files = {**entry, f"T/{OLD}/linux": kernel(OLD), f"T/{OLD}/initrd": ramdisk(OLD)}
+    magic = b"#### LoaderInfo: systemd-boot 252.39-1~deb12u1 ####"
+    for program, version in ((b"GRUB", NEW), (magic, OLD)):
+        mount = esp(tmp_path / "esp", {**files, "EFI/BOOT/BOOTX64.EFI": program})
+        assert taken(tree, tools, (mount,))[0].kernel_version == version
+
+
+def test_a_damaged_system_partition_costs_a_warning(tools: Tools, tmp_path: Path) -> None:
+    mount = esp(tmp_path / "esp", {"EFI/debian/grub.cfg": b"x" * 9000}, "/boot/efi")
+    with mount.image.path.open("r+b") as file:
+        file.write(bytes(512))
+    files, _, _ = taken(BOTH, tools, (mount,))
+    assert files.kernel_version == NEW
+    assert "EFI system partition cannot be read" in files.warnings[0]
+    with pytest.raises(GuestError, match=r"/boot has nothing.*its first sector is damaged"):
+        taken(MODULES_ONLY, tools, (mount,))
+
+
+def test_a_default_without_tries_left_is_said(tools: Tools) -> None:
+    tree = {**BOTH, "/boot/loader/entries/x+0-3.conf": f"linux /vmlinuz-{OLD}\n"}
+    files, _, _ = taken(tree, tools)
+    assert files.kernel_version == OLD
+    assert "no tries left" in files.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["extlinux/extlinux.conf", "syslinux/syslinux.cfg", "isolinux/isolinux.cfg", "extlinux.conf"],
+)
+def test_the_syslinux_family_with_included_files(tools: Tools, path: str) -> None:
+    directory = f"/boot/{path}".rpartition("/")[0]
+    tree = {
+        **BOTH,
+        f"/boot/{path}": "default l0\nprompt 0\nMENU INCLUDE themes.cfg\ninclude linux.cfg\n",
+        f"{directory}/themes.cfg": "menu title x\n",
+        f"{directory}/linux.cfg": f"label l1\n linux /boot/vmlinuz-{NEW}\nlabel l0\n"
+        f" linux /boot/vmlinuz-{OLD}\n append initrd=/boot/initramfs-{OLD}.img root=x\n",
+    }
+    assert collected(tree, tools).kernel_version == OLD
+
+
+def test_grub_legacys_saved_default(tools: Tools) -> None:
+    menu = f"default saved\ntitle a\nkernel /vmlinuz-{NEW}\ntitle b\nkernel /vmlinuz-{OLD}\n"
+    tree = {**BOTH, "/boot/grub/menu.lst": menu, "/boot/grub/default": "1\n#\n#\n"}
+    assert collected(tree, tools).kernel_version == OLD
+
+
+def test_what_is_said_where_there_is_no_kernel(tools: Tools, tmp_path: Path) -> None:
+    with pytest.raises(GuestError, match="no EFI system partition") as caught:
+        taken({"/boot": None, f"/lib/modules/{NEW}": None}, tools)
+    assert "/boot has nothing" in str(caught.value)
+    assert f"/lib/modules has {NEW}, without a vmlinuz" in str(caught.value)
+    assert "among no" not in str(caught.value)
+    mount = esp(tmp_path / "esp", {"EFI/BOOT/BOOTX64.EFI": b"x"})
+    with pytest.raises(GuestError, match="/efi has EFI"):
+        taken({"/boot": None}, tools, (mount,))
+
+
+# Buses, cards and the tools that make ramdisks
+
+
+SCSI = Hardware.of({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"})
+
+
+@pytest.mark.parametrize(
+    ("properties", "modules", "missing"),
+    [
+        ({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}, "", "virtio_scsi, sd_mod"),
+        ({"hw_disk_bus": "scsi", "hw_scsi_model": "virtio-scsi"}, "virtio_scsi sd_mod", ""),
+        ({"hw_scsi_model": "virtio-scsi"}, "", ""),  # counts for the bus scsi alone
+        ({"hw_disk_bus": "scsi"}, "sd_mod", "sym53c8xx"),
+        ({"hw_disk_bus": "scsi"}, "virtio_scsi sd_mod", ""),
+        ({"hw_disk_bus": "scsi", "hw_scsi_model": "lsilogic"}, "virtio_scsi sd_mod", "sym53c8xx"),
+        ({"hw_disk_bus": "ide"}, "", "ata_piix, sd_mod"),
+        ({"hw_disk_bus": "ide"}, "ata_piix sd_mod", ""),
+        ({"hw_disk_bus": "sata"}, "sd_mod", "ahci"),
+        ({"hw_disk_bus": "usb"}, "xhci_pci usb_storage", "sd_mod"),
+        ({"hw_disk_bus": "virtio"}, "", ""),
+    ],
+)
+def test_the_bus_that_properties_ask_for(
+    tools: Tools, properties: dict[str, str], modules: str, missing: str
+) -> None:
+    names = ("virtio_blk", "virtio_pci", "ext4", *modules.split())
+    tree = {**installed(NEW), f"/boot/initramfs-{NEW}.img": ramdisk(NEW, names)}
+    hardware = Hardware.of(properties)
+    if not missing:
+        taken(tree, tools, hardware=hardware)
+        return
+    with pytest.raises(GuestError, match=f"lacks {missing}, and so does the kernel") as caught:
+        taken(tree, tools, hardware=hardware)
+    assert "hw_disk_bus=" in str(caught.value)
+    del tree[f"/lib/modules/{NEW}/modules.builtin"]
+    files, _, _ = taken(tree, tools, hardware=hardware)
+    assert any(missing in warning for warning in files.warnings)
+
+
+def test_a_bus_nobody_knows_is_said(tools: Tools) -> None:
+    files, _, _ = taken(installed(NEW), tools, hardware=Hardware.of({"hw_disk_bus": "uml"}))
+    assert "hw_disk_bus=uml" in files.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({"hw_vif_model": "e1000"}, "no e1000"),
+        ({"hw_vif_model": "VirtualVmxnet3"}, "no vmxnet3"),
+        ({"hw_vif_model": "virtio"}, ""),
+        ({"hw_vif_model": "what"}, "no driver is known"),
+        ({"hw_machine_type": "pc-q35-9.2"}, ""),
+        ({"hw_machine_type": "q35", "hw_disk_bus": "ide"}, "has no IDE"),
+        ({"hw_disk_bus": "scsi"}, "without hw_scsi_model"),
+    ],
+)
+def test_network_cards_and_machines(tools: Tools, properties: dict[str, str], words: str) -> None:
+    names = ("virtio_blk", "virtio_pci", "ext4", "ata_piix", "sd_mod", "virtio_scsi")
+    tree = {
+        **installed(NEW),
+        f"/boot/initramfs-{NEW}.img": ramdisk(NEW, names),
+        f"/lib/modules/{NEW}/modules.dep": "kernel/drivers/net/virtio_net.ko.xz: kernel/a.ko.xz\n",
+    }
+    files, _, _ = taken(tree, tools, hardware=Hardware.of(properties))
+    assert any(words in warning for warning in files.warnings) if words else not files.warnings
+
+
+def test_old_kernels_do_not_know_the_virtio_of_pci_express(tools: Tools) -> None:
+    old = "2.6.38"
+    files, _, _ = taken(installed(old), tools, hardware=Hardware.of({"hw_machine_type": "q35"}))
+    assert "virtio 1.0" in files.warnings[0]
+
+
+def test_what_is_missing_on_ec2_is_said_of_whole_disks_alone(tools: Tools) -> None:
+    tree = {**installed(NEW), f"/lib/modules/{NEW}/modules.dep": "kernel/virtio_net.ko.zst:\n"}
+    files, _, _ = taken(tree, tools, whole_disk=True)
+    assert "nvme" in files.warnings[0]
+    assert "dracut --force --no-hostonly --add-drivers 'nvme'" in files.warnings[0]
+    assert "ena" in files.warnings[1]
+    assert files.drivers == ("virtio_blk", "virtio_net", "virtio_pci")
+    assert taken(tree, tools)[0].warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("tree", "inside", "words"),
+    [
+        # Debian 14: dracut, with Debian's names and an update-initramfs of its own.
+        (
+            {"/usr/lib/dracut/dracut-init.sh": "", "/usr/sbin/update-initramfs": ""},
+            ("usr/lib/dracut/modules.txt",),
+            "dracut --force --no-hostonly --add-drivers 'virtio_blk virtio_pci' /boot/initrd.img-",
+        ),
+        (
+            {"/usr/lib/dracut/x": "", "/etc/initramfs-tools/initramfs.conf": ""},
+            ("conf/initramfs.conf",),
+            "/etc/initramfs-tools/modules && update-initramfs -u -k",
+        ),
+        ({"/usr/sbin/mkinitramfs": ""}, (), "update-initramfs -u -k"),
+        ({"/etc/mkinitcpio.conf": ""}, ("buildconfig",), "mkinitcpio -P"),
+        ({"/etc/booster.yaml": ""}, ("etc/booster.init.yaml",), "regenerate_images"),
+        ({"/etc/mkinitfs/mkinitfs.conf": ""}, (), f"mkinitfs {NEW}"),
+    ],
+)
+def test_the_remedy_is_the_installed_tools(
+    tools: Tools, tree: Tree, inside: tuple[str, ...], words: str
+) -> None:
+    content = {f"lib/modules/{NEW}/kernel/ext4.ko": b"x", **dict.fromkeys(inside, b"x")}
+    whole = {**installed(NEW, initrd="initrd.img-{}"), f"/boot/initrd.img-{NEW}": cpio(content)}
+    with pytest.raises(GuestError, match="lacks virtio_blk, virtio_pci") as caught:
+        taken({**whole, **tree}, tools)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        (
+            "modules.builtin.modinfo",
+            b"virtio_pci.license=GPL\0virtio_blk.file=a/b\0ext4.author=x\0",
+        ),
+        ("config", b"CONFIG_VIRTIO_BLK=y\nCONFIG_VIRTIO_PCI=y\nCONFIG_EXT4_FS=y\n"),
+    ],
+)
+def test_where_a_kernel_says_what_is_part_of_it(tools: Tools, path: str, data: bytes) -> None:
+    tree = {
+        **installed(NEW),
+        f"/boot/initramfs-{NEW}.img": cpio({"init": b"x"}),
+        f"/lib/modules/{NEW}/{path}": data,
+    }
+    del tree[f"/lib/modules/{NEW}/modules.builtin"]
+    files, _, _ = taken(tree, tools)
+    assert files.warnings == ()
+
+
+def test_a_ramdisks_own_list_of_what_is_part_of_the_kernel(tools: Tools) -> None:
+    listing = b"kernel/virtio_blk.ko\nkernel/virtio_pci.ko\nkernel/ext4.ko\n"
+    tree = installed(NEW)
+    tree[f"/boot/initramfs-{NEW}.img"] = cpio({f"usr/lib/modules/{NEW}/modules.builtin": listing})
+    del tree[f"/lib/modules/{NEW}/modules.builtin"]
+    assert taken(tree, tools)[0].warnings == ()
+
+
+def test_what_the_firmware_remembers_is_said_to_be_unknown(tools: Tools) -> None:
+    tree = {
+        **BOTH,
+        "/boot/loader/entries/a.conf": f"linux /vmlinuz-{OLD}\n",
+        "/boot/loader/loader.conf": "default @saved\n",
+    }
+    files, _, _ = taken(tree, tools)
+    assert "@saved" in files.warnings[0]
+    assert files.chosen_because == "the default of /boot/loader/entries"
+
+
+def test_a_default_that_is_no_kernel_is_said(tools: Tools) -> None:
+    config = (
+        "set default=1\nmenuentry a {\n linux /boot/vmlinuz-5.9.1\n}\n"
+        "menuentry 'Windows' {\n chainloader /EFI/Microsoft/Boot/bootmgfw.efi\n}\n"
+        "menuentry 'UEFI Firmware Settings' {\n fwsetup\n}\n"
+    )
+    for number, words in (("1", "which is not there"), ("2", "boots no Linux kernel")):
+        text = config.replace("default=1", f"default={number}")
+        files, _, _ = taken({**BOTH, "/boot/grub/grub.cfg": text}, tools)
+        assert files.kernel_version == NEW
+        assert words in files.warnings[0]
