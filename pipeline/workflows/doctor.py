@@ -48,9 +48,9 @@ _PROGRAMS = {
     "extract": ("debugfs", "e2fsck", "mke2fs", "resize2fs", "tune2fs"),
     "verify": ("ssh", "ssh-keygen"),
 }
-# Needed by some builds only: the demo, xfs guests, bootable whole disks.
+# Needed by some builds only: SELinux guests, the demo, xfs guests, bootable whole disks.
 _OPTIONAL = {
-    "customize": ("supermin",),
+    "customize": ("supermin", "matchpathcon", "sefcontext_compile"),
     "demo": ("busybox", "dropbear", "lvm", "sfdisk"),
     "xfs": ("xfs_admin", "xfs_repair"),
     "disk image": ("grub-mkimage", "mcopy", "mformat", "sfdisk"),

@@ -20,8 +20,7 @@ from pipeline.guest.customize.generalise import (
     warn_of_passwords,
 )
 from pipeline.guest.customize.network import dhcp_everywhere
-from pipeline.guest.customize.selinux import load_policy
-from pipeline.guest.customize.selinux_regex import PatternError
+from pipeline.guest.customize.selinux import PolicyError, load_policy
 from pipeline.host.context import Tools
 
 __all__ = ["Customization", "Edit", "Fstab", "customize", "root_fstab"]
@@ -54,7 +53,6 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     user: who gets the SSH key. templates: the directory of the guest-side files.
     """
     editor = Editor(guest)
-    _read_policy(editor)
     fstab = _rewrite_fstab(editor)
     install_key_script(editor, templates, user)
     _check_user(editor, user)
@@ -64,7 +62,7 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     remove_installer_traces(editor)
     remove_volumes(editor)
     warn_of_passwords(editor)
-    relabel = _finish_labels(editor)
+    relabel = _label(editor, tools)
     guest.set_label(ROOT_LABEL)
     # Last, as it has all edits made: a link between two of these files undoes one by the other.
     if editor.text("/etc/fstab") != fstab.text:
@@ -125,19 +123,16 @@ def _check_user(editor: Editor, user: str) -> None:
     )
 
 
-def _read_policy(editor: Editor) -> None:
+def _label(editor: Editor, tools: Tools) -> Relabel:
     try:
-        editor.policy = load_policy(editor.guest)
-    except (PatternError, GuestError) as error:
-        editor.label_failure = str(error)
-
-
-def _finish_labels(editor: Editor) -> Relabel:
-    if editor.label_failure:
+        policy = load_policy(editor.guest, tools)
+        editor.label(policy)
+    except PolicyError as error:
         editor.write("/.autorelabel", "")
+        editor.label(None)
         editor.warnings.append(
             "the guest relabels its files at first boot, which takes minutes: its SELinux policy "
-            f"could not be read ({shown(editor.label_failure)[:300]})"
+            f"could not be read ({shown(str(error))[:300]})"
         )
         return "first-boot"
-    return "none" if editor.policy is None else "labelled"
+    return "none" if policy is None else "labelled"
