@@ -172,6 +172,18 @@ def test_hostile_expressions_end(pattern: str, tools: Tools) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_a_label_that_cannot_be_told_is_no_label_that_the_policy_does_not_want(
+    tools: Tools,
+) -> None:
+    """libselinux says "<<none>>" in both cases."""
+    rules = "/.* x:x:default_t\n/srv/([^/.]+-?)*\\.log x:x:log_t\n/proc/.* <<none>>\n"
+    policy = policy_of(tools, rules)
+    assert label(policy, "/srv/a.tgz") == b"x:x:default_t\0"
+    assert label(policy, "/proc/1") is None
+    with pytest.raises(PolicyError, match="too long"):
+        label(policy, f"/srv/{'a' * 40}.tgz")
+
+
 def test_a_policy_that_takes_too_much_is_refused(tools: Tools) -> None:
     rules = "".join(f"/(.{{1,250}}){{1,250}}{n} x:x:x_t\n" for n in range(30_000))
     with pytest.raises(PolicyError):
