@@ -34,6 +34,7 @@ _PACKAGES = {  # program -> Debian package, for the next step of "not found"
     "sefcontext_compile": "selinux-utils",
     "setpriv": "util-linux",
     "sfdisk": "fdisk",
+    "ss": "iproute2",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "ssh-keyscan": "openssh-client",

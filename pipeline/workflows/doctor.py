@@ -44,7 +44,7 @@ _BOOT = Path("/boot")
 _LIBVIRT_SECONDS = 90.0  # a first start probes every qemu binary, some seconds each without KVM
 _LEAST_SPACE = 2 << 30  # bytes; the demo's disk and files fit into a quarter of it
 _PROGRAMS = {
-    "install": ("virt-install", "qemu-system-x86_64", "qemu-img"),
+    "install": ("virt-install", "qemu-system-x86_64", "qemu-img", "ss"),
     "extract": ("debugfs", "e2fsck", "mke2fs", "resize2fs", "tune2fs"),
     "verify": ("ssh", "ssh-keygen"),
 }

@@ -17,15 +17,15 @@ from pipeline.builders.installer import reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.command import PROGRAM
 from pipeline.builders.installer.libvirt import Door
-from pipeline.builders.installer.picture import png_from_ppm
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
-from pipeline.host.programs import PIPE, Program
+from pipeline.host.programs import PIPE, Program, Runner
 from pipeline.host.requirements import require
 
 _HOST = Path(__file__).with_name("virt_install_process.py")
 _PICTURE_SECONDS = 10.0
 _PICTURE_BYTES = 32 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 Event = Mapping[str, Any]
 
@@ -33,8 +33,8 @@ Event = Mapping[str, Any]
 class Guest:
     """A running install. Use `start_guest`."""
 
-    def __init__(self, program: Program, uuid: str, scratch: Path) -> None:
-        self._program = program
+    def __init__(self, program: Program, uuid: str, scratch: Path, run: Runner) -> None:
+        self._program, self._run = program, run
         self._uuid = uuid
         self._picture = scratch / "screen"
         self._events: queue.Queue[Event] = queue.Queue()
@@ -66,7 +66,7 @@ class Guest:
         """What the guest's TCP connections have moved; None when that cannot be told."""
         if self._pid is None or not reap.is_guest(self._pid, self._uuid):
             self._pid = next(iter(reap.guest_pids(self._uuid)), None)
-        return tcp_bytes(self._pid) if self._pid is not None else None
+        return tcp_bytes(self._pid, self._run) if self._pid is not None else None
 
     def photograph(self, path: Path) -> bool:
         """Write the guest's screen to `path` as PNG; False when there is none to be had.
@@ -89,15 +89,13 @@ class Guest:
         return False
 
     def _keep_picture(self, kind: str, path: Path) -> bool:
-        if not kind or not self._picture.is_file():
+        # libvirt asks a qemu that can (from 7.1) for PNG; of an older one there is no picture.
+        if kind != "image/png" or not self._picture.is_file():
             return False
         with self._picture.open("rb") as file:
             data = file.read(_PICTURE_BYTES)
-        if kind != "image/png":
-            try:
-                data = png_from_ppm(data)
-            except ValueError:
-                return False
+        if not data.startswith(_PNG):
+            return False
         path.write_bytes(data)
         return True
 
@@ -132,7 +130,7 @@ def start_guest(
                 stderr=log,
             )
         )
-        yield Guest(running, uuid, door.directory)
+        yield Guest(running, uuid, door.directory, tools.run)
 
 
 def interpreter(script: Path) -> str:
