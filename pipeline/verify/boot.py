@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.text import printable
 from pipeline.host.files import write_scratch
 from pipeline.host.programs import Runner
+from pipeline.host.retry import Pauses, pause, poll
 from pipeline.verify import probe, ssh
 from pipeline.verify.console_log import Sign, Transcript
 from pipeline.verify.metadata import Metadata, Request
@@ -114,19 +116,23 @@ class _Attempt:
         self._served_at = 0.0
         self._next_login = 0.0
         self._refusal = ""
+        self._end = ""
 
     def run(self) -> str:
         """Wait; the trouble, or nothing when the goal was reached."""
-        while True:
-            trouble = self._trouble()
-            if trouble:
-                return trouble
-            if self.to_banner is None:
-                if self._guest.banner():
-                    self.to_banner = self._guest.seconds
-            elif not self._plan.login or (self._ripe() and self._login()):
-                return ""
-            time.sleep(_POLL)
+        poll(self._over, seconds=math.inf, pauses=Pauses(_POLL))
+        return self._end
+
+    def _over(self) -> bool:
+        """Whether the wait has its end, in trouble or at the goal."""
+        self._end = self._trouble()
+        if self._end:
+            return True
+        if self.to_banner is None:
+            if self._guest.banner():
+                self.to_banner = self._guest.seconds
+            return False
+        return not self._plan.login or (self._ripe() and self._login())
 
     def _trouble(self) -> str:
         guest, now = self._guest, self._guest.seconds
@@ -137,7 +143,7 @@ class _Attempt:
             return f"the guest went down by itself after {now:.0f} s ({how})"
         sign = self._console.final
         if sign is not None:
-            time.sleep(1)  # the lines after it belong to the evidence
+            pause(1)  # the lines after it belong to the evidence
             return sign.line
         if now > self._session.seconds:
             self.late = True

@@ -21,6 +21,7 @@ from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, Runner
 from pipeline.host.requirements import require
+from pipeline.host.retry import Pauses, poll
 
 _HOST = Path(__file__).with_name("virt_install_process.py")
 _PICTURE_SECONDS = 10.0
@@ -149,9 +150,7 @@ def interpreter(script: Path) -> str:
 
 
 def _bury(uuid: str) -> None:
-    until = time.monotonic() + 10
-    while reap.reap(uuid) and time.monotonic() < until:
-        time.sleep(0.05)
+    poll(lambda: not reap.reap(uuid), seconds=10, pauses=Pauses(0.05))
 
 
 def _forget(uri: str, uuid: str, door: Door, tools: Tools) -> None:
