@@ -13,7 +13,7 @@ from pipeline.disk.filesystems.status import Kind
 from pipeline.guest.access.paths import MissingError, base, join, parent, shown
 from pipeline.guest.access.protocol import Guest
 
-LABEL = "security.selinux"
+ATTRIBUTE = "security.selinux"
 """The extended attribute that SELinux keeps a label in."""
 _MAX_TEXT = 1 << 20  # bytes of a configuration file
 
@@ -80,12 +80,12 @@ class Editor:
             before = None
         if before is not None and text == old and mode in (None, before.mode):
             return
-        label = guest.get_xattr(real, LABEL) if before is not None else None
+        label = guest.get_xattr(real, ATTRIBUTE) if before is not None else None
         uid, gid = (before.uid, before.gid) if before is not None else (0, 0)
         if mode is None:
             mode = before.mode if before is not None else 0o644
         guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
-        self._made(real, "file", label)
+        self._label(real, "file", label)
         change = _diff(real, old, text, new=before is None)
         if before is None or before.mode != mode:
             change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
@@ -119,7 +119,7 @@ class Editor:
         self.make_directories(parent(path))
         self.guest.symlink(target, path)
         real = join(self.guest.resolve(parent(path)), base(path))
-        self._made(real, "symlink")
+        self._label(real, "symlink", None)
         self.edits.append(Edit(real, f"made a link to {shown(target)}"))
 
     def make_directories(self, path: str) -> None:
@@ -129,7 +129,7 @@ class Editor:
         self.make_directories(parent(path))
         real = self.guest.resolve(path)
         self.guest.make_directory(real, 0o755)
-        self._made(real, "directory")
+        self._label(real, "directory", None)
         self.edits.append(Edit(real, "made the directory"))
 
     def remove(self, path: str) -> None:
@@ -170,10 +170,10 @@ class Editor:
         for real in there:
             label = told.get(real) or self._unlabelled[real][1]
             if label is not None:
-                self.guest.set_xattr(real, LABEL, label)
+                self.guest.set_xattr(real, ATTRIBUTE, label)
         self._unlabelled.clear()
 
-    def _made(self, real: str, kind: Kind, old: bytes | None = None) -> None:
+    def _label(self, real: str, kind: Kind, old: bytes | None) -> None:
         """Have the path labelled later. old: the label it had before it was replaced."""
         before = self._unlabelled.get(real, (kind, None))[1]
         self._unlabelled[real] = kind, old or before

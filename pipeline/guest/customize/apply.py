@@ -62,7 +62,7 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     remove_installer_traces(editor)
     remove_volumes(editor)
     warn_of_passwords(editor)
-    relabel = _label(editor, tools)
+    relabel = _finish_labels(editor, tools)
     guest.set_label(ROOT_LABEL)
     # Last, as it has all edits made: a link between two of these files undoes one by the other.
     if editor.text("/etc/fstab") != fstab.text:
@@ -123,7 +123,7 @@ def _check_user(editor: Editor, user: str) -> None:
     )
 
 
-def _label(editor: Editor, tools: Tools) -> Relabel:
+def _finish_labels(editor: Editor, tools: Tools) -> Relabel:
     try:
         policy = load_policy(editor.guest, tools)
         editor.label(policy)

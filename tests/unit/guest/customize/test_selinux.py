@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.events import QuietProgress
 from pipeline.disk.filesystems.status import Kind
-from pipeline.guest.access.editor import LABEL, Editor
+from pipeline.guest.access.editor import ATTRIBUTE, Editor
 from pipeline.guest.customize.selinux import Policy, PolicyError, load_policy
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -199,7 +199,7 @@ def test_look_around_is_understood(tools: Tools) -> None:
 
 def test_what_is_edited_gets_its_label_at_the_end_and_what_is_gone_gets_none(tools: Tools) -> None:
     guest = MemoryGuest({"/etc/kept": "1", "/etc/link": {"link": "kept"}, "/opt/kept": "1"})
-    guest.set_xattr("/opt/kept", LABEL, b"old_t\0")
+    guest.set_xattr("/opt/kept", ATTRIBUTE, b"old_t\0")
     editor = Editor(guest)
     editor.write("/opt/kept", "2")
     editor.write("/opt/kept", "3")
@@ -209,7 +209,7 @@ def test_what_is_edited_gets_its_label_at_the_end_and_what_is_gone_gets_none(too
     editor.write("/etc/changed", "x")
     editor.link("kept", "/etc/changed")
     editor.label(policy_of(tools, "/etc/.* -- x:x:f_t\n/etc/.* -l x:x:l_t\n"))
-    labels = {path: node.xattrs.get(LABEL) for path, node in guest.nodes.items()}
+    labels = {path: node.xattrs.get(ATTRIBUTE) for path, node in guest.nodes.items()}
     assert labels["/opt/kept"] == b"old_t\0"
     assert labels["/etc/new"] == b"x:x:f_t\0"
     assert labels["/etc/changed"] == b"x:x:l_t\0"
