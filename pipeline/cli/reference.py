@@ -18,8 +18,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipeline.builds.manifest import json_schema
 from pipeline.core import errors
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import PROJECT
 
 VARIABLES = {
     "IMAGE_PIPELINE_ACCEL": "`kvm` or `tcg`: how guests run, in place of measuring it",
@@ -35,6 +37,8 @@ VARIABLES = {
     "IMAGE_PIPELINE_LIBVIRT": "`embed` (libvirt inside the pipeline, the default), `session`,"
     " `system` or a qemu URI of this host",
     "IMAGE_PIPELINE_NO_PACKAGES": "set: `./invoke` installs no Debian packages on its first run",
+    "IMAGE_PIPELINE_PROGRESS": "`plain` (lines) or `json` (one JSON object a line) in place of bars"
+    " on a terminal; both on standard error",
     "IMAGE_PIPELINE_RECIPES": "the recipes table; by default `kickstart/recipes.toml`",
     "IMAGE_PIPELINE_VENV": "the virtual environment that `./invoke` keeps; by default `.venv`"
     " beside it",
@@ -197,3 +201,16 @@ def _exit_codes() -> Iterator[tuple[str, str]]:
     for code, summary in sorted(codes.items()):
         yield str(code), summary
     yield "128+N", "Ended by signal N."
+
+
+def main() -> None:
+    """Write docs/configuration.md and docs/manifest.schema.json of the checkout."""
+    from pipeline.cli.namespace import namespace
+
+    documents = PROJECT / "docs"
+    (documents / "configuration.md").write_text(configuration(namespace()))
+    (documents / "manifest.schema.json").write_text(json_schema())
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.builders.installer import libvirt
+from pipeline.builders.installer import libvirt_connection
 from pipeline.builders.installer.domain import interpreter
 from pipeline.builders.recipes import load_recipes
 from pipeline.clouds import credentials
@@ -166,14 +166,14 @@ def _program(name: str) -> str:
 
 def _libvirt(tools: Tools) -> str:
     program = _program("virt-install")
-    with libvirt.open_door(tools) as opened:
+    with libvirt_connection.open_door(tools) as opened:
         done = tools.run.run(
             [interpreter(Path(program)), "-c", _LIBVIRT, opened.uri],
             env=opened.environment,
             timeout=_LIBVIRT_SECONDS,
             attempted="open libvirt",
         )
-    return f"{done.text.strip()} ({libvirt.chosen_uri()})"
+    return f"{done.text.strip()} ({libvirt_connection.chosen_uri()})"
 
 
 def _acceleration(tools: Tools) -> str:

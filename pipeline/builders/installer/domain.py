@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.builders.installer import reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.command import PROGRAM
-from pipeline.builders.installer.libvirt import Door
+from pipeline.builders.installer.libvirt_connection import Door
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, Runner

@@ -13,12 +13,13 @@ from pipeline.builds.compare import Comparison, compare, read_build
 from pipeline.builds.manifest import (
     CustomizationRecord,
     Manifest,
-    StageRecord,
-    VerificationRecord,
+    StepRecord,
 )
 from pipeline.builds.report import timeline
 from pipeline.builds.report.evidence import Console, Evidence, gather, read_console
-from pipeline.core.image import Registration
+from pipeline.core.checks import CheckReport
+from pipeline.core.image import Registration, Role
+from pipeline.core.steps import StepName
 from pipeline.core.text import human_bytes, human_seconds
 from pipeline.guest.inventory import Inventory
 
@@ -134,7 +135,7 @@ class Facts:
     figures: tuple[Pair, ...]
     steps: tuple[Step, ...]
     properties: tuple[Pair, ...]
-    stages: Mapping[str, StageRecord]
+    stages: Mapping[str, StepRecord]
     inventory: Inventory | None
     checks: tuple[Check, ...]
     files: tuple[File, ...]
@@ -173,7 +174,7 @@ def read_facts(directory: Path) -> Facts:
         figures=tuple(_figures(manifest, listing, checks)),
         steps=tuple(_steps(manifest)),
         properties=properties,
-        stages=manifest.stages,
+        stages=manifest.steps,
         inventory=listing,
         checks=checks,
         files=tuple(_files(manifest)),
@@ -206,12 +207,13 @@ def _small(check: Check) -> str:
 
 
 def _checks(manifest: Manifest, directory: Path) -> Iterator[Check]:
-    yield _check("Image set", manifest.verification, directory / "verify")
-    if manifest.disk is not None or manifest.disk_verification is not None:
-        yield _check("Whole disk", manifest.disk_verification, directory / "verify-disk")
+    yield _check("Image set", manifest.check("triple"), directory / StepName.VERIFY)
+    of_disk = manifest.check("disk")
+    if manifest.find(Role.DISK) is not None or of_disk is not None:
+        yield _check("Whole disk", of_disk, directory / StepName.VERIFY_DISK)
 
 
-def _check(artifact: str, record: VerificationRecord | None, evidence: Path) -> Check:
+def _check(artifact: str, record: CheckReport | None, evidence: Path) -> Check:
     if record is None:
         return Check(artifact, "skipped", evidence=gather(evidence))
     return Check(
@@ -239,11 +241,11 @@ def _figures(
     figures = [
         ("Kernel", manifest.boot.kernel_version),
         ("Root file system", f"{human_bytes(manifest.root.bytes)} {manifest.root.filesystem}"),
-        ("On disk", human_bytes(manifest.machine.allocated)),
+        ("On disk", human_bytes(manifest.image_allocated)),
         ("Packages", f"{len(listing.packages):,}" if listing and listing.packages else None),
         ("Files", f"{len(listing.entries):,}" if listing else None),
         ("SSH after", f"{seconds:.1f} s" if seconds else None),
-        ("Took", human_seconds(timeline.elapsed(manifest.stages))),
+        ("Took", human_seconds(timeline.elapsed(manifest.steps))),
         ("Guests ran with", manifest.acceleration),
     ]
     yield from (Pair(name, value) for name, value in figures if value)
@@ -269,12 +271,10 @@ def _step(role: str, name: str, *lines: str) -> Step:
 
 
 def _files(manifest: Manifest) -> Iterator[File]:
-    for role in ("machine", "kernel", "ramdisk", "disk"):
-        record = getattr(manifest, role)
-        if record is not None:
-            # A relative reference: "./" keeps a name with a colon from being read as a scheme.
-            link = f"./{quote(record.file)}"
-            yield File(role, record.file, link, record.bytes, record.allocated, record.sha256)
+    for record in manifest.artifacts:
+        # A relative reference: "./" keeps a name with a colon from being read as a scheme.
+        link = f"./{quote(record.file)}"
+        yield File(record.role, record.file, link, record.size, record.allocated, record.sha256)
 
 
 def _customization(record: CustomizationRecord) -> Customization:

@@ -17,10 +17,10 @@ from markupsafe import Markup
 
 from pipeline.builds.report import changes, content, timeline, treemap
 from pipeline.builds.report.facts import Facts
-from pipeline.core import settings
+from pipeline.core.resources import TEMPLATES
 from pipeline.core.text import human_bytes, human_seconds, printable
 
-_TEMPLATES = settings.PROJECT / "templates" / "report"
+_TEMPLATES = TEMPLATES / "report"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.builds.manifest import StageRecord
+from pipeline.builds.manifest import StepRecord
+from pipeline.core.steps import OUTER
 from pipeline.core.text import human_seconds
 
-OUTER = ("install", "image", "inventory", "digests", "verify", "verify-disk")
-"""Stages that are no part of another one."""
 _WIDTH, _ROW, _LABELS, _FIGURES = 1120.0, 30.0, 130.0, 90.0
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _TICKS = 8
@@ -25,7 +24,7 @@ class Bar:
     reused: bool
 
 
-def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
+def bars(stages: Mapping[str, StepRecord]) -> list[Bar]:
     """The stages by their begin; one whose begin is not recorded follows the one before it."""
     found: list[Bar] = []
     end = 0.0
@@ -36,7 +35,7 @@ def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
     return sorted(found, key=lambda bar: (bar.begun, -bar.seconds))
 
 
-def elapsed(stages: Mapping[str, StageRecord]) -> float:
+def elapsed(stages: Mapping[str, StepRecord]) -> float:
     """Seconds from the build's start to the end of its last stage."""
     return max((bar.begun + bar.seconds for bar in bars(stages)), default=0.0)
 
@@ -75,7 +74,7 @@ class Chart:
     bar: float = _ROW - 10
 
 
-def chart(stages: Mapping[str, StageRecord]) -> Chart | None:
+def chart(stages: Mapping[str, StepRecord]) -> Chart | None:
     """The chart; None when no stage ran."""
     rows = bars(stages)
     if not rows:

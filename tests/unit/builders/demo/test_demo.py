@@ -25,7 +25,7 @@ from pipeline.builders.demo.kernel import (
 )
 from pipeline.builders.demo.tree import TEMPLATES, treeinfo
 from pipeline.core.errors import HostError
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.core.versions import version_key
 
 PATHS = st.lists(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,12 +16,10 @@ from markupsafe import Markup
 
 from pipeline.builds import history, registrations
 from pipeline.builds.manifest import (
-    AssertionRecord,
     CustomizationRecord,
     EditRecord,
     RecipeRecord,
-    StageRecord,
-    VerificationRecord,
+    StepRecord,
     read_manifest,
 )
 from pipeline.builds.report import write_report
@@ -37,12 +36,13 @@ from pipeline.builds.report.treemap import (
     notable,
     squarify,
 )
-from pipeline.core import settings
+from pipeline.core.checks import Assertion, CheckReport
 from pipeline.core.errors import InputError
 from pipeline.core.image import Registration
+from pipeline.core.resources import PROJECT
 from pipeline.core.text import human_seconds
 from pipeline.guest.inventory import Inventory, Package
-from tests.fixtures.finished import entry, file_record, finished_build, png, small_inventory
+from tests.fixtures.finished import entry, finished_build, png, small_inventory, with_disk
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[31m\u202e\udcff"
 
@@ -89,7 +89,7 @@ def test_only_markup_passes_unescaped() -> None:
 
 
 def test_no_template_turns_the_escaping_off() -> None:
-    templates = sorted(settings.PROJECT.glob("templates/report/*.j2"))
+    templates = sorted(PROJECT.glob("templates/report/*.j2"))
     assert len(templates) > 10
     for path in templates:
         assert not re.search(r"\|\s*safe\b|autoescape", path.read_text()), path
@@ -152,9 +152,9 @@ def test_an_empty_map_is_empty() -> None:
 
 def test_stages_without_a_begin_follow_one_another() -> None:
     stages = {
-        "install": StageRecord(seconds=10, reused=False),
-        "image": StageRecord(seconds=5, reused=True),
-        "verify": StageRecord(seconds=2, reused=False, begun=12.0),
+        "install": StepRecord(seconds=10, reused=False),
+        "image": StepRecord(seconds=5, reused=True),
+        "verify": StepRecord(seconds=2, reused=False, begun=12.0),
     }
     assert [(bar.name, bar.begun) for bar in bars(stages)] == [
         ("install", 0.0),
@@ -166,9 +166,9 @@ def test_stages_without_a_begin_follow_one_another() -> None:
 def test_the_check_of_the_whole_disk_is_a_stage_of_its_own() -> None:
     drawn = chart(
         {
-            "image": StageRecord(seconds=5, reused=False),
-            "extract": StageRecord(seconds=3, reused=False, begun=0.0),
-            "verify-disk": StageRecord(seconds=60, reused=False, begun=5.0),
+            "image": StepRecord(seconds=5, reused=False),
+            "extract": StepRecord(seconds=3, reused=False, begun=0.0),
+            "verify-disk": StepRecord(seconds=60, reused=False, begun=5.0),
         }
     )
     assert drawn is not None
@@ -291,7 +291,7 @@ def test_the_page_says_what_the_build_is(tmp_path: Path) -> None:
         "boots",
         "2.6.38.6-26.rc1.fc15.x86_64",
         "root=LABEL=uec-rootfs",
-        read_manifest(directory).kernel.sha256,
+        read_manifest(directory).digests()["kernel"],
         "+LABEL=uec-rootfs / ext4",
         "anaconda began",
         "Compared with the build of 2026-11-20",
@@ -312,33 +312,30 @@ def test_a_rebuild_of_the_same_inputs_is_not_compared_with_itself(tmp_path: Path
 
 
 def test_a_failed_or_skipped_boot_check_is_said(tmp_path: Path) -> None:
-    manifest = finished_build(tmp_path / "small", verification=None)
+    manifest = finished_build(tmp_path / "small", checks=())
     assert "not boot-checked" in write_report(tmp_path / "small").read_text()
-    assert manifest.verification is None
+    assert manifest.checks == ()
 
 
-FAILED = VerificationRecord(
+FAILED = CheckReport(
+    target="disk",
+    artifacts={},
     passed=False,
     seconds_to_ssh=None,
     boot_seconds={"uefi": 31.0},
     assertions=(
-        AssertionRecord(name="boots under UEFI", passed=False, reached=True, detail="no shim"),
-        AssertionRecord(name="clean again", passed=False, reached=False, detail=""),
+        Assertion("boots under UEFI", False, "no shim"),
+        Assertion("clean again", False, "", reached=False),
     ),
     console_lines=("BdsDxe: failed to load Boot0001",),
 )
-PASSED = FAILED.model_copy(update={"passed": True, "assertions": (), "console_lines": ()})
+PASSED = replace(FAILED, passed=True, assertions=(), console_lines=())
 
 
 def test_a_failed_check_of_the_whole_disk_is_the_headline(tmp_path: Path) -> None:
     directory = tmp_path / "small"
-    directory.mkdir()
-    finished_build(
-        directory,
-        evidence={"verify-disk/uefi-console.log": b"Shell> \n"},
-        disk=file_record(directory, "small-disk.raw", b"disk"),
-        disk_verification=FAILED,
-    )
+    evidence = {"verify-disk/uefi-console.log": b"Shell> \n"}
+    with_disk(finished_build(directory, evidence=evidence), directory, FAILED)
     page = elements(write_report(directory).read_text())
     assert "boot check failed: whole disk" in page.text
     verdicts = [a["class"] for name, a in page.found if name == "span" and "class" in a]
@@ -369,18 +366,14 @@ def test_a_failed_check_of_the_whole_disk_is_the_headline(tmp_path: Path) -> Non
     ],
 )
 def test_the_headline_is_the_worst_check(
-    three_files: VerificationRecord | None,
-    disk: VerificationRecord | None,
+    three_files: CheckReport | None,
+    disk: CheckReport | None,
     state: State,
     text: str,
     tmp_path: Path,
 ) -> None:
-    finished_build(
-        tmp_path,
-        verification=three_files,
-        disk=file_record(tmp_path, "small-disk.raw", b"disk"),
-        disk_verification=disk,
-    )
+    checks = (replace(three_files, target="triple"),) if three_files else ()
+    with_disk(finished_build(tmp_path, checks=checks), tmp_path, disk)
     assert read_facts(tmp_path).verdict == Verdict(state, text)
 
 
