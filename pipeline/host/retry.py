@@ -7,6 +7,7 @@ exception out of its heartbeat, which is how an interrupted build leaves a wait.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Pauses:
     """
 
     first: float
-    longest: float = float("inf")
+    longest: float = math.inf
     factor: float = 1.0
     jitter: float = 0.0
 
@@ -52,18 +53,20 @@ def poll(
     *,
     seconds: float,
     pauses: Pauses,
+    until: Callable[[_T], bool] = bool,
     stop: Callable[[], bool] = lambda: False,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> _T:
-    """What `look` gives as soon as that is true; its last, false, answer when the wait ended.
+    """What `look` gives as soon as `until` takes it, else its last answer before the wait ended.
 
+    until: without one, what is true counts.
     It ends once `seconds` are over or `stop` says so; `look` has the last word in both cases.
     """
     end = time.monotonic() + seconds
     for attempts in itertools.count(1):
         found = look()
         left = end - time.monotonic()
-        if found or left <= 0:
+        if until(found) or left <= 0:
             return found
         if stop():
             return look()
@@ -74,7 +77,7 @@ def poll(
 def retry(
     action: Callable[[], _T],
     *,
-    tries: int,
+    tries: float = math.inf,
     pauses: Pauses,
     again: Callable[[Exception], bool],
     heartbeat: Callable[[], None] = lambda: None,

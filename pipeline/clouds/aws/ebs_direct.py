@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import random
 import secrets
 import struct
 import time
@@ -26,6 +25,7 @@ from pipeline.core import settings
 from pipeline.core.errors import CloudError
 from pipeline.disk.blocks.source import RawFile
 from pipeline.host.files import finish, write_scratch, write_whole
+from pipeline.host.retry import Pauses, retry
 
 if TYPE_CHECKING:
     from types_boto3_ebs.client import EBSClient
@@ -40,6 +40,7 @@ _GIB = 1 << 30
 _PUTS = 32
 _TIMEOUT_MINUTES = 60  # without a put for so long the cloud gives an unfinished snapshot up
 _APPEAR_SECONDS = 120.0  # how long after its start a snapshot may be unknown to puts (coldsnap)
+_APPEAR_PAUSES = Pauses(first=2.0, jitter=0.75)
 _STARTS = 3  # snapshots tried, each after the one before had ended in an error
 _RECORD = struct.Struct(">I32s")  # a block's index and SHA-256
 _MISSING = ("ResourceNotFoundException", "InvalidSnapshot.NotFound")
@@ -302,24 +303,23 @@ class DirectUpload:
     def _put(self, snapshot_id: str, number: int, data: bytes, digest: bytes) -> None:
         from botocore.exceptions import ClientError
 
+        def may_appear(error: Exception) -> bool:
+            early = time.monotonic() - self._begun <= _APPEAR_SECONDS
+            return early and isinstance(error, ClientError) and _unknown_snapshot(error)
+
         with self._step(f"put block {number} of the snapshot", snapshot_id):
-            while True:
-                try:
-                    self._client.put_snapshot_block(
-                        SnapshotId=snapshot_id,
-                        BlockIndex=number,
-                        BlockData=data,
-                        DataLength=BLOCK,
-                        Checksum=base64.b64encode(digest).decode(),
-                        ChecksumAlgorithm="SHA256",
-                    )
-                except ClientError as error:
-                    late = time.monotonic() - self._begun > _APPEAR_SECONDS
-                    if late or not _unknown_snapshot(error):
-                        raise
-                else:
-                    return
-                time.sleep(random.uniform(0.5, 2.0))  # noqa: S311 # no secret
+            retry(
+                lambda: self._client.put_snapshot_block(
+                    SnapshotId=snapshot_id,
+                    BlockIndex=number,
+                    BlockData=data,
+                    DataLength=BLOCK,
+                    Checksum=base64.b64encode(digest).decode(),
+                    ChecksumAlgorithm="SHA256",
+                ),
+                pauses=_APPEAR_PAUSES,
+                again=may_appear,
+            )
 
     def _complete(self, snapshot_id: str, written: Mapping[int, bytes]) -> None:
         with self._step("complete the snapshot", snapshot_id):

@@ -12,7 +12,6 @@ import json
 import random
 import re
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from openstack.warnings import RemovedInSDK60Warning
 from pipeline.clouds.glance.body import ChangedFileError
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress, QuietProgress
+from pipeline.host.retry import pause
 
 ImageRecord = dict[str, Any]
 """An image as the Image API v2 shows it."""
@@ -238,10 +238,7 @@ class GlanceApi:
     def pause(self, seconds: float, why: str) -> None:
         """Sleep, so that the user's interrupt comes through."""
         with self.progress.task(f"{self.name}: {why}", unit="steps") as meter:
-            end = time.monotonic() + seconds
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, 0.5))
-                meter.advance(0)
+            pause(seconds, lambda: meter.advance(0))
 
     def persist(self, action: Callable[[], _Result]) -> _Result:
         """The action's result, tried again with growing delays while it fails for a moment."""

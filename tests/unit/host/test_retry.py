@@ -23,6 +23,15 @@ def test_a_wait_ends_with_what_it_waited_for() -> None:
     assert poll(in_turn(None, False, "there"), seconds=60, pauses=SHORT) == "there"
 
 
+def test_what_counts_can_be_said() -> None:
+    answers = in_turn("pending", None, "failed", "available")
+    wanted = ("available", "failed")
+    assert poll(answers, until=lambda s: s in wanted, seconds=60, pauses=SHORT) == "failed"
+    assert poll(in_turn("pending"), until=lambda s: s in wanted, seconds=0.02, pauses=SHORT) == (
+        "pending"
+    )
+
+
 def test_a_wait_ends_with_its_time_and_the_last_answer() -> None:
     begun = time.monotonic()
     assert poll(in_turn(None, 0), seconds=0.05, pauses=SHORT) == 0
