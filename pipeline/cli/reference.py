@@ -22,6 +22,7 @@ from pipeline.builds.manifest import json_schema
 from pipeline.core import errors
 from pipeline.core.recipe import Recipe
 from pipeline.core.resources import PROJECT
+from pipeline.workflows.requirements import debian_packages, packages, requirements
 
 VARIABLES = {
     "IMAGE_PIPELINE_ACCEL": "`kvm` or `tcg`: how guests run, in place of measuring it",
@@ -71,6 +72,9 @@ def configuration(namespace: Collection) -> str:
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in VARIABLES.items())),
         "The clouds' own variables are used as they are:",
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in CLOUD_VARIABLES.items())),
+        "## What the host needs",
+        "Debian's packages, by task; `./invoke doctor` says what of it is lacking.",
+        _table(("Task", "For", "Programs", "Packages", "Needed"), _needs()),
         "## Commands",
         *_commands(namespace),
         "## Exit codes",
@@ -189,6 +193,13 @@ def _argument_default(value: Any) -> str:
     return "" if value in (None, "", False, ()) or value == [] else f"`{value}`"
 
 
+def _needs() -> Iterator[tuple[str, ...]]:
+    for each in requirements():
+        names = ", ".join(f"`{name}`" for name in each.programs)
+        brought = ", ".join(packages(each))
+        yield each.area, each.why, names, brought, "always" if each.needed else "for some builds"
+
+
 def _exit_codes() -> Iterator[tuple[str, str]]:
     codes: dict[int, str] = {}
     for kind in vars(errors).values():
@@ -204,12 +215,13 @@ def _exit_codes() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write docs/configuration.md and docs/manifest.schema.json of the checkout."""
+    """Write what is generated: the configuration, the schema, the list of Debian packages."""
     from pipeline.cli.namespace import namespace
 
     documents = PROJECT / "docs"
     (documents / "configuration.md").write_text(configuration(namespace()))
     (documents / "manifest.schema.json").write_text(json_schema())
+    (PROJECT / "setup" / "debian-packages.txt").write_text(debian_packages())
 
 
 if __name__ == "__main__":

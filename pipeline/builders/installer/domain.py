@@ -20,8 +20,30 @@ from pipeline.builders.installer.libvirt_connection import Door
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, Runner
-from pipeline.host.requirements import require
+from pipeline.host.requirements import Requirement, declare, require
 from pipeline.host.retry import Pauses, poll
+
+REQUIRES = declare(
+    Requirement(
+        "install",
+        "virt-install, libvirt and qemu",
+        programs={
+            "virt-install": "virtinst",
+            "qemu-system-x86_64": "qemu-system-x86",
+            "qemu-img": "qemu-utils",
+            "ss": "iproute2",
+        },
+        packages=(
+            "libvirt-clients",
+            "libvirt-daemon",
+            "libvirt-daemon-driver-qemu",
+            "libvirt-daemon-system",
+            "python3-libvirt",
+            "osinfo-db",
+        ),
+        unchecked={"virsh": "libvirt-clients", "libvirtd": "libvirt-daemon"},
+    )
+)
 
 _HOST = Path(__file__).with_name("virt_install_process.py")
 _PICTURE_SECONDS = 10.0

@@ -19,7 +19,17 @@ from pipeline.guest.access.protocol import Guest
 from pipeline.host.context import Tools
 from pipeline.host.files import write_scratch
 from pipeline.host.programs import Completed, Runner
-from pipeline.host.requirements import require
+from pipeline.host.requirements import Requirement, declare, require
+
+REQUIRES = declare(
+    Requirement(
+        "customize",
+        "the labels of SELinux guests",
+        programs={"matchpathcon": "selinux-utils", "sefcontext_compile": "selinux-utils"},
+        unchecked={"prlimit": "util-linux"},
+        needed=False,
+    )
+)
 
 _CONFIG = "/etc/selinux/config"
 _MAX_FILE = 8 << 20  # bytes; Fedora's file_contexts has 400 KB
