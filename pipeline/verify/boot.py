@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.text import printable
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.blocks.superblock import recognise
 from pipeline.host.files import write_scratch
 from pipeline.host.programs import Runner
 from pipeline.host.retry import Pauses, pause, poll
@@ -319,23 +321,21 @@ def _note_requests(metadata: Metadata, log: Path) -> Path:
 def _left_clean(session: Session, overlay: Path) -> bool | None:
     """Whether an ext2, 3 or 4 file system that fills the disk was unmounted; None for others.
 
-    Layout: ext4 disk format, superblock at byte 1024; magic at 56, feature_incompat at 96, in
-    which bit 2 says that the journal must be replayed.
+    It was not where its journal must be replayed.
     """
-    sector = overlay.with_suffix(".superblock")
+    head = overlay.with_suffix(".superblock")
     try:
         session.runner.run(
             [
                 *("qemu-img", "dd", "-f", "qcow2", "-O", "raw"),
-                *(f"if={overlay}", f"of={sector}", "bs=4096", "count=1"),
+                *(f"if={overlay}", f"of={head}", "bs=4096", "count=1"),
             ],
             timeout=60,
         )
-        block = sector.read_bytes()[1024:2048]
-    except (PipelineError, OSError):
+        with RawFile(head) as source:
+            found = recognise(source)
+    except PipelineError:
         return None
     finally:
-        sector.unlink(missing_ok=True)
-    if block[56:58] != b"\x53\xef":
-        return None
-    return not int.from_bytes(block[96:100], "little") & 0x4
+        head.unlink(missing_ok=True)
+    return not found.dirty if found is not None and found.type.startswith("ext") else None
