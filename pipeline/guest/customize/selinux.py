@@ -70,8 +70,8 @@ class Policy:
         self._complete = False
         for suffix in _CONTEXTS:
             rules = list(_rules(files.get(suffix, "")))
-            self._complete |= any(rule[0] == _EVERYTHING and len(rule) == 2 for rule in rules)
-            if rules or not suffix:
+            self._complete |= any(rule[:1] == [_EVERYTHING] and len(rule) == 2 for rule in rules)
+            if any(rules) or not suffix:
                 path = Path(f"{self._file}{suffix}")
                 write_scratch(path, "".join("\t".join(rule) + "\n" for rule in rules))
                 self._bounded("sefcontext_compile", "-o", f"{path}.bin", path)
@@ -101,7 +101,9 @@ class Policy:
         try:
             return self._run.run([*_BOUNDS, program, *words], timeout=_SECONDS)
         except ProgramError as error:
-            raise PolicyError(f"{program}: {error.why}") from None
+            # The directory is this build's own and tells nothing.
+            why = error.why.replace(f"{self._file.parent}/", "")
+            raise PolicyError(f"{program}: {why}") from None
 
 
 def load_policy(guest: Guest, tools: Tools) -> Policy | None:
@@ -139,11 +141,13 @@ def _policy_files(guest: Guest) -> dict[str, str]:
 
 
 def _rules(text: str) -> Iterator[list[str]]:
-    """The fields of the lines that are rules: libselinux refuses a file for one that is none."""
-    for line in text.splitlines():
+    """The fields of each line, none of one that is no rule: libselinux refuses a file for it."""
+    for line in text.split("\n"):
         fields = line.split()
-        if not fields or fields[0].startswith("#"):
+        comment = bool(fields) and fields[0].startswith("#")
+        typed = len(fields) == 3 and fields[1] in _TYPES
+        if comment or not (typed or len(fields) == 2):
+            yield []
             continue
-        if len(fields) == 2 or (len(fields) == 3 and fields[1] in _TYPES):
-            nothing = fields[-1].encode() == _UNTOLD
-            yield [*fields[:-1], _NO_LABEL.decode() if nothing else fields[-1]]
+        nothing = fields[-1].encode() == _UNTOLD
+        yield [*fields[:-1], _NO_LABEL.decode() if nothing else fields[-1]]

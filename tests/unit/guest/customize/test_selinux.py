@@ -160,8 +160,10 @@ def test_a_policy_that_is_no_text(tools: Tools) -> None:
 
 @pytest.mark.parametrize("pattern", ["/(", "/)", "/[a", "/*a{2,1}", "/(?<=a+)b", "/\\Qü"])
 def test_a_rule_that_is_no_expression_is_said(pattern: str, tools: Tools) -> None:
-    with pytest.raises(PolicyError, match="sefcontext_compile"):
+    with pytest.raises(PolicyError, match="sefcontext_compile") as caught:
         policy_of(tools, f"{CONTEXTS}{pattern} x:x:x_t\n")
+    assert f"line {CONTEXTS.count(chr(10)) + 1} " in str(caught.value)
+    assert str(tools.scratch) not in str(caught.value)
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(a*)*(a*)*(a*)*b", "((a?){60}){60}b"])
