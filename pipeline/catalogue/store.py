@@ -23,9 +23,10 @@ from pydantic import BaseModel, ValidationError
 from pipeline.catalogue import simplestreams as streams
 from pipeline.core.errors import BusyError, CloudError
 from pipeline.core.events import Meter, Progress
+from pipeline.host.copy import Copier
 from pipeline.host.files import finish, naming, write_whole
 from pipeline.host.locks import exclusive
-from pipeline.host.sparse import CHUNK, data_runs, digests, pieces
+from pipeline.host.sparse import data_runs, digests, pieces
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2), _IOW(0x94, 9, int)
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY})
@@ -234,25 +235,12 @@ def copy_sparse(source: Path, target: Path, meter: Meter) -> None:
         if need > free:
             raise OSError(errno.ENOSPC, f"it needs {need >> 20} MiB and {free >> 20} MiB are free")
         copy.truncate(size)
+        copier = Copier(file.fileno(), copy.fileno())
         position = 0
         for offset, length in data_runs(file.fileno(), 0, size):
             meter.advance(offset - position)
-            for piece in pieces(offset, length, _COPY_PIECE):
-                _copy_piece(file.fileno(), copy.fileno(), *piece)
-                meter.advance(piece[1])
+            for start, count in pieces(offset, length, _COPY_PIECE):
+                copier.copy(start, start, count)
+                meter.advance(count)
             position = offset + length
         meter.advance(size - position)
-
-
-def _copy_piece(source: int, target: int, offset: int, length: int) -> None:
-    end = offset + length
-    while offset < end:
-        try:
-            count = os.copy_file_range(source, target, end - offset, offset, offset)
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                raise
-            count = os.pwrite(target, os.pread(source, min(CHUNK, end - offset), offset), offset)
-        if count == 0:
-            raise OSError(errno.EIO, "the file became shorter while it was copied")
-        offset += count

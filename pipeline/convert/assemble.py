@@ -7,7 +7,6 @@ partition next to both boot loaders, so the disk boots the very files that were 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import tempfile
@@ -17,12 +16,9 @@ from pipeline.convert import grub, layout
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import Meter
 from pipeline.host.context import Tools
+from pipeline.host.copy import copy_sparse
 from pipeline.host.files import finish, naming, write_scratch
-from pipeline.host.sparse import data_runs
 
-_COPY = 64 << 20  # bytes a system call: progress is shown, an interrupt is heard
-# copy_file_range(2): between file systems, or one without support
-_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _EPOCH = {"SOURCE_DATE_EPOCH": "1300000000"}  # mtools stamps files with it: same input, same bytes
 
 
@@ -62,46 +58,24 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
         core = grub.bios_core(ids.volume_serial, work, tools)
         with partial.open("r+b") as disk:
             grub.embed(disk.fileno(), core, plan.bios.start, plan.bios.sectors)
-            copy_sparse(esp, disk.fileno(), plan.esp.start * layout.SECTOR)
-            copy_sparse(machine, disk.fileno(), plan.root.start * layout.SECTOR, meter)
+            _copy_into(disk.fileno(), plan.esp.start, esp)
+            _copy_into(disk.fileno(), plan.root.start, machine, meter)
         finish(partial, out)
 
 
-def copy_sparse(source: Path, target: int, offset: int, meter: Meter | None = None) -> None:
-    """Copy what is data in `source` to `offset` bytes into the all-hole file `target`.
-
-    Raises HostError when the target cannot take it.
-    """
-    with source.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        for start, length in data_runs(file.fileno(), 0, size):
-            done = 0
-            while done < length:
-                at = start + done
-                try:
-                    count = _step(file.fileno(), target, at, offset + at, length - done)
-                except OSError as error:
-                    raise _unwritten(source, str(error)) from error
-                if count == 0:
-                    raise _unwritten(source, "it shrank while it was read")
-                done += count
-                if meter is not None:
-                    meter.advance(count)
-
-
-def _unwritten(source: Path, why: str) -> HostError:
-    return HostError(
-        "copy into the disk image", source, why=why, next_step="Check the space and the disk"
-    )
-
-
-def _step(source: int, target: int, at: int, to: int, left: int) -> int:
+def _copy_into(disk: int, sector: int, source: Path, meter: Meter | None = None) -> None:
+    """Copy what is data in `source` to where a partition of the disk begins."""
     try:
-        return os.copy_file_range(source, target, min(left, _COPY), at, to)
+        copy_sparse(
+            source, disk, sector * layout.SECTOR, meter.advance if meter else lambda _: None
+        )
     except OSError as error:
-        if error.errno not in _NO_KERNEL_COPY:
-            raise
-    return os.pwrite(target, os.pread(source, min(left, 1 << 20), at), to)
+        raise HostError(
+            "copy into the disk image",
+            source,
+            why=error.strerror or str(error),
+            next_step="Check the space and the disk",
+        ) from error
 
 
 def _system_partition(  # noqa: PLR0917 # private: named after what they are everywhere here

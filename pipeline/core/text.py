@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+# ECMA-48: control sequences (colours, the cursor), control strings (OSC, DCS, APC, PM, SOS; one
+# without its end ends with the line) and escapes of two bytes and more (character sets).
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]"
+)
 
 
 def human_bytes(count: float) -> str:
@@ -31,9 +35,17 @@ def human_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
-def printable(text: str) -> str:
-    """`text` with control characters escaped, so that no guest string can drive a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+def printable(text: str, keep: str = "\n\t") -> str:
+    """`text` with control characters escaped, so that no guest string can drive a terminal.
+
+    keep: control characters that stay.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def without_escapes(text: str) -> str:
+    """A terminal's text without its escape sequences."""
+    return _ESCAPES.sub("", text)
 
 
 def did_you_mean(word: str, choices: Any) -> str:

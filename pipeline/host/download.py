@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -26,6 +27,7 @@ from pipeline.core.secrets import Secrets
 _CHUNK = 1 << 18
 _AGAIN = 1  # a mirror that drops a connection once is common; the next mirror is the better remedy
 _SECONDS = 30.0  # without a byte; mirrors answer within one
+_SLOWEST = 1024  # bytes a second; a server below that keeps the build from the next mirror
 _REDIRECTS = 10
 _SLIRP_HOST = "10.0.2.2"  # the host's loopback as a guest on user-mode networking sees it
 _PROXY_ERRORS = (407, 502, 503, 504)  # status codes by which a proxy speaks of itself
@@ -89,7 +91,7 @@ class Downloader:
     def text(self, url: str, limit: int = 1 << 20) -> str:
         """A small file; DownloadError when it is missing, longer than `limit` or no UTF-8."""
         with self._connect(url) as response:
-            data = b"".join(_content(response, url, limit))
+            data = b"".join(_content(response, url, limit, 2 * self._seconds))
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -110,7 +112,7 @@ class Downloader:
         """
         digest = hashlib.new(algorithm)
         with self._connect(url) as response, path.open("wb") as file:
-            for chunk in _content(response, url, limit):
+            for chunk in _content(response, url, limit, 2 * self._seconds):
                 digest.update(chunk)
                 file.write(chunk)
                 advance(len(chunk))
@@ -204,19 +206,28 @@ class _ProxyDeadError(Exception):
     """The proxy, not the server behind it, fails."""
 
 
-def _content(response: requests.Response, url: str, limit: int) -> Iterator[bytes]:
-    """The body as it came over the line, to its end: only there a short one is noticed."""
-    count = 0
+def _content(response: requests.Response, url: str, limit: int, window: float) -> Iterator[bytes]:
+    """The body as it came over the line, to its end: only there a short one is noticed.
+
+    window: seconds over which the server's speed is looked at.
+    """
+    count = lately = 0
+    begun = time.monotonic()
     while True:
         try:
-            chunk: bytes = response.raw.read(_CHUNK, decode_content=False)
+            chunk: bytes = response.raw.read1(_CHUNK, decode_content=False)
         except (OSError, HTTPError) as error:
             raise _failure(url, f"the connection broke: {_reason(error)}") from None
         if not chunk:
             return
         count += len(chunk)
+        lately += len(chunk)
         if count > limit:
             raise _failure(url, f"it is longer than {limit} bytes")
+        if (passed := time.monotonic() - begun) >= window:
+            if lately < _SLOWEST * passed:
+                raise _failure(url, f"only {lately} bytes came in {passed:.0f} s")
+            begun, lately = time.monotonic(), 0
         yield chunk
 
 

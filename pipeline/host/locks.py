@@ -6,11 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import BusyError, HostError
+from pipeline.host.retry import Pauses, poll
 
 # What file systems without locks answer, such as NFS whose lock daemon does not run.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -26,10 +26,7 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        deadline = time.monotonic() + wait
-        while not (held := _locked(path, descriptor)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if not held:
+        if not poll(lambda: _locked(path, descriptor), seconds=wait, pauses=Pauses(0.05)):
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
             raise BusyError(
                 f"work on {what}",

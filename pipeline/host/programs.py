@@ -119,7 +119,13 @@ class Program:
     """A running program; leaving the context ends it and its whole process group."""
 
     def __init__(
-        self, argv: Sequence[str], shown: str, process: subprocess.Popen[bytes], runner: Runner
+        self,
+        argv: Sequence[str],
+        shown: str,
+        process: subprocess.Popen[bytes],
+        runner: Runner,
+        *,
+        noted: bool = True,
     ) -> None:
         self.argv = tuple(argv)
         self._shown = shown
@@ -127,7 +133,7 @@ class Program:
         self._runner = runner
         self._begun = time.monotonic()
         self._job = runner.warden.add({"group": process.pid, "start": start_time(process.pid)})
-        self._logged = False
+        self._logged = not noted
 
     @property
     def pid(self) -> int:
@@ -206,11 +212,13 @@ class Runner:
         cwd: Path | None = None,
         ok: Collection[int] = (0,),
         attempted: str = "",
+        noted: bool = True,
     ) -> Completed:
         """Run to the end, at most `timeout` seconds, and return what it said.
 
         env: added to the minimal environment. ok: exit statuses that are no failure.
-        attempted: the verb phrase of the error, "run NAME" by default.
+        attempted: the verb phrase of the error, "run NAME" by default. noted: False keeps a
+        program that is asked again and again out of the log.
         Raises ProgramError for any other status and for a time-out, HostError when it is missing
         or a file system it worked on is full.
         """
@@ -222,6 +230,7 @@ class Runner:
             stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            noted=noted,
         ) as program:
             try:
                 stdout, stderr = program.process.communicate(input, timeout)
@@ -246,6 +255,7 @@ class Runner:
         stdout: int | IO[bytes] = subprocess.DEVNULL,
         stderr: int | IO[bytes] = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
+        noted: bool = True,
     ) -> Program:
         """Start a program to be used as a context manager.
 
@@ -266,9 +276,9 @@ class Runner:
             pass_fds=pass_fds,
         )
         shown = shell_line(words, env or {}, cwd)
-        if self._echo is not None:
+        if self._echo is not None and noted:
             self._echo(f"$ {self.secrets.mask(shown)}")
-        return Program(words, shown, process, self)
+        return Program(words, shown, process, self, noted=noted)
 
     @contextlib.contextmanager
     def cleanup(

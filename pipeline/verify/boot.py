@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.text import printable
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.blocks.superblock import recognise
 from pipeline.host.files import write_scratch
 from pipeline.host.programs import Runner
+from pipeline.host.retry import Pauses, pause, poll
 from pipeline.verify import probe, ssh
 from pipeline.verify.console_log import Sign, Transcript
 from pipeline.verify.metadata import Metadata, Request
@@ -114,19 +118,23 @@ class _Attempt:
         self._served_at = 0.0
         self._next_login = 0.0
         self._refusal = ""
+        self._end = ""
 
     def run(self) -> str:
         """Wait; the trouble, or nothing when the goal was reached."""
-        while True:
-            trouble = self._trouble()
-            if trouble:
-                return trouble
-            if self.to_banner is None:
-                if self._guest.banner():
-                    self.to_banner = self._guest.seconds
-            elif not self._plan.login or (self._ripe() and self._login()):
-                return ""
-            time.sleep(_POLL)
+        poll(self._over, seconds=math.inf, pauses=Pauses(_POLL))
+        return self._end
+
+    def _over(self) -> bool:
+        """Whether the wait has its end, in trouble or at the goal."""
+        self._end = self._trouble()
+        if self._end:
+            return True
+        if self.to_banner is None:
+            if self._guest.banner():
+                self.to_banner = self._guest.seconds
+            return False
+        return not self._plan.login or (self._ripe() and self._login())
 
     def _trouble(self) -> str:
         guest, now = self._guest, self._guest.seconds
@@ -137,7 +145,7 @@ class _Attempt:
             return f"the guest went down by itself after {now:.0f} s ({how})"
         sign = self._console.final
         if sign is not None:
-            time.sleep(1)  # the lines after it belong to the evidence
+            pause(1)  # the lines after it belong to the evidence
             return sign.line
         if now > self._session.seconds:
             self.late = True
@@ -313,23 +321,21 @@ def _note_requests(metadata: Metadata, log: Path) -> Path:
 def _left_clean(session: Session, overlay: Path) -> bool | None:
     """Whether an ext2, 3 or 4 file system that fills the disk was unmounted; None for others.
 
-    Layout: ext4 disk format, superblock at byte 1024; magic at 56, feature_incompat at 96, in
-    which bit 2 says that the journal must be replayed.
+    It was not where its journal must be replayed.
     """
-    sector = overlay.with_suffix(".superblock")
+    head = overlay.with_suffix(".superblock")
     try:
         session.runner.run(
             [
                 *("qemu-img", "dd", "-f", "qcow2", "-O", "raw"),
-                *(f"if={overlay}", f"of={sector}", "bs=4096", "count=1"),
+                *(f"if={overlay}", f"of={head}", "bs=4096", "count=1"),
             ],
             timeout=60,
         )
-        block = sector.read_bytes()[1024:2048]
-    except (PipelineError, OSError):
+        with RawFile(head) as source:
+            found = recognise(source)
+    except PipelineError:
         return None
     finally:
-        sector.unlink(missing_ok=True)
-    if block[56:58] != b"\x53\xef":
-        return None
-    return not int.from_bytes(block[96:100], "little") & 0x4
+        head.unlink(missing_ok=True)
+    return not found.dirty if found is not None and found.type.startswith("ext") else None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.core.errors import HostError
 from pipeline.host.programs import Program, Runner
+from pipeline.host.retry import Pauses, poll
 from pipeline.verify.console_log import Transcript
 from pipeline.verify.qemu_command import Wiring
 from pipeline.verify.qmp import Qmp
@@ -71,18 +72,18 @@ class Guest:
 
     def power_off(self, seconds: float, cancelled: Callable[[], bool]) -> str | None:
         """Press the power button until the guest is down: how it went, None after `seconds`."""
-        begun = time.monotonic()
-        presses = 0
-        while time.monotonic() - begun < seconds and not cancelled():
+        press_at = 0.0
+
+        def look() -> str | None:
+            nonlocal press_at
             how = self.ended()
-            if how is not None:
-                return how
-            if (time.monotonic() - begun) >= presses * _PRESS_AGAIN:
+            if how is None and self.seconds >= press_at and not cancelled():
                 with contextlib.suppress(HostError):  # it may go down at this very moment
                     self.qmp.command("system_powerdown")
-                presses += 1
-            time.sleep(0.1)
-        return self.ended()
+                press_at = self.seconds + _PRESS_AGAIN
+            return how
+
+        return poll(look, seconds=seconds, pauses=Pauses(0.1), stop=cancelled)
 
     def picture(self, path: Path) -> bool:
         """Save the screen; False when qemu is gone."""

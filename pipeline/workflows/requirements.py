@@ -15,6 +15,7 @@ ROOMS = (
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",
     "pipeline.guest.boot.ramdisk",
+    "pipeline.guest.customize.selinux",
     "pipeline.verify.check",
     "pipeline.workflows.requirements",
 )

@@ -1,4 +1,4 @@
-"""SELinux labels as libselinux tells them."""
+"""The labels of a customised file system, as the kernel would find them on the disk."""
 
 from __future__ import annotations
 
@@ -7,47 +7,72 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.disk.filesystems.status import Kind
-from pipeline.guest.customize.selinux import Policy
-from tests.unit.guest.customize.test_selinux import CONTEXTS
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.core.resources import TEMPLATES
+from pipeline.guest.access.open import open_guest
+from pipeline.guest.customize.apply import customize
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.unit.guest.customize.test_apply import FEDORA_15
 
 pytestmark = pytest.mark.integration
 
-PATHS = [
-    "/",
-    "/.autorelabel",
-    "/etc",
-    "/etc/fstab",
-    "/etc/a.conf",
-    "/etc/rc.d/rc.local",
-    "/etc/rc.local",
-    "/etc/rcxlocal",
-    "/etc/ssh/ssh_host_rsa_key.pub",
-    "/etc/ssh/ssh_host_ed25519_key",
-    "/etc/machine-id",
-    "/etc/x12y",
-    "/etc/x1234",
-    "/etc/systemd/system/rc-local.service",
-    "/dev/null",
-    "/usr/lib/x",
-    "/usr/lib/systemd/system/a.service",
-    "/lib/systemd/system/a.service",
-    "/home/me/.ssh/authorized_keys",
-    "/var/home/me/.ssh",
-    "/new/line\nfeed",
-]
-KINDS: dict[Kind, str] = {"file": "file", "directory": "dir", "symlink": "symlink"}
-SUBSTITUTIONS = "/lib /usr/lib\n/var/home /home\n"
+RULES = """/.*  system_u:object_r:default_t:s0
+/etc(/.*)?  system_u:object_r:etc_t:s0
+/etc/rc\\.d/rc\\.[^/]*  --  system_u:object_r:initrc_exec_t:s0
+/etc/rc\\.local  -l  system_u:object_r:etc_link_t:s0
+/etc/sysconfig/network-scripts/ifcfg-[^/]+  --  system_u:object_r:net_conf_t:s0
+"""
+EXPECTED = {
+    "/etc/fstab": "etc_t",
+    "/etc/rc.d/rc.local": "initrc_exec_t",
+    "/etc/rc.local": "etc_link_t",
+    "/etc/sysconfig/network-scripts/ifcfg-eth0": "net_conf_t",
+    "/etc/passwd": "",  # not edited: what the installer labelled is left alone
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_libselinux_labels_alike(tmp_path: Path, kind: Kind) -> None:
-    """matchpathcon(8) reads the same file; it says <<none>> where there is no label."""
-    contexts = tmp_path / "file_contexts"
-    contexts.write_text(CONTEXTS.replace("malformed line with too many words\n", ""))
-    (tmp_path / "file_contexts.subs_dist").write_text(SUBSTITUTIONS)
-    policy = Policy([CONTEXTS], [SUBSTITUTIONS])
-    argv = ["matchpathcon", "-n", "-f", str(contexts), "-m", KINDS[kind], *PATHS]
-    theirs = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines()
-    ours = [(policy.label(path, kind) or b"<<none>>\0").decode()[:-1] for path in PATHS]
-    assert dict(zip(PATHS, ours, strict=True)) == dict(zip(PATHS, theirs, strict=True))
+def make_root(directory: Path) -> None:
+    contexts = "/etc/selinux/targeted/contexts/files/file_contexts"
+    for path, content in sorted({**FEDORA_15, contexts: RULES}.items()):
+        file = directory / path[1:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            file.mkdir(exist_ok=True)
+        elif isinstance(content, (str, bytes)):
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            file.symlink_to(content["link"])
+
+
+def test_every_edited_file_has_the_policys_label(tmp_path: Path) -> None:
+    make_root(tmp_path / "root")
+    image = tmp_path / "root.img"
+    subprocess.run(["truncate", "-s", "64M", image], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tmp_path / "root", image], check=True)
+    uuid = subprocess.run(
+        ["blkid", "-p", "-o", "value", "-s", "UUID", image],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    partition = PartitionImage(image, 64 << 20, "ext4", uuid, "", "")
+    with Runner() as run:
+        tools = Tools(run, QuietProgress(), tmp_path)
+        with open_guest(
+            partition,
+            None,
+            backend="e2fsprogs",
+            acceleration=Acceleration("tcg", ""),
+            tools=tools,
+        ) as guest:
+            made = customize(guest, user="root", templates=TEMPLATES, tools=tools)
+    assert made.relabel == "labelled"
+    for path, kind in EXPECTED.items():
+        told = subprocess.run(
+            ["debugfs", "-R", f"ea_get -V {path} security.selinux", image],
+            capture_output=True,
+            check=True,
+        ).stdout.removesuffix(b"\n")
+        assert told == (f"system_u:object_r:{kind}:s0".encode() + b"\0" if kind else b""), path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.builders.demo.archive import FileTree
 from pipeline.core.errors import HostError
+from pipeline.core.versions import version_key
 
 MODULES = (
     "virtio_pci",
@@ -111,13 +112,6 @@ def host_kernel(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules")
         next_step=f"Make it readable: chmod a+r {unreadable[0]}"
         if unreadable
         else "Install one: apt-get install linux-image-cloud-amd64",
-    )
-
-
-def version_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Orders kernel file names by version: numbers as numbers, so that 6.10 follows 6.9."""
-    return tuple(
-        (1, int(part)) if part.isdigit() else (0, part) for part in re.findall(r"\d+|\D+", name)
     )
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.core.text import without_escapes
+
 MAX_BYTES = 64 << 20
 """A guest that writes more than this to its console is broken; a Debian install writes 1 MiB."""
 _MAX_LINE = 4096
 _CHUNK = 1 << 20
-# ECMA-48: CSI sequences, OSC strings, and two-character escapes such as charset switches.
-_ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/][0-~]|[0-~])"
-)
 # A line also ends where the cursor is put somewhere else (CUP, HVP), as screen(1) does.
 _LINE_END = re.compile(r"\r\n|\r(?!$)|\n|\x1b\[\d*(?:;\d*)?[Hf]")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -24,7 +22,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def plain(text: str) -> str:
     """`text` without escape sequences and control characters; a bare return ends a line."""
-    text = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = without_escapes(text).replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROLS.sub("", text)
 
 

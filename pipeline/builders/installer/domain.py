@@ -17,11 +17,11 @@ from pipeline.builders.installer import reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.command import PROGRAM
 from pipeline.builders.installer.libvirt_connection import Door
-from pipeline.builders.installer.picture import png_from_ppm
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
-from pipeline.host.programs import PIPE, Program
+from pipeline.host.programs import PIPE, Program, Runner
 from pipeline.host.requirements import Requirement, declare, require
+from pipeline.host.retry import Pauses, poll
 
 REQUIRES = declare(
     Requirement(
@@ -31,6 +31,7 @@ REQUIRES = declare(
             "virt-install": "virtinst",
             "qemu-system-x86_64": "qemu-system-x86",
             "qemu-img": "qemu-utils",
+            "ss": "iproute2",
         },
         packages=(
             "libvirt-clients",
@@ -47,6 +48,7 @@ REQUIRES = declare(
 _HOST = Path(__file__).with_name("virt_install_process.py")
 _PICTURE_SECONDS = 10.0
 _PICTURE_BYTES = 32 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 Event = Mapping[str, Any]
 
@@ -54,8 +56,8 @@ Event = Mapping[str, Any]
 class Guest:
     """A running install. Use `start_guest`."""
 
-    def __init__(self, program: Program, uuid: str, scratch: Path) -> None:
-        self._program = program
+    def __init__(self, program: Program, uuid: str, scratch: Path, run: Runner) -> None:
+        self._program, self._run = program, run
         self._uuid = uuid
         self._picture = scratch / "screen"
         self._events: queue.Queue[Event] = queue.Queue()
@@ -87,7 +89,7 @@ class Guest:
         """What the guest's TCP connections have moved; None when that cannot be told."""
         if self._pid is None or not reap.is_guest(self._pid, self._uuid):
             self._pid = next(iter(reap.guest_pids(self._uuid)), None)
-        return tcp_bytes(self._pid) if self._pid is not None else None
+        return tcp_bytes(self._pid, self._run) if self._pid is not None else None
 
     def photograph(self, path: Path) -> bool:
         """Write the guest's screen to `path` as PNG; False when there is none to be had.
@@ -110,15 +112,13 @@ class Guest:
         return False
 
     def _keep_picture(self, kind: str, path: Path) -> bool:
-        if not kind or not self._picture.is_file():
+        # libvirt asks a qemu that can (from 7.1) for PNG; of an older one there is no picture.
+        if kind != "image/png" or not self._picture.is_file():
             return False
         with self._picture.open("rb") as file:
             data = file.read(_PICTURE_BYTES)
-        if kind != "image/png":
-            try:
-                data = png_from_ppm(data)
-            except ValueError:
-                return False
+        if not data.startswith(_PNG):
+            return False
         path.write_bytes(data)
         return True
 
@@ -153,7 +153,7 @@ def start_guest(
                 stderr=log,
             )
         )
-        yield Guest(running, uuid, door.directory)
+        yield Guest(running, uuid, door.directory, tools.run)
 
 
 def interpreter(script: Path) -> str:
@@ -172,9 +172,7 @@ def interpreter(script: Path) -> str:
 
 
 def _bury(uuid: str) -> None:
-    until = time.monotonic() + 10
-    while reap.reap(uuid) and time.monotonic() < until:
-        time.sleep(0.05)
+    poll(lambda: not reap.reap(uuid), seconds=10, pauses=Pauses(0.05))
 
 
 def _forget(uri: str, uuid: str, door: Door, tools: Tools) -> None:

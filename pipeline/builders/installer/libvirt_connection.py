@@ -21,7 +21,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from pipeline.host.context import Tools
 from pipeline.host.files import write_whole
 from pipeline.host.locks import exclusive
 from pipeline.host.programs import Program
+from pipeline.host.retry import Pauses, poll
 
 VARIABLE = "IMAGE_PIPELINE_LIBVIRT"
 _START_SECONDS = 60.0  # a libvirtd that probes qemu on a busy host takes half of it
@@ -186,16 +186,18 @@ def _daemon(
 ) -> Iterator[Program]:
     """The daemon in the foreground, once it answers on its socket."""
     with tools.run.start([name], env=environment) as program:
-        until = time.monotonic() + _START_SECONDS
-        while not answers(path):
-            if program.poll() is not None or time.monotonic() > until:
-                raise HostError(
-                    "start",
-                    name,
-                    why=f"it does not answer on {path}",
-                    next_step=f"Run `{name}` by hand to see why",
-                )
-            time.sleep(0.1)
+        if not poll(
+            lambda: answers(path),
+            seconds=_START_SECONDS,
+            pauses=Pauses(0.1),
+            stop=lambda: program.poll() is not None,
+        ):
+            raise HostError(
+                "start",
+                name,
+                why=f"it does not answer on {path}",
+                next_step=f"Run `{name}` by hand to see why",
+            )
         yield program
 
 

@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.text import without_escapes
+
 _MAX_TEXT = 256 << 10  # bytes from the end of a log; a Debian boot prints 60 KiB
 _MAX_PICTURE = 4 << 20  # bytes; a text console as PNG takes 10 KiB
 _MAX_FILES = 40
 _PNG = b"\x89PNG\r\n\x1a\n"
-# CSI, OSC and the two-byte escapes of ECMA-48: colours and cursor moves of a console.
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_console(path: Path, name: str = "") -> Console:
     with path.open("rb") as file:
         file.seek(max(size - _MAX_TEXT, 0))
         raw = file.read(_MAX_TEXT)
-    text = _ESCAPES.sub("", raw.decode(errors="replace")).replace("\r\n", "\n")
+    text = without_escapes(raw.decode(errors="replace")).replace("\r\n", "\n")
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
     return Console(name or path.name, text, max(size - _MAX_TEXT, 0))

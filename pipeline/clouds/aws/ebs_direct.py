@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from pipeline.clouds.aws.ebs_index import BlockIndex, KeptToken, Parent
 from pipeline.clouds.aws.session import code_of, step
 from pipeline.core.errors import CloudError
 from pipeline.disk.blocks.source import RawFile, Run
+from pipeline.host.retry import Pauses, retry
 
 if TYPE_CHECKING:
     from types_boto3_ebs.client import EBSClient
@@ -35,6 +35,7 @@ _GIB = 1 << 30
 _PUTS = 32
 _TIMEOUT_MINUTES = 60  # without a put for so long the cloud gives an unfinished snapshot up
 _APPEAR_SECONDS = 120.0  # how long after its start a snapshot may be unknown to puts (coldsnap)
+_APPEAR_PAUSES = Pauses(first=2.0, jitter=0.75)
 _STARTS = 3  # snapshots tried, each after the one before had ended in an error
 _MISSING = ("ResourceNotFoundException", "InvalidSnapshot.NotFound")
 
@@ -281,24 +282,23 @@ class DirectUpload:
     def _put(self, snapshot_id: str, number: int, data: bytes, digest: bytes) -> None:
         from botocore.exceptions import ClientError
 
+        def may_appear(error: Exception) -> bool:
+            early = time.monotonic() - self._begun <= _APPEAR_SECONDS
+            return early and isinstance(error, ClientError) and _unknown_snapshot(error)
+
         with self._step(f"put block {number} of the snapshot", snapshot_id):
-            while True:
-                try:
-                    self._client.put_snapshot_block(
-                        SnapshotId=snapshot_id,
-                        BlockIndex=number,
-                        BlockData=data,
-                        DataLength=BLOCK,
-                        Checksum=base64.b64encode(digest).decode(),
-                        ChecksumAlgorithm="SHA256",
-                    )
-                except ClientError as error:
-                    late = time.monotonic() - self._begun > _APPEAR_SECONDS
-                    if late or not _unknown_snapshot(error):
-                        raise
-                else:
-                    return
-                time.sleep(random.uniform(0.5, 2.0))  # noqa: S311 # no secret
+            retry(
+                lambda: self._client.put_snapshot_block(
+                    SnapshotId=snapshot_id,
+                    BlockIndex=number,
+                    BlockData=data,
+                    DataLength=BLOCK,
+                    Checksum=base64.b64encode(digest).decode(),
+                    ChecksumAlgorithm="SHA256",
+                ),
+                pauses=_APPEAR_PAUSES,
+                again=may_appear,
+            )
 
     def _complete(self, snapshot_id: str, written: Mapping[int, bytes]) -> None:
         with self._step("complete the snapshot", snapshot_id):

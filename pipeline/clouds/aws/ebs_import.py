@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clouds.aws.ebs_index import KeptToken
-from pipeline.clouds.aws.images import pause
 from pipeline.clouds.aws.objects import UPLOADS
 from pipeline.clouds.aws.session import Site, step
 from pipeline.core.errors import CloudError
 from pipeline.disk.blocks.source import RawFile
+from pipeline.host.retry import Pauses, poll
 
 if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 _LEAST_PART = 16 << 20  # bytes; S3 wants 5 MiB at least, and each part is one round trip
 _MOST_PARTS = 10_000  # S3's limit
-_FIRST_POLL, _LONGEST_POLL = 0.2, 10.0  # seconds between looks at an import
+_DEAD = ("deleting", "deleted")  # states of a task that the cloud gave up
+_POLLS = Pauses(first=0.2, longest=10.0, factor=1.5)  # seconds between looks at an import
 _IMPORT_SECONDS = 4 * 3600.0  # AWS imports some 10 GiB an hour at worst; the largest take longer
 
 
@@ -162,21 +162,22 @@ class ImportUpload:
         return client.create_multipart_upload(Bucket=self.bucket, Key=key)["UploadId"], {}
 
     def _wait(self, ec2: EC2Client, task: str, heartbeat: Callable[[], None]) -> str:
-        end, interval = time.monotonic() + _IMPORT_SECONDS, _FIRST_POLL
-        detail: Mapping[str, Any] = {}
-        kind: type[CloudError] = CloudError
+        def look() -> Mapping[str, Any]:
+            answer = ec2.describe_import_snapshot_tasks(ImportTaskIds=[task])
+            tasks = answer["ImportSnapshotTasks"]
+            return tasks[0]["SnapshotTaskDetail"] if tasks else {}
+
         with step(self.site.word, "wait for the import", task):
-            while time.monotonic() < end:
-                answer = ec2.describe_import_snapshot_tasks(ImportTaskIds=[task])
-                tasks = answer["ImportSnapshotTasks"]
-                detail = tasks[0]["SnapshotTaskDetail"] if tasks else {}
-                if detail.get("Status") == "completed":
-                    return str(detail["SnapshotId"])
-                if detail.get("Status") in ("deleting", "deleted"):
-                    kind = _DeadTaskError
-                    break
-                pause(interval, heartbeat)
-                interval = min(1.5 * interval, _LONGEST_POLL)
+            detail = poll(
+                look,
+                until=lambda detail: detail.get("Status") in ("completed", *_DEAD),
+                seconds=_IMPORT_SECONDS,
+                pauses=_POLLS,
+                heartbeat=heartbeat,
+            )
+        if detail.get("Status") == "completed":
+            return str(detail["SnapshotId"])
+        kind = _DeadTaskError if detail.get("Status") in _DEAD else CloudError
         raise kind(
             "import the snapshot",
             f"{task} on {self.site.word}",

@@ -7,7 +7,6 @@ did not come the image is looked for before it is sent again.
 from __future__ import annotations
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.clouds.aws.session import ATTEMPTS, Site, code_of, is_transient, step
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
+from pipeline.host.retry import Pauses, pause, poll
 
 if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
     from types_boto3_ec2.type_defs import ImageTypeDef
 
 # Seconds between looks at an image: small ones take a second, large ones minutes.
-_FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
+_POLLS = Pauses(first=0.2, longest=5.0, factor=1.5)
+_COLLISIONS = Pauses(first=1.0, longest=20.0, factor=2.0, jitter=1.0)
+_TURNS = Pauses(first=2.0, jitter=1.0)
 _APPEAR_SECONDS = 60.0  # how long a new image may be unknown to DescribeImages (AWS: seconds)
 _TIES = 8  # rounds after which two uploads that stumble over each other give up
 _GONE = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
@@ -116,7 +118,7 @@ class Images:
             if not others:
                 return made, True
             self.deregister(made)
-            pause(random.uniform(0, 2.0), heartbeat)  # noqa: S311 # no secret
+            pause(_TURNS.after(1), heartbeat)
         raise CloudError(
             "register",
             f"{what} on {self._word}",
@@ -142,7 +144,7 @@ class Images:
                         return None
                     if not is_transient(error) or attempt + 1 == ATTEMPTS:
                         raise
-                time.sleep(random.uniform(0, min(2.0**attempt, 20.0)))  # noqa: S311 # no secret
+                pause(_COLLISIONS.after(attempt + 1))
                 if find():
                     return None
         raise AssertionError("the last attempt returns or raises")
@@ -151,40 +153,51 @@ class Images:
         self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]
     ) -> RegisteredImage:
         """The image, once it is available; UnavailableError when it does not become so."""
+        begun = time.monotonic()
+
+        def over(image: RegisteredImage | None) -> bool:
+            limit = seconds if image is not None else _APPEAR_SECONDS
+            ended = image is not None and (image.failed or image.state == "available")
+            return ended or time.monotonic() - begun > limit
+
+        image = poll(
+            lambda: self._seen(image_id, what),
+            until=over,
+            seconds=max(seconds, _APPEAR_SECONDS),
+            pauses=_POLLS,
+            heartbeat=heartbeat,
+        )
+        if image is not None and image.state == "available":
+            return image
+        if image is not None and image.failed:
+            raise UnavailableError(
+                "register",
+                f"{what} on {self._word}",
+                why=f"the cloud made {image_id} and reports it {image.state}"
+                + (f": {image.reason}" if image.reason else ""),
+                next_step="Check that the certificate given is this cloud's, and ask its"
+                " operator for the reason",
+            )
+        state = image.state if image is not None else "unknown to the cloud"
+        raise UnavailableError(
+            "register",
+            f"{what} on {self._word}",
+            why=f"{image_id} is still {state} after {time.monotonic() - begun:.0f} s",
+            next_step="Try again: what was uploaded is kept",
+        )
+
+    def _seen(self, image_id: str, what: str) -> RegisteredImage | None:
+        """The image as the cloud has it now, None while it is unknown."""
         from botocore.exceptions import ClientError
 
-        begun, interval = time.monotonic(), _FIRST_POLL
-        while True:
-            image = None
-            with step(self._word, "wait for", what):
-                try:
-                    entries = self._client.describe_images(ImageIds=[image_id])["Images"]
-                    image = RegisteredImage.of(entries[0]) if entries else None
-                except ClientError as error:
-                    if code_of(error) not in _GONE:
-                        raise
-            passed = time.monotonic() - begun
-            if image is not None and image.state == "available":
-                return image
-            if image is not None and image.failed:
-                raise UnavailableError(
-                    "register",
-                    f"{what} on {self._word}",
-                    why=f"the cloud made {image_id} and reports it {image.state}"
-                    + (f": {image.reason}" if image.reason else ""),
-                    next_step="Check that the certificate given is this cloud's, and ask its"
-                    " operator for the reason",
-                )
-            if passed > (seconds if image is not None else _APPEAR_SECONDS):
-                state = image.state if image is not None else "unknown to the cloud"
-                raise UnavailableError(
-                    "register",
-                    f"{what} on {self._word}",
-                    why=f"{image_id} is still {state} after {passed:.0f} s",
-                    next_step="Try again: what was uploaded is kept",
-                )
-            pause(interval, heartbeat)
-            interval = min(1.5 * interval, _LONGEST_POLL)
+        with step(self._word, "wait for", what):
+            try:
+                entries = self._client.describe_images(ImageIds=[image_id])["Images"]
+            except ClientError as error:
+                if code_of(error) not in _GONE:
+                    raise
+                return None
+        return RegisteredImage.of(entries[0]) if entries else None
 
     def deregister(self, image_id: str) -> None:
         """Deregister an image; one that is gone already is no error."""
@@ -312,12 +325,3 @@ def check_options(options: PublishOptions, cloud: str) -> None:
 def user_tags(tags: Iterable[str]) -> dict[str, str]:
     """Tags given as "key=value" or "key"."""
     return {key: value for key, _, value in (tag.partition("=") for tag in tags)}
-
-
-def pause(seconds: float, heartbeat: Callable[[], None]) -> None:
-    """Sleep, with a heartbeat each second; it may raise."""
-    end = time.monotonic() + seconds
-    heartbeat()
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 1.0))
-        heartbeat()

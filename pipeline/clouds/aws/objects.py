@@ -18,9 +18,9 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pipeline.clouds.aws.images import pause
 from pipeline.clouds.aws.session import code_of, is_aws, status_of, step
 from pipeline.core.errors import CloudError
+from pipeline.host.retry import pause
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.clouds.aws.images import Images, RegisteredImage, UnavailableError, pause, user_tags
+from pipeline.clouds.aws.images import Images, RegisteredImage, UnavailableError, user_tags
 from pipeline.clouds.aws.keys import bundle_secret
 from pipeline.clouds.aws.names import MANIFEST, Names, to_metadata
 from pipeline.clouds.aws.objects import Bucket, PartUploads
@@ -18,6 +18,7 @@ from pipeline.core import identity
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
 from pipeline.core.image import Artifact, Image, Role
+from pipeline.host.retry import pause
 
 # A cloud fetches, decrypts and stores an image before it is available: ec2-api does so at some
 # 50 MB/s on a slow core. A tenth of that, and five minutes for a queue before it.

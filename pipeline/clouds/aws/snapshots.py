@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.clouds.aws.images import pause
 from pipeline.clouds.aws.session import Site, code_of, step
 from pipeline.core.errors import CloudError
+from pipeline.host.retry import Pauses, poll
 
 if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
     from types_boto3_ec2.type_defs import SnapshotTypeDef
 
 # Seconds between looks: a snapshot of a few GiB is complete within seconds to minutes.
-_FIRST_POLL, _LONGEST_POLL = 0.2, 5.0
+_POLLS = Pauses(first=0.2, longest=5.0, factor=1.5)
 _COMPLETE_SECONDS = 3600.0  # for any size: AWS copies what was put to its store first
 _GONE = "InvalidSnapshot.NotFound"
 
@@ -76,22 +75,21 @@ class Snapshots:
 
     def wait(self, snapshot_id: str, heartbeat: Callable[[], None]) -> None:
         """Return once the snapshot is completed; CloudError when it failed or took too long."""
-        end, interval = time.monotonic() + _COMPLETE_SECONDS, _FIRST_POLL
-        while True:
-            snapshot = self.find(snapshot_id)
-            if snapshot is not None and snapshot.state == "completed":
-                return
-            failed = snapshot is not None and snapshot.state == "error"
-            if failed or time.monotonic() > end:
-                why = f"it is {snapshot.state} {snapshot.reason}" if snapshot else "it is unknown"
-                raise CloudError(
-                    "wait for the snapshot",
-                    f"{snapshot_id} on {self._word}",
-                    why=why.strip(),
-                    next_step="Try again: a new snapshot is made of a failed one",
-                )
-            pause(interval, heartbeat)
-            interval = min(1.5 * interval, _LONGEST_POLL)
+        snapshot = poll(
+            lambda: self.find(snapshot_id),
+            until=lambda found: found is not None and found.state in ("completed", "error"),
+            seconds=_COMPLETE_SECONDS,
+            pauses=_POLLS,
+            heartbeat=heartbeat,
+        )
+        if snapshot is None or snapshot.state != "completed":
+            why = f"it is {snapshot.state} {snapshot.reason}" if snapshot else "it is unknown"
+            raise CloudError(
+                "wait for the snapshot",
+                f"{snapshot_id} on {self._word}",
+                why=why.strip(),
+                next_step="Try again: a new snapshot is made of a failed one",
+            )
 
     def delete(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is gone already is no error."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +28,7 @@ from pipeline.clouds.glance.errors import (
 )
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress, QuietProgress
+from pipeline.host.retry import pause
 
 _MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
 
@@ -286,10 +286,7 @@ class GlanceApi:
     def pause(self, seconds: float, why: str) -> None:
         """Sleep, so that the user's interrupt comes through."""
         with self.progress.task(f"{self.name}: {why}", unit="steps") as meter:
-            end = time.monotonic() + seconds
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(left, 0.5))
-                meter.advance(0)
+            pause(seconds, lambda: meter.advance(0))
 
     def persist(self, action: Callable[[], _Result]) -> _Result:
         """The action's result, tried again with growing delays while it fails for a moment."""

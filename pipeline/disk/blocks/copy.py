@@ -26,21 +26,16 @@ from pathlib import Path
 from pipeline.core.errors import DiskError, HostError
 from pipeline.disk.blocks.source import RawFile, Run, Source, medium_error
 from pipeline.disk.blocks.volume import Volume
+from pipeline.host.copy import BUFFER, Copier, EndedError, SourceError, write_all
 from pipeline.host.sparse import in_passing, pieces
 
 CHUNK = 32 << 20
 """Bytes a step: fewer calls and larger write-back requests than 8 MiB, and still a few steps a
 second for the progress bar."""
-_BUFFER = 1 << 20
 _ON_ITS_WAY = 8 * CHUNK
 """Bytes that may wait to reach the disk before their pages are let go."""
 _FICLONERANGE = 0x4020940D  # ioctl_ficlonerange(2); _IOW(0x94, 13, 32 bytes)
 _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WHOLE = 2, 1 | 2 | 4  # linux/fs.h; wait, write, wait
-_NO_COPY = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
-)
-
-
 _WRITE_FAULTS = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT})
 
 
@@ -157,23 +152,23 @@ class _Copier:
         self._keep = keep
         self._written: deque[Run] = deque()
         self._waiting = 0  # bytes in them
-        self._in_kernel = True
-        self._buffer = bytearray(_BUFFER)
-        self._moved = 0
-        self._by_hand = 0
+        self._inflated = 0  # bytes that lie nowhere as they are
+        self._copier: Copier | None = None
 
     def run(self, runs: Iterable[Run]) -> Copied:
         for step in steps(runs):
             self._copy(step)
-        method = "copy_file_range" if self._moved > self._by_hand else "read and write"
-        return Copied(self._moved + self._by_hand, method)
+        in_kernel = self._copier.in_kernel if self._copier else 0
+        by_hand = self._inflated + (self._copier.by_hand if self._copier else 0)
+        method = "copy_file_range" if in_kernel > by_hand else "read and write"
+        return Copied(in_kernel + by_hand, method)
 
     def _copy(self, run: Run) -> None:
         if run.at is None:
             # In small pieces: a step's worth of inflated clusters would not fit the memory bound.
-            for begin, length in pieces(run.offset, run.length, _BUFFER):
+            for begin, length in pieces(run.offset, run.length, BUFFER):
                 self._write(self._source.read(begin, length), begin)
-            self._by_hand += run.length
+            self._inflated += run.length
         else:
             with in_passing(self._source.descriptor(), run.at, run.length):
                 self._copy_from(run.at, run.offset, run.length)
@@ -184,10 +179,16 @@ class _Copier:
         self._advance(run.length)
 
     def _copy_from(self, at: int, offset: int, length: int) -> None:
-        done = self._copy_in_kernel(at, offset, length) if self._in_kernel else 0
-        self._moved += done
-        if done < length:
-            self._copy_by_hand(at + done, offset + done, length - done)
+        if self._copier is None:
+            self._copier = Copier(self._source.descriptor(), self._target)
+        try:
+            self._copier.copy(at, offset, length)
+        except EndedError:
+            raise DiskError("read", self._source.name, why="it shrank while it was read") from None
+        except SourceError as error:
+            raise medium_error(self._source.name, error.at, error) from None
+        except OSError as error:
+            raise _target_error(self._path, error) from None
 
     def _let_go(self, run: Run) -> None:
         """Take what was written a while ago out of the page cache, once it is on the disk."""
@@ -206,47 +207,11 @@ class _Copier:
                 return
             os.posix_fadvise(self._target, old.offset, old.length, os.POSIX_FADV_DONTNEED)
 
-    def _copy_in_kernel(self, at: int, offset: int, length: int) -> int:
-        done = 0
-        while done < length:
-            try:
-                count = os.copy_file_range(
-                    self._source.descriptor(), self._target, length - done, at + done, offset + done
-                )
-            except OSError as error:
-                if error.errno in _NO_COPY:
-                    self._in_kernel = False
-                    return done
-                # The kernel does not say which side failed: reading once more by hand does.
-                if error.errno == errno.EIO:
-                    return done
-                raise _target_error(self._path, error) from None
-            if count == 0:
-                raise DiskError("read", self._source.name, why="it shrank while it was read")
-            done += count
-        return done
-
-    def _copy_by_hand(self, at: int, offset: int, length: int) -> None:
-        view = memoryview(self._buffer)
-        while length > 0:
-            try:
-                count = os.preadv(self._source.descriptor(), [view[: min(length, _BUFFER)]], at)
-            except OSError as error:
-                raise medium_error(self._source.name, at, error) from None
-            if count == 0:
-                raise DiskError("read", self._source.name, why="it shrank while it was read")
-            self._write(view[:count], offset)
-            self._by_hand += count
-            at, offset, length = at + count, offset + count, length - count
-
     def _write(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                count = os.pwrite(self._target, view, offset)
-            except OSError as error:
-                raise _target_error(self._path, error) from None
-            view, offset = view[count:], offset + count
+        try:
+            write_all(self._target, data, offset)
+        except OSError as error:
+            raise _target_error(self._path, error) from None
 
 
 _LIBC = ctypes.CDLL(None, use_errno=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pipeline.core.errors import GuestError
 from pipeline.disk.filesystems.status import Kind
 from pipeline.guest.access.paths import MissingError, base, below, join, parent, shown
 from pipeline.guest.access.protocol import Guest
-from pipeline.guest.customize.selinux import ATTRIBUTE, Policy
-from pipeline.guest.customize.selinux_regex import PatternError
 
+ATTRIBUTE = "security.selinux"
+"""The extended attribute that SELinux keeps a label in."""
 _MAX_TEXT = 1 << 20  # bytes of a configuration file
 _URL_PASSWORD = re.compile(r"(://[^\s/:@]*):[^\s/]*@")
 _SECRET = re.compile(
@@ -30,23 +31,25 @@ class Edit:
     change: str
 
 
+class Labeller(Protocol):
+    """Who knows the labels of a guest."""
+
+    def labels(self, paths: Mapping[str, Kind]) -> Mapping[str, bytes | None]:
+        """The labels of real paths, as the kernel keeps them; None for one without."""
+
+
 @dataclass
 class Editor:
-    """Everything customising does to a guest goes through here.
-
-    policy: None for a guest without SELinux. label_failure: why a label could not be told, once
-    that has happened.
-    """
+    """Everything customising does to a guest goes through here."""
 
     guest: Guest
-    policy: Policy | None = None
     edits: list[Edit] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    label_failure: str = ""
     # Once a directory or file: a backend may have to make collected edits before it can look.
     _listings: dict[str, set[str]] = field(default_factory=dict)
     _texts: dict[str, str] = field(default_factory=dict)
+    _unlabelled: dict[str, tuple[Kind, bytes | None]] = field(default_factory=dict)
 
     def is_file(self, path: str) -> bool:
         """Whether `path` leads, through links, to a regular file."""
@@ -217,16 +220,24 @@ class Editor:
         status = self.guest.stat(self.guest.resolve(path))
         return status is not None and status.kind == kind
 
+    def label(self, labeller: Labeller | None) -> None:
+        """Label what was made since the last call: as `labeller` says, else as it was before."""
+        there: dict[str, Kind] = {}
+        for real, (kind, _) in self._unlabelled.items():
+            status = self.guest.stat(real)
+            if status is not None and status.kind == kind:
+                there[real] = kind
+        told = labeller.labels(there) if labeller is not None and there else {}
+        for real in there:
+            label = told.get(real) or self._unlabelled[real][1]
+            if label is not None:
+                self.guest.set_xattr(real, ATTRIBUTE, label)
+        self._unlabelled.clear()
+
     def _label(self, real: str, kind: Kind, old: bytes | None) -> None:
-        """The label the policy wants, else the one there was."""
-        label = old
-        if self.policy is not None:
-            try:
-                label = self.policy.label(real, kind) or old
-            except PatternError as error:
-                self.label_failure = self.label_failure or f"the policy's rule: {error}"
-        if label is not None:
-            self.guest.set_xattr(real, ATTRIBUTE, label)
+        """Have the path labelled later. old: the label it had before it was replaced."""
+        before = self._unlabelled.get(real, (kind, None))[1]
+        self._unlabelled[real] = kind, old or before
 
 
 def _diff(path: str, old: str, text: str, *, new: bool) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.errors import GuestError
+from pipeline.core.text import printable
 from pipeline.disk.filesystems.status import Status
 from pipeline.guest.access.protocol import Facts
 from pipeline.host.files import finish
@@ -39,7 +40,7 @@ def decoded(name: bytes) -> str:
 
 def shown(path: str) -> str:
     """`path` for a message: control characters and surrogates escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
+    return printable(path, keep="")
 
 
 def parent(real: str) -> str:

@@ -24,8 +24,7 @@ from pipeline.guest.customize.generalise import (
 from pipeline.guest.customize.hostname import remove_host_name
 from pipeline.guest.customize.mounts import flatten_mounts
 from pipeline.guest.customize.network import dhcp_everywhere
-from pipeline.guest.customize.selinux import load_policy
-from pipeline.guest.customize.selinux_regex import PatternError
+from pipeline.guest.customize.selinux import PolicyError, load_policy
 from pipeline.host.context import Tools
 
 __all__ = ["Customization", "Edit", "Fstab", "customize", "root_fstab"]
@@ -66,7 +65,6 @@ def customize(
     points that the disk's partition types give, and the partitions' names for people.
     """
     editor = Editor(guest)
-    _read_policy(editor)
     fstab = flatten_mounts(editor, by_type or {})
     rc_local = install_key_script(editor, templates, user)
     written = {"/etc/fstab": fstab.text, rc_local: editor.text(rc_local)}
@@ -79,7 +77,7 @@ def customize(
     remove_volumes(editor)
     warn_of_passwords(editor)
     report_credentials(editor)
-    relabel = _finish_labels(editor)
+    relabel = _finish_labels(editor, tools)
     guest.set_label(ROOT_LABEL)
     # Last: a link between two of these files undoes one by the other.
     for path, text in written.items():
@@ -123,19 +121,16 @@ def _check_user(editor: Editor, user: str) -> None:
     )
 
 
-def _read_policy(editor: Editor) -> None:
+def _finish_labels(editor: Editor, tools: Tools) -> Relabel:
     try:
-        editor.policy = load_policy(editor.guest)
-    except (PatternError, GuestError) as error:
-        editor.label_failure = str(error)
-
-
-def _finish_labels(editor: Editor) -> Relabel:
-    if editor.label_failure:
+        policy = load_policy(editor.guest, tools)
+        editor.label(policy)
+    except PolicyError as error:
         editor.write("/.autorelabel", "")
+        editor.label(None)
         editor.warnings.append(
             "the guest relabels its files at first boot, which takes minutes: its SELinux policy "
-            f"could not be read ({shown(editor.label_failure)[:300]})"
+            f"could not be read ({shown(str(error))[:300]})"
         )
         return "first-boot"
-    return "none" if editor.policy is None else "labelled"
+    return "none" if policy is None else "labelled"

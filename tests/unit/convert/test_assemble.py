@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.convert import grub, layout
-from pipeline.convert.assemble import copy_sparse, make_disk
+from pipeline.convert.assemble import make_disk
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
@@ -94,17 +94,3 @@ def test_a_command_line_that_cannot_find_the_root_is_refused(line: str, tmp_path
     with Runner() as run, pytest.raises(InputError, match="does not name the root"):
         make_disk(file, file, file, line, tmp_path / "disk", Tools(run, QuietProgress(), tmp_path))
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_copies_keep_holes(tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    with source.open("wb") as file:
-        file.truncate(64 << 20)
-        file.seek(40 << 20)
-        file.write(b"data")
-    with target.open("w+b") as file:
-        file.truncate(80 << 20)
-        copy_sparse(source, file.fileno(), 8 << 20)
-        file.seek(48 << 20)
-        assert file.read(4) == b"data"
-    assert target.stat().st_blocks * 512 < 1 << 20

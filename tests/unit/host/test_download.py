@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -132,6 +133,40 @@ def test_a_server_cannot_make_the_build_wait(downloader: Downloader) -> None:
     with serving(silent) as server, pytest.raises(DownloadError, match="timed out"):
         downloader.text(f"{server.url}/x")
     assert time.monotonic() - begun < 12
+
+
+def test_a_server_that_drips_is_given_up(downloader: Downloader, tmp_path: Path) -> None:
+    def drip(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                handler.wfile.write(b"x")
+                time.sleep(0.1)
+        handler.close_connection = True
+
+    begun = time.monotonic()
+    with serving(drip) as server, pytest.raises(DownloadError, match="bytes came in 1 s"):
+        fetch(downloader, f"{server.url}/f", tmp_path / "f")
+    assert time.monotonic() - begun < 8
+
+
+def test_a_file_in_pieces_of_unknown_length_comes_whole(
+    downloader: Downloader, tmp_path: Path
+) -> None:
+    def chunked(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for at in range(0, len(BODY), 7000):
+            piece = BODY[at : at + 7000]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    with serving(chunked) as server:
+        digest = fetch(downloader, f"{server.url}/f", tmp_path / "f")
+    assert digest == hashlib.sha256(BODY).hexdigest()
 
 
 def test_a_file_is_hashed_as_it_lies_on_the_server(downloader: Downloader, tmp_path: Path) -> None:

@@ -127,14 +127,6 @@ def strings(section: Mapping[str, Value], name: str) -> list[str]:
     return [item for item in items if isinstance(item, str)]
 
 
-def subsection(section: Mapping[str, Value], name: str) -> Section:
-    """The section called `name`; MetadataError without one."""
-    value = section.get(name)
-    if not isinstance(value, dict):
-        raise MetadataError(f"there is no section {name}")
-    return value
-
-
 def subsections(section: Mapping[str, Value], name: str) -> dict[str, Section]:
     """All sections in the section called `name`; none if there is no such section."""
     value = section.get(name, {})

@@ -22,11 +22,11 @@ from pipeline.builders.demo.kernel import (
     host_kernel,
     module_name,
     parse_dependencies,
-    version_key,
 )
 from pipeline.builders.demo.tree import TEMPLATES, treeinfo
 from pipeline.core.errors import HostError
 from pipeline.core.resources import PROJECT
+from pipeline.core.versions import version_key
 
 PATHS = st.lists(
     st.text("abcxyz0.-é", min_size=1, max_size=9).filter(lambda p: p not in (".", "..")),
