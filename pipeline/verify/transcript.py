@@ -1,7 +1,10 @@
 """The guest's serial console: kept on disk within bounds, and read for signs of trouble.
 
-Everything here comes from the guest: lines are cut, colours removed, and nothing is acted on but
-the fixed signs below.
+Everything here comes from the guest: lines are cut, control sequences removed, and nothing is acted
+on but the fixed signs below. systemd names a unit by its description, its name or both, as its
+StatusUnitFormat= has it (systemd-system.conf(5)); each sign knows all three.
+
+Sources: ECMA-48 (control sequences and strings), systemd's status messages as seen on consoles.
 """
 
 from __future__ import annotations
@@ -20,7 +23,19 @@ _MAX_LINE = 400
 _KEPT = 40  # lines shown after a failure: a panic's trace fits
 _MAX_SIGNS = 200
 _PROMPT = re.compile(r"\blogin: ?$")
-_ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?]{0,20}[@-~]|[()][A-Z0-9]|[=>78cDEHMNOZ])|[\r\x00\x07]")
+_ESCAPE = re.compile(
+    rb"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]"  # control sequence: colours, cursor, soft reset
+    # Control string: OSC (systemd marks its services with OSC 3008), DCS, APC, PM, SOS. One whose
+    # end is still to come, or missing, ends with the line.
+    rb"|\x1b[]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\|$)?"
+    rb"|\x1b[ -/]{0,8}[0-~]"  # any other: character sets, keypad modes
+    rb"|[\r\x00\x07]"
+)
+_DEVICE = r"dev-(?!tty|hvc)"
+# A name cut in its middle has lost its end; a swap's or a mount's would still be told by its last
+# letter, and their jobs do not wait for anything.
+_WAITS = rf"Job {_DEVICE}\S+?(?:\.device/start|(?:\.d[evic]*)?(?:\.\.\.|…)(?!\S*[pt]/start))\S* running"
+_ENDLESS = r"(?=.{0,80}no limit)"
 
 
 @dataclass(frozen=True)
@@ -48,17 +63,29 @@ _SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
         ),
         (names.ROOT, r"VFS: (?:Unable to mount root|Cannot open root device)", True),
         (names.ROOT, r"ALERT!\s+.{1,100} does not exist", True),
-        (names.ROOT, r"^\(initramfs\)(?: |$)|^dracut:/#", True),
-        (names.ROOT, r"Could not boot\.|Failed to mount /sysroot|/run/initramfs/rdsosreport", True),
+        (names.ROOT, r"^ *(?:\(initramfs\)(?: |$)|dracut:/#)", True),
+        (names.ROOT, r"Could not boot\.|/run/initramfs/rdsosreport", True),
+        (names.ROOT, r"Failed to mount (?:/sysroot|sysroot\.mount)", True),
+        (names.ROOT, r"Dependency failed for (?:/sysroot|sysroot\.mount|[Ii]nitrd)", True),
+        (names.ROOT, r"dracut-initqueue.{0,40} timeout", False),
+        # Only the ramdisk of dracut waits for its device, the root's, without a limit.
+        (names.ROOT, rf"(?:A start job is running for (?:/dev/|{_DEVICE})|{_WAITS}){_ENDLESS}", True),
         (names.ROOT, r"bad geometry: block count|can't find ext[234] filesystem", False),
         (names.FSTAB, r"You are in (?:emergency|rescue) mode|Give root password for maint", True),
+        (names.FSTAB, r"Reached target (?:emergency\.target|Emergency Mode)", True),
+        (names.FSTAB, r"Cannot open access to console, the root account is locked", True),
         # Not any path: a unit may be described by its script's, such as /etc/rc.local.
-        (names.FSTAB, r"A start job is running for (?:/dev/|dev-)(?!tty|hvc)", True),
+        (names.FSTAB, rf"A start job is running for (?:/dev/|dev-)(?!tty|hvc)|{_WAITS}", True),
         # A starved guest may wait for the serial port of its login prompt: no entry of fstab.
         (names.FSTAB, r"Timed out waiting for device(?!.{0,60}\b(?:tty|hvc))", False),
         (names.FSTAB, r"Failed to mount [/\w]", False),
-        (names.FSTAB, r"Dependency failed for (?:/(?!etc/)|Local File|Swap|dev-)", False),
-        (names.FSTAB, r"^(?:mount|swapon): .{0,200}(?:failed|No such|not exist|can't find)", False),
+        (
+            names.FSTAB,
+            r"Dependency failed for (?:/(?!etc/)|Local File|Swap|dev-|(?:local-fs|swap)\.target"
+            r"|\S+\.(?:mount|swap)\b)",
+            False,
+        ),
+        (names.FSTAB, r"^ *(?:mount|swapon): .{0,200}(?:failed|No such|not exist|can't find)", False),
         (names.PANIC, r"Kernel panic - not syncing", True),
         (names.PANIC, r"(?:^|\] )(?:BUG: |kernel BUG at|Oops: |general protection fault)", False),
         (names.PANIC, r"(?:^|\] )(?:watchdog: BUG|INFO: task .{1,60} blocked for more)", False),
@@ -68,7 +95,7 @@ _SIGNS: tuple[tuple[str, re.Pattern[str], bool], ...] = tuple(
         (names.INIT, r"\[FAILED\] Failed to (?!mount)\w+", False),
         (
             names.INIT,
-            r"can't (?:run|open) '|^init: .{1,80} (?:respawning too fast|terminated with)",
+            r"can't (?:run|open) '|^ *init: .{1,80} (?:respawning too fast|terminated with)",
             False,
         ),
     )
@@ -156,11 +183,24 @@ class Transcript:
         for assertion, pattern, final in _SIGNS:
             if pattern.search(line):
                 if len(self._signs) < _MAX_SIGNS or final:
-                    self._signs.append(Sign(assertion, line, final))
+                    self._signs.append(Sign(assertion, _with_device(line), final))
                 return True
         return False
 
 
+def _with_device(line: str) -> str:
+    """The line, and the device it waits for as it is written elsewhere: systemd escapes it."""
+    found = re.search(rf" ({_DEVICE}[^\s/]+)", line)
+    if found is None or not re.search(_WAITS + r"|waiting for device", line):
+        return line
+    name = re.split(r"\.d[evic]*(?:\.\.\.|…|$)|\.\.\.|…|\.device", found[1])[0]
+    path = re.sub(
+        r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name.replace("-", "/")
+    )
+    path = "".join(c if c.isprintable() else "?" for c in path)
+    return line if path in line else f"{line} [/{path}]"
+
+
 def _clean(raw: bytes) -> str:
-    text = _ESCAPE.sub(b"", raw[: 4 * _MAX_LINE]).decode(errors="replace")
+    text = _ESCAPE.sub(b"", raw[: 16 * _MAX_LINE]).decode(errors="replace")
     return "".join(c if c.isprintable() else " " for c in text)[:_MAX_LINE].rstrip()

@@ -5,24 +5,23 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.settings import cache_dir
 from tests.disks.tools import run
 
-SUITE = "bookworm"
-PACKAGES = (
+_PACKAGES = (
     "systemd-sysv",
     "udev",
     "kmod",
     "linux-image-cloud-amd64",
-    "initramfs-tools",
     "openssh-server",
     "lvm2",
-    "ifupdown",
-    "isc-dhcp-client",
     "iproute2",
     "netbase",
+    "dbus",  # systemd-logind, which answers the power button, does not run without it
 )
 _OPTIONS = (
     "--variant=minbase",
@@ -30,19 +29,44 @@ _OPTIONS = (
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",
     '--aptopt=Acquire::Languages "none"',
+    # A mirror may keep the list of a suite in the making for longer than that list is valid.
+    '--aptopt=Acquire::Check-Valid-Until "false"',
 )
 
 
-def debian_root_tarball(suite: str = SUITE) -> Path:
-    """A tarball of Debian with systemd, kernel, initramfs and an SSH server (325 MB).
+@dataclass(frozen=True)
+class Flavour:
+    """What a Debian root is made of: its release, what makes its ramdisk, what its network."""
+
+    suite: Literal["bookworm", "trixie", "forky", "sid"]
+    ramdisk: Literal["initramfs-tools", "dracut"]
+    network: Literal["ifupdown", "systemd-networkd"]
+
+    def __str__(self) -> str:
+        return f"{self.suite}-{self.ramdisk}-{self.network}"
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages asked for."""
+        client = "isc-dhcp-client" if self.suite == "bookworm" else "dhcpcd-base"
+        network = ("ifupdown", client) if self.network == "ifupdown" else ()
+        return (*_PACKAGES, self.ramdisk, *network)
+
+
+BOOKWORM = Flavour("bookworm", "initramfs-tools", "ifupdown")
+TRIXIE = Flavour("trixie", "initramfs-tools", "ifupdown")
+
+
+def debian_root_tarball(flavour: Flavour = BOOKWORM) -> Path:
+    """A tarball of Debian with systemd, kernel, ramdisk and an SSH server (325 MB).
 
     The first call takes a minute or two and needs a Debian mirror; later ones take none of both.
     """
-    key = hashlib.sha256(repr((suite, PACKAGES, _OPTIONS)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((flavour.packages, _OPTIONS)).encode()).hexdigest()[:12]
     directory = cache_dir() / "tests"
     directory.mkdir(parents=True, exist_ok=True)
-    tarball = directory / f"debian-{suite}-{key}.tar"
-    with (directory / "lock").open("w") as lock:
+    tarball = directory / f"debian-{flavour}-{key}.tar"
+    with (directory / f"debian-{flavour}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tarball.exists():
             partial = tarball.with_suffix(f".{os.getpid()}.partial")
@@ -52,8 +76,8 @@ def debian_root_tarball(suite: str = SUITE) -> Path:
                     "--mode=root",
                     "--format=tar",
                     *_OPTIONS,
-                    f"--include={','.join(PACKAGES)}",
-                    suite,
+                    f"--include={','.join(flavour.packages)}",
+                    flavour.suite,
                     partial,
                 )
                 partial.replace(tarball)
