@@ -17,7 +17,8 @@ class Service:
     """What the service serves and how badly. keys: index -> (name, text of openssh-key).
 
     failures: that many first requests are answered with 503. failing: paths whose first request
-    is answered with 503. requests: what was asked, as "METHOD PATH STATUS".
+    is answered with 503. document: openstack/latest/meta_data.json, if there is one. ec2: whether
+    EC2's tree is served. requests: what was asked, as "METHOD PATH STATUS".
     """
 
     keys: Mapping[int, tuple[str, str]]
@@ -26,6 +27,8 @@ class Service:
     garbage: bool = False
     failures: int = 0
     failing: set[str] = field(default_factory=set)
+    document: bytes = b""
+    ec2: bool = True
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -48,6 +51,10 @@ class Service:
         return self._get(path.removeprefix("/latest/meta-data/"))
 
     def _get(self, path: str) -> tuple[int, bytes]:
+        if path == "/openstack/latest/meta_data.json" and self.document:
+            return 200, self.document
+        if not self.ec2:
+            return 404, b"no such thing\n"
         if path == "":
             return 200, b"instance-id\nlocal-ipv4\n" + (b"public-keys/\n" if self.keys else b"")
         if path == "public-keys/" and self.keys:

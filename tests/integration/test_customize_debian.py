@@ -150,7 +150,7 @@ def test_the_guests_own_programs_understand_it(made: Made, tmp_path: Path) -> No
             "metadata": service.url,
             "console": "/console",
             "wait": "20",
-            "host_keys": "/none",  # or it would start the guest's SSH server here
+            "prefix": "/none",  # or it would start the guest's SSH server here
         }
         for name, value in settings.items():
             script, count = re.subn(rf"(?m)^{name}=\S*", f"{name}={value}", script)
