@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,9 @@ _JOB = (
 # a third of what systemd allows a device of fstab.
 _LONG = r".{0,300}\((?:[3-9]\ds|\d+min[^/]*|\d+h[^/]*) / "
 _WAITS = _JOB + _LONG
+# systemd tells each device in full once, when it begins to wait for it.
+_EXPECTED = re.compile(r"Expecting device (?:\S+ - )?(/dev/(?!tty|hvc)\S+?)\.{3}$")
+_MAX_EXPECTED = 100
 # The two ends of a ramdisk that runs systemd, as dracut's does.
 _RAMDISK_RUNS = re.compile(
     r"Running in init(?:rd|ial RAM disk)|Booting initrd of|Welcome to .*\(Initramfs\)"
@@ -156,6 +160,7 @@ class Transcript:
         self._partial = b""
         self._lines: deque[str] = deque(maxlen=_KEPT)
         self._signs: list[Sign] = []
+        self._expected: dict[str, None] = {}
         self._partial_signed = False
         self._began = self._prompted = self._in_ramdisk = False
         self._lock = threading.Lock()
@@ -225,6 +230,8 @@ class Transcript:
 
     def _look(self, line: str) -> bool:
         self._prompted = self._prompted or bool(_PROMPT.search(line))
+        if (expected := _EXPECTED.search(line)) and len(self._expected) < _MAX_EXPECTED:
+            self._expected[expected[1]] = None
         if _RAMDISK_RUNS.search(line):
             self._in_ramdisk = True
         elif _RAMDISK_ENDS.search(line):
@@ -234,20 +241,26 @@ class Transcript:
                 if self._in_ramdisk and assertion == assertion_names.FSTAB:
                     assertion = assertion_names.ROOT  # noqa: PLW2901 # all it mounts is the root
                 if len(self._signs) < _MAX_SIGNS or final:
-                    self._signs.append(Sign(assertion, _with_device(line), final))
+                    self._signs.append(Sign(assertion, _with_device(line, self._expected), final))
                 return True
         return False
 
 
-def _with_device(line: str) -> str:
-    """The line, and the device it waits for as it is written elsewhere: systemd escapes it."""
+def _with_device(line: str, expected: Iterable[str]) -> str:
+    """The line, and the device it waits for as it is written elsewhere: systemd escapes it.
+
+    expected: paths that were told in full; one of them is taken for a name that is cut.
+    """
     found = re.search(rf" ({_DEVICE}[^\s/]+)", line)
     if found is None or not re.search(rf"{_JOB}|waiting for device", line):
         return line
-    name = re.split(r"\.d[evic]*(?:\.\.\.|…|$)|\.\.\.|…|\.device", found[1])[0]
+    name, end, *_ = *re.split(r"(\.d[evic]*(?:\.\.\.|…|$)|\.\.\.|…)", found[1], maxsplit=1), ""
     path = re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name.replace("-", "/"))
-    path = "".join(c if c.isprintable() else "?" for c in path)
-    return line if path in line else f"{line} [/{path}]"
+    path = "/" + "".join(c if c.isprintable() else "?" for c in path)
+    if end in ("...", "…"):
+        start = re.sub(r"\\x?[0-9a-f]?$", "", path)
+        path = next((full for full in expected if full.startswith(start)), f"{start}…")
+    return line if path in line else f"{line} [{path}]"
 
 
 def _clean(raw: bytes) -> str:

@@ -151,7 +151,8 @@ class Units:
         That boot has an empty /etc/machine-id, which is no first boot to systemd. What cannot be
         told from the file system does not count as holding.
         """
-        plain, triggers = [], []
+        plain: list[bool] = []
+        triggers: list[bool] = []
         instance = re.search(r"@([^.]*)\.", name)
         for kind, value in self.conditions(name):
             if instance:

@@ -155,6 +155,7 @@ def test_signs(tmp_path: Path, line: str, assertion: str, final: bool) -> None:
         (r"Job dev-disk-by\x2dlabel-nosuch.dev...tart running", "/dev/disk/by-label/nosuch"),
         (r"Job dev-disk-by\x2dlabel-nosuch.dev…tart running", "/dev/disk/by-label/nosuch"),
         (r"(2 of 3) Job dev-disk-by\x2duuid-0123...e/start running", "/dev/disk/by-uuid/0123"),
+        (r"Job dev-disk-by\x2duuid-ab\x...e/start running", "/dev/disk/by-uuid/ab"),
         ("A start job is running for /dev/disk/by-label/nosuch", "/dev/disk/by-label/nosuch"),
         (r"A start job is running for dev-vg-a\x2db.device", "dev-vg-a"),
     ],
@@ -172,6 +173,21 @@ def test_a_wait_for_a_device_ends_the_boot_and_names_it(
     (sign,) = heard(tmp_path, CALM, b"\r\n", line.encode()).signs
     assert (sign.assertion, sign.final) == (assertion, True)
     assert device in sign.line
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        rb"Expecting device dev-disk-by\x2dlabel-nosuch.device - /dev/disk/by-label/nosuch...",
+        b"         Expecting device /dev/disk/by-label/nosuch...",
+    ],
+)
+def test_a_device_whose_name_is_cut_was_told_in_full_before(tmp_path: Path, told: bytes) -> None:
+    line = rb"(2 of 2) Job dev-disk-by\x2dlabel-n\xe2\x80\xa6start running (1min 2s / no limit)"
+    line = line.replace(rb"\xe2\x80\xa6", "…".encode())
+    other = b"\r\nExpecting device dev-vda.device - /dev/vda...\r\n"
+    (sign,) = heard(tmp_path, other, told, b"\r\n", line, b"\r\n").signs
+    assert sign.line.endswith("[/dev/disk/by-label/nosuch]")
 
 
 @pytest.mark.parametrize(
