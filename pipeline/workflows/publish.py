@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.builds.registrations import add_to_record, remove_from_record, superseded
+from pipeline.builds.workspace import Workspace
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration, Role
+from pipeline.core.steps import StepName
+from pipeline.host.sparse import digests
 
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
@@ -33,9 +36,7 @@ class Outcome:
     withdrawn: tuple[Registration, ...] = ()
 
 
-def plan(
-    images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
-) -> dict[str, list[str]]:
+def plan(images: Image, clouds: Sequence[Cloud], options: PublishOptions) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
     calls = {}
     for cloud in _distinct(clouds):
@@ -45,7 +46,7 @@ def plan(
 
 
 def publish(
-    images: ImageSet,
+    images: Image,
     clouds: Sequence[Cloud],
     options: PublishOptions,
     *,
@@ -60,7 +61,7 @@ def publish(
     loses nothing.
     """
     _distinct(clouds)
-    if not images.verified:
+    if not images.verified(whole_disk=options.whole_disk):
         progress.warn(f"{images.name} was not boot-checked; its images will say so")
     stoppable = _StoppableProgress(progress)
     outcomes: dict[str, Outcome] = {}
@@ -82,6 +83,29 @@ def publish(
     return [outcomes[cloud.name] for cloud in clouds]
 
 
+def confirm(image: Image, directory: Path, *, whole_disk: bool, progress: Progress) -> None:
+    """Make sure that the files to be sent are those that the build made.
+
+    One that is the very file of the build's record (size, time, inode) is believed; any other is
+    hashed, once for all clouds. InputError for one whose bytes are not the manifest's.
+    """
+    workspace = Workspace(directory)
+    for artifact in image.artifacts:
+        sent = (artifact.role is Role.DISK) == whole_disk
+        if not sent or workspace.untouched(StepName.IMAGE, artifact.path.name):
+            continue
+        with progress.task(f"hashing {artifact.path.name}", total=artifact.size) as meter:
+            found = digests(artifact.path, ["sha256"], meter)["sha256"]
+        if found != artifact.sha256:
+            raise InputError(
+                f"publish {image.name} from",
+                artifact.path,
+                why=f"it is no longer what the build made: its sha256 is {found}, the manifest"
+                f" says {artifact.sha256}",
+                next_step="Build it again",
+            )
+
+
 def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
     names = [cloud.name for cloud in clouds]
     for name in names:
@@ -93,7 +117,7 @@ def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
 
 
 def _probe(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, progress: Progress
 ) -> PipelineError | None:
     progress.say(f"{cloud.name}: checking credentials, permissions and image types")
     try:
@@ -105,7 +129,7 @@ def _probe(
     return None
 
 
-def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
+def _trouble(cloud: Cloud, images: Image, error: Exception) -> PipelineError:
     """The host's trouble as that of one cloud; the others go on all the same."""
     return HostError(
         f"publish {images.name} on",
@@ -116,7 +140,7 @@ def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
 
 
 def _publish_one(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, record: Path, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, record: Path, progress: Progress
 ) -> Outcome:
     try:
         registration = cloud.publish(images, options, progress)

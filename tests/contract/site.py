@@ -9,11 +9,12 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.clouds.protocol import Cloud
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.checks import CheckReport, CheckTarget
+from pipeline.core.image import Artifact, Image, Role
 
 MIB = 1 << 20
 
@@ -56,7 +57,7 @@ class Site:
 
 def make_images(
     directory: Path, *, name: str = "demo", seed: int = 1, machine_size: int = 5 * MIB + 512
-) -> ImageSet:
+) -> Image:
     """An image set of seeded bytes: a root with data at both ends and a hole between.
 
     Each test, with its children, has bytes of its own: tests share servers, and a Glance without
@@ -75,33 +76,44 @@ def make_images(
         file.truncate(machine_size)
         file.seek(machine_size - 4096)
         file.write(source.randbytes(4096))
-    return ImageSet(
+    return Image(
         name=name,
         architecture="x86_64",
-        machine=image_file(Role.MACHINE, machine),
-        kernel=image_file(Role.KERNEL, kernel),
-        ramdisk=image_file(Role.RAMDISK, ramdisk),
+        artifacts=(
+            image_file(Role.MACHINE, machine),
+            image_file(Role.KERNEL, kernel),
+            image_file(Role.RAMDISK, ramdisk),
+        ),
         kernel_version="6.1.0-1-test",
         command_line="root=LABEL=uec-rootfs ro console=ttyS0",
-        verified=True,
+        checks=(passed_check("triple"), passed_check("disk")),
         properties={"os_distro": "demo", "os_version": "1"},
     )
 
 
-def image_file(role: Role, path: Path) -> ImageFile:
+def passed_check(target: CheckTarget) -> CheckReport:
+    return CheckReport(target, {}, True, 10.0, {}, ())
+
+
+def with_disk(images: Image, disk: Path) -> Image:
+    """The image with a whole disk, too, or with another one."""
+    return images.replacing(image_file(Role.DISK, disk))
+
+
+def image_file(role: Role, path: Path) -> Artifact:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
-    return ImageFile(role, path, digest, status.st_size, status.st_blocks * 512)
+    return Artifact(role, path, digest, status.st_size, status.st_blocks * 512)
 
 
-def rebuilt(images: ImageSet, seed: int) -> ImageSet:
+def rebuilt(images: Image, seed: int) -> Image:
     """The same recipe built again: another root, the same kernel and ramdisk."""
     path = images.machine.path.with_name(f"{images.name}-{seed}.img")
     path.write_bytes(images.machine.path.read_bytes())
     with path.open("r+b") as file:
         file.write(random.Random(seed).randbytes(64))
-    return replace(images, machine=image_file(Role.MACHINE, path))
+    return images.replacing(image_file(Role.MACHINE, path))
 
 
 def child_environment(site: Site) -> dict[str, str]:

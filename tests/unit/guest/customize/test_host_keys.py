@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.boot_hooks import fresh_host_keys, install_key_script
 from pipeline.guest.customize.host_keys import makes_host_keys
