@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.core.errors import GuestError
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import base, join
-from pipeline.guest.customize.host_keys import enable, remove_host_keys, units_needed
+from pipeline.guest.customize.host_keys import enable, no_first_boot, remove_host_keys, units_needed
 from pipeline.guest.customize.systemd_units import Units
 
 Init = Literal["systemd", "upstart", "sysv", "unknown"]
@@ -165,5 +165,6 @@ def fresh_host_keys(editor: Editor, templates: Path) -> None:
     """
     remove_host_keys(editor)
     if find_init(editor) == "systemd":
+        no_first_boot(editor)
         for name, targets in units_needed(editor):
             enable(editor, templates, name, targets)

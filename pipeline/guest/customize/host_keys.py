@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from pipeline.guest.access.editor import Editor
+from pipeline.guest.access.paths import shown
 from pipeline.guest.customize.systemd_units import Units
 
 OWN_UNIT = "ssh-host-keys.service"
@@ -25,9 +26,31 @@ _MAX_STEPS = 200  # units that a server pulls in; a real one has five
 
 
 def remove_host_keys(editor: Editor) -> None:
-    """Remove the keys of OpenSSH and of dropbear."""
-    editor.remove_matching("/etc/ssh", r"ssh_host_.*key(?:\.pub)?")
+    """Remove the keys and certificates of OpenSSH and of dropbear; warn of keys elsewhere.
+
+    Nothing would make those again: a server that is told of them alone could not start.
+    """
+    editor.remove_matching("/etc/ssh", r"ssh_host_.*key(?:-cert)?(?:\.pub)?")
     editor.remove_matching("/etc/dropbear", r"dropbear_.*host_key")
+    files = ["/etc/ssh/sshd_config"]
+    files += [f"{files[0]}.d/{n}" for n in editor.names(f"{files[0]}.d") if n.endswith(".conf")]
+    for file in files:
+        for path in re.findall(r"(?mi)^\s*HostKey[\s=]+\"?(/[^\s\"]+)", editor.text(file)):
+            if editor.is_file(path):
+                editor.warnings.append(
+                    f"every instance has the SSH host key {shown(path)}, which {file} names: have "
+                    "the kickstart leave keys in /etc/ssh, or make this one at each first boot"
+                )
+
+
+def no_first_boot(editor: Editor) -> None:
+    """For a guest with systemd: an empty /etc/machine-id where there is none.
+
+    Without one a boot that mounts the root read-only first cannot make an id at all
+    (machine-id(5)), and any other is a first boot in the sense told above.
+    """
+    if not editor.guest.exists("/etc/machine-id"):
+        editor.write("/etc/machine-id", "", 0o444, follow=False)
 
 
 def units_needed(editor: Editor) -> list[tuple[str, tuple[str, ...]]]:

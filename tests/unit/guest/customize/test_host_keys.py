@@ -194,6 +194,36 @@ def test_our_unit_is_started_before_no_socket() -> None:
     assert before == ["ssh.service", "sshd.service"]
 
 
+@pytest.mark.parametrize("before", [{}, {"/etc/machine-id": {"link": "../var/nothing"}}])
+def test_a_guest_without_a_machine_id_gets_an_empty_one(before: Tree) -> None:
+    """Booted with `ro`, systemd could not make the file; with `rw` it would be a first boot."""
+    guest = MemoryGuest({**{p: t for p, t in SYSTEMD.items() if "machine-id" not in p}, **before})
+    fresh_host_keys(Editor(guest), TEMPLATES)
+    node = guest.nodes["/etc/machine-id"]
+    assert (node.status.kind, node.status.mode, node.data) == ("file", 0o444, b"")
+
+
+def test_certificates_go_with_their_keys_and_keys_elsewhere_are_said() -> None:
+    config = "#HostKey /etc/ssh/keys/old\nHostKey /etc/ssh/ssh_host_rsa_key\n"
+    guest = MemoryGuest(
+        {
+            **SYSTEMD,
+            "/etc/ssh/ssh_host_rsa_key.pub": "",
+            "/etc/ssh/ssh_host_rsa_key-cert.pub": "",
+            "/etc/ssh/ssh_known_hosts": "",
+            "/etc/ssh/keys/old": "",
+            "/etc/ssh/keys/rsa": "shared",
+            "/etc/ssh/sshd_config": config,
+            "/etc/ssh/sshd_config.d/50-keys.conf": 'hostkey "/etc/ssh/keys/rsa"\n',
+        }
+    )
+    editor = Editor(guest)
+    fresh_host_keys(editor, TEMPLATES)
+    assert [name for name in guest.names("/etc/ssh") if "host" in name] == ["ssh_known_hosts"]
+    (warning,) = editor.warnings
+    assert "host key /etc/ssh/keys/rsa, which /etc/ssh/sshd_config.d/50-keys.conf" in warning
+
+
 DROPBEAR = '[Service]\nExecStart=/usr/sbin/dropbear -EF -p "$DROPBEAR_PORT" $DROPBEAR_EXTRA_ARGS\n'
 
 
