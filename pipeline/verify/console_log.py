@@ -161,7 +161,7 @@ class Transcript:
         self._lines: deque[str] = deque(maxlen=_KEPT)
         self._signs: list[Sign] = []
         self._expected: dict[str, None] = {}
-        self._partial_signed = False
+        self._partial_signed = self._partial_kept = False
         self._began = self._prompted = self._in_ramdisk = False
         self._lock = threading.Lock()
 
@@ -178,7 +178,9 @@ class Transcript:
                 self._partial_signed = False
             # A prompt has no line end; and a line without one must not grow for ever.
             if not self._partial_signed:
+                before = len(self._signs)
                 self._partial_signed = self._look(_clean(self._partial))
+                self._partial_kept = len(self._signs) > before
             self._partial = self._partial[-16 * _MAX_LINE :]
 
     def close(self) -> None:
@@ -225,8 +227,12 @@ class Transcript:
         self._lines.append(line)
         if "Linux version " in line:
             self._began = True
-        if not self._partial_signed:
-            self._look(line)
+        # What was told of the line's beginning is told of the whole.
+        partial = self._signs.pop() if self._partial_signed and self._partial_kept else None
+        if partial is None and self._partial_signed:
+            return
+        if not self._look(line) and partial is not None:
+            self._signs.append(partial)
 
     def _look(self, line: str) -> bool:
         self._prompted = self._prompted or bool(_PROMPT.search(line))

@@ -105,7 +105,7 @@ def test_a_root_that_is_not_there_ends_the_boot_of_dracut_and_is_named(
 ) -> None:
     line = LINE.replace("uec-rootfs", "nosuch")
     record, _ = boot_once(made(FORKY)[0], tmp_path / "boot", tools, line=line)
-    (final,) = [sign for sign in record.signs if sign.final]
+    final = next(sign for sign in record.signs if sign.final)
     assert final.assertion == assertion_names.ROOT
     assert record.trouble == final.line
     assert "/dev/disk/by-label/nosuch" in record.trouble

@@ -232,6 +232,13 @@ def test_control_sequences_hide_nothing(tmp_path: Path, sequence: bytes, text: b
         assert len(found.signs) + found.prompted == 1
 
 
+def test_a_line_that_comes_in_pieces_is_told_whole(tmp_path: Path) -> None:
+    found = heard(tmp_path, b"[FAILED] Failed to st", b"art ssh.ser", b"vice.\r\nOops\r\n")
+    assert [sign.line for sign in found.signs] == ["[FAILED] Failed to start ssh.service."]
+    mount = heard(tmp_path, b"[FAILED] Failed to mo", b"unt boot.mount.\n")
+    assert [sign.assertion for sign in mount.signs] == [assertion_names.FSTAB]
+
+
 def test_a_control_string_without_an_end_hides_its_line_only(tmp_path: Path) -> None:
     found = heard(tmp_path, b"\x1b]3008;start=1\n(initramfs) \n")
     assert found.tail == ("(initramfs)",)
