@@ -5,7 +5,7 @@
 # SEEN: With the empty file the id is made and the service is skipped ("unmet condition check ConditionFirstBoot=yes"),
 #   so there are no keys and sshd does not start. Keys come only where the file is missing or says "uninitialized",
 #   and then systemd-firstboot.service runs too. Booted here: the packages' files as an initramfs, once for each state.
-# VERSIONS: openssh-server 1:10.0p1-7+deb13u4, systemd 257.13-1~deb13u1, Linux 6.12.118-1 (Debian 13); qemu of the host.
+# VERSIONS: openssh-server 1:10.0p1-7+deb13u4, systemd 257.13-1~deb13u1, Linux 6.12.117-1 (Debian 13); qemu of the host.
 # SOURCE: machine-id(5), "First Boot Semantics"; systemd.unit(5), ConditionFirstBoot=.
 # WHY: Every image tool that removes host keys and empties the machine id, as both manuals say, makes a Debian 13 or 14
 #   image that cannot be reached; the mend is a unit of one's own, or a file that is missing with all a first boot does.
@@ -27,7 +27,7 @@ fetch() { # SUITE ROOT PACKAGE=VERSION...: these and what they depend on, unpack
 }
 
 fetch trixie "$T/root" systemd=257.13-1~deb13u1 systemd-sysv=257.13-1~deb13u1 openssh-server=1:10.0p1-7+deb13u4 \
-    linux-image-6.12.118+deb13-cloud-amd64=6.12.118-1 bash dash coreutils base-files
+    linux-image-6.12.117+deb13-cloud-amd64=6.12.117-1 bash dash coreutils base-files
 mv "$T"/root/boot/vmlinuz-* "$T/kernel"
 rm -rf "$T"/root/boot "$T"/root/usr/lib/modules "$T"/root/usr/share/{doc,man,locale}
 printf 'root:x:0:0:root:/root:/bin/bash\n' > "$T/root/etc/passwd"
