@@ -31,6 +31,22 @@ from pipeline.disk.filesystems.ext_usage import UsedRanges, check
 from pipeline.host.context import Tools
 from pipeline.host.memory import outgrows_cache
 from pipeline.host.programs import TimeoutExpired
+from pipeline.host.requirements import Requirement, declare
+
+REQUIRES = declare(
+    Requirement(
+        "extract",
+        "copying, checking and editing ext file systems",
+        programs={
+            "debugfs": "e2fsprogs",
+            "e2fsck": "e2fsprogs",
+            "mke2fs": "e2fsprogs",
+            "resize2fs": "e2fsprogs",
+            "tune2fs": "e2fsprogs",
+        },
+        unchecked={"dumpe2fs": "e2fsprogs"},
+    )
+)
 
 _EXT = frozenset({"ext2", "ext3", "ext4"})
 _ALL, _USED = "all data", "used blocks"  # what is copied of a volume

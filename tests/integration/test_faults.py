@@ -1,6 +1,6 @@
 """Seeded short runs of the fault harnesses, and proof that they see what they look for.
 
-The long runs are `./invoke faults`; docs/faults.md tells what they found.
+The long runs are `./invoke faults`; docs/explanation/faults.md tells what they found.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def test_the_harness_sees_what_a_run_left(tmp_path: Path, monkeypatch: pytest.Mo
     build = bench.directory / "build" / "demo"
     build.mkdir(parents=True)
     (build / "manifest.json").write_text(
-        '{"machine": {"file": "a", "sha256": ""}, "kernel": {"file": "b", "sha256": ""},'
-        ' "ramdisk": {"file": "c", "sha256": ""}}'
+        '{"artifacts": [{"role": "machine", "file": "a", "sha256": ""},'
+        ' {"role": "kernel", "file": "b", "sha256": ""}]}'
     )
     with subprocess.Popen(["sleep", "600"]) as sleeping:
         found = bench.faults(before)
