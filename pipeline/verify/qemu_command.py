@@ -27,7 +27,7 @@ OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
 # Five-level paging is off, as nearly all clouds have it: with it one boot in two of Debian 13's
 # kernel was seen to lose memory to corruption under qemu 7.2's emulation.
-_EMULATED_CPU = "max,la57=off"
+EMULATED_CPU = "max,la57=off"
 GUEST_TIME = "shift=2,sleep=on"
 """Under TCG the guest's clock counts instructions, 4 ns each, and real time only while it sleeps.
 
@@ -98,7 +98,7 @@ def qemu_argv(
         *devices.machine(hardware),
         *("-accel", accelerator),
         *(() if accelerator == "kvm" else ("-icount", GUEST_TIME)),
-        *("-cpu", "host" if accelerator == "kvm" else _EMULATED_CPU),
+        *("-cpu", "host" if accelerator == "kvm" else EMULATED_CPU),
         *("-smp", "1"),
         *("-m", str(memory_mib)),
         *("-uuid", uuid),

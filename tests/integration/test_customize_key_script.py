@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -43,7 +44,7 @@ class Machine:
     def __init__(self, directory: Path, shell: str = "dash", client: str = "curl") -> None:
         self.directory, self.shell = directory, SHELLS[shell]
         self.own_root = client == "busybox"
-        for name in ("home dir", "bin", "ssh", "dev"):
+        for name in ("home dir", "bin", "etc/ssh", "dev"):
             (directory / name).mkdir(parents=True)
         self.home, self.bin = directory / "home dir", directory / "bin"
         if self.own_root:
@@ -65,7 +66,6 @@ class Machine:
             f"other:x:5:5::/nonexistent:/bin/sh\n{self.user}:x:0:0::{self.inside('home dir')}:\n"
         )
         if self.own_root:
-            (directory / "etc").mkdir()
             shutil.copy(directory / "passwd", directory / "etc/passwd")
         self.console = directory / "console"
 
@@ -89,7 +89,7 @@ class Machine:
             "metadata": url,
             "console": self.inside("console"),
             "passwd": self.inside("passwd"),
-            "host_keys": self.inside("ssh"),
+            "prefix": "/nowhere" if self.own_root else self.inside(""),
             "wait": str(wait),
             "PATH": self.inside("bin"),
         }
@@ -188,7 +188,12 @@ def test_an_instance_without_keys_does_not_wait(tmp_path: Path) -> None:
     service = Service({})
     with serving(service):
         machine.boot(service.url, wait=1000)
-    assert len(service.requests) == 3
+    assert [request.split(" ", 1)[1] for request in service.requests] == [
+        "/latest/api/token 200",
+        "/latest/meta-data/public-keys/ 404",
+        "/latest/meta-data/ 200",
+        "/openstack/latest/meta_data.json 404",
+    ]
     assert not machine.keys.exists()
     assert machine.console.read_text().splitlines()[0] == "AUTHORIZED_KEYS:"
 
@@ -218,20 +223,88 @@ def test_modules_are_harmless(tmp_path: Path) -> None:
     assert calls == ([] if listed else ["depmod -a"]) + ["modprobe acpiphp"]
 
 
+def document(**changes: object) -> bytes:
+    """What Nova serves as meta_data.json, with these members."""
+    return json.dumps({"uuid": "1", "meta": {}, "launch_index": 0} | changes).encode()
+
+
+@pytest.mark.parametrize(("shell", "client"), PAIRS)
+@pytest.mark.parametrize("ec2", [True, False])
+def test_keys_that_only_openstacks_tree_has(
+    tmp_path: Path, shell: str, client: str, ec2: bool
+) -> None:
+    """As clouds have it that serve no EC2 tree, or one without keys."""
+    machine = Machine(tmp_path / "m", shell, client)
+    keys = {"one": f"{RSA}\n", "two}": f"{ED25519}\r\n{ECDSA}\n", "ssh-rsa AAAAname": SECURITY_KEY}
+    text = document(public_keys=keys, keys=[{"name": "one", "type": "ssh", "data": RSA}])
+    service = Service({}, document=text, ec2=ec2)
+    with serving(service):
+        for _ in range(2):
+            machine.boot(service.url, wait=1000)
+    assert machine.keys.read_text().splitlines() == ALL
+    assert "did not give" not in machine.console.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        document(),
+        document(public_keys={}),
+        # What a user wrote into the instance's own properties is no key of it.
+        document(meta={"public_keys": '{"x": "' + RSA + '"}', "y": RSA}, public_keys={}),
+        document(meta={"y": RSA}),
+    ],
+)
+def test_a_document_without_keys(tmp_path: Path, text: bytes) -> None:
+    machine = Machine(tmp_path / "m")
+    service = Service({}, document=text, ec2=False)
+    with serving(service):
+        machine.boot(service.url, wait=1000)
+    assert len(service.requests) == 4
+    assert not machine.keys.exists()
+    assert "did not give" not in machine.console.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"public_keys": {"a": RSA, "b": ED25519}, "uuid": "1"}, indent=2),
+        json.dumps({"uuid": "1", "public_keys": {"a": RSA, "b": ED25519}}, separators=(",", ":")),
+        json.dumps({"uuid": "1", "public_keys": {"a": RSA, "b": ED25519}}).replace("/", "\\/"),
+        json.dumps({"uuid": "1", "public_keys": {"a": RSA, "b": ED25519}}).replace("+", "\\u002b"),
+    ],
+)
+def test_spellings_of_json(tmp_path: Path, text: str) -> None:
+    machine = Machine(tmp_path / "m")
+    service = Service({}, document=text.encode(), ec2=False)
+    with serving(service):
+        machine.boot(service.url, wait=1000)
+    assert machine.keys.read_text().splitlines() == [RSA, ED25519]
+
+
+def test_keys_of_ec2s_tree_are_waited_for(tmp_path: Path) -> None:
+    """They are announced: what OpenStack's tree has is no reason to end without them."""
+    machine = Machine(tmp_path / "m")
+    service = Service(KEYS, failing={"/latest/meta-data/public-keys/"}, document=document())
+    with serving(service):
+        machine.boot(service.url)
+    assert machine.keys.read_text().splitlines() == ALL
+
+
 def test_host_keys_are_made_only_if_there_are_none(tmp_path: Path) -> None:
+    """Of every type that `ssh-keygen -A` makes, and once."""
     machine = Machine(tmp_path / "m")
     machine.add_tool("ssh-keygen")
-    keys = machine.directory / "ssh"
+    keys = machine.directory / "etc/ssh"
+    (tmp_path / "wanted/etc/ssh").mkdir(parents=True)
+    subprocess.run(["ssh-keygen", "-A", "-f", tmp_path / "wanted"], check=True, capture_output=True)
     service = Service(KEYS)
     with serving(service):
         machine.boot(service.url)
         made = {p.name: p.read_bytes() for p in keys.iterdir()}
         machine.boot(service.url)
-    assert {n for n in made if not n.endswith(".pub")} == {
-        "ssh_host_rsa_key",
-        "ssh_host_ecdsa_key",
-        "ssh_host_ed25519_key",
-    }
+    assert {"ssh_host_rsa_key", "ssh_host_ed25519_key"} < set(made)
+    assert set(made) == {p.name for p in (tmp_path / "wanted/etc/ssh").iterdir()}
     assert {p.name: p.read_bytes() for p in keys.iterdir()} == made
 
 

@@ -1,4 +1,4 @@
-"""Have the guest run /etc/rc.local at boot, whichever init it has, and make its host keys."""
+"""Have the guest run /etc/rc.local at boot and make its host keys, whichever init it has."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Literal
 from pipeline.core.errors import GuestError
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import base, join
+from pipeline.guest.customize.host_keys import enable, no_first_boot, remove_host_keys, units_needed
+from pipeline.guest.customize.systemd_units import Units
 
 Init = Literal["systemd", "upstart", "sysv", "unknown"]
 
 _BEGIN, _END = "# >>> uec-rootfs", "# <<< uec-rootfs"
 _SHELL = re.compile(r"#!\s*(?:/usr)?/bin/(?:env\s+)?(?:ba|da|a|k)?sh\b\s*(.*)")
-_UNITS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _GENERATORS = ("/usr/lib/systemd/system-generators", "/lib/systemd/system-generators")
 _RUNLEVELS = ("2", "3", "4", "5")
 _PREVIOUS = ".before-uec-rootfs"
@@ -107,32 +108,24 @@ def _hook(editor: Editor, templates: Path, path: str) -> None:
 
 
 def _hook_systemd(editor: Editor, templates: Path, path: str) -> None:
-    unit = next(
-        (f"{d}/rc-local.service" for d in _UNITS if editor.is_file(f"{d}/rc-local.service")), None
-    )
-    wanted = any(
-        base(name) == "rc-local.service"
-        for directory in _UNITS
-        for target in ("multi-user.target.wants", "basic.target.wants")
-        for name in editor.names(f"{directory}/{target}")
-    )
+    units = Units(editor)
+    name = "rc-local.service"
     generated = any(
         editor.is_file(f"{directory}/systemd-rc-local-generator") for directory in _GENERATORS
     )
-    if unit is not None and (wanted or generated):
+    if units.masked(name):
+        editor.warnings.append(
+            f"{name} was masked in the guest; it is what fetches the SSH keys, so a unit of the "
+            f"image's own stands in place of the mask, and {path} runs as a whole"
+        )
+    elif units.path(name) and (generated or units.enabled(name)):
         # The unit says which path it starts; it may not be the one that exists.
-        started = re.search(r"^ExecStart=[-@:+!]*(\S+)", editor.text(unit), re.M)
-        if started and editor.place(started[1]) != path:
-            editor.link(path, started[1])
+        for line in units.settings(name, "ExecStart"):
+            started = re.match(r"[-@:+!]*(\S+)", line)
+            if started and editor.place(started[1]) != path:
+                editor.link(path, started[1])
         return
-    enable_unit(editor, templates, "rc-local.service", ("multi-user.target",))
-
-
-def enable_unit(editor: Editor, templates: Path, name: str, targets: tuple[str, ...]) -> None:
-    """Install a unit of ours and enable it as `systemctl enable` does."""
-    editor.write(f"/etc/systemd/system/{name}", (templates / name).read_text())
-    for target in targets:
-        editor.link(f"../{name}", f"/etc/systemd/system/{target}.wants/{name}")
+    enable(editor, templates, name, ("multi-user.target",))
 
 
 def _runlevel_directories(editor: Editor) -> list[str]:
@@ -170,24 +163,8 @@ def fresh_host_keys(editor: Editor, templates: Path) -> None:
 
     The key script is the last resort: it makes missing ones too, but only late in the boot.
     """
-    editor.remove_matching("/etc/ssh", r"ssh_host_.*key(?:\.pub)?")
-    editor.remove_matching("/etc/dropbear", r"dropbear_.*host_key")
-    if find_init(editor) != "systemd" or not editor.is_file("/usr/bin/ssh-keygen"):
-        return
-    if not _makes_host_keys(editor):
-        targets = ("multi-user.target", "ssh.service", "sshd.service")
-        enable_unit(editor, templates, "ssh-host-keys.service", targets)
-
-
-def _makes_host_keys(editor: Editor) -> bool:
-    """Red Hat's and SUSE's servers do, by a unit or script of their own; Debian's do since 13."""
-    for directory in _UNITS:
-        if any(re.match(r"sshd?-?(?:keygen|gen-keys)", n) for n in editor.names(directory)):
-            return True
-        for name in ("sshd.service", "ssh.service"):
-            if re.search(r"key-?gen|gen-keys", editor.text(f"{directory}/{name}")):
-                return True
-    return any(
-        re.search(r"\bdo_rsa1?_keygen\b|\$KEYGEN\b", editor.text(f"/etc/{d}/sshd"))
-        for d in ("init.d", "rc.d/init.d")
-    )
+    remove_host_keys(editor)
+    if find_init(editor) == "systemd":
+        no_first_boot(editor)
+        for name, targets in units_needed(editor):
+            enable(editor, templates, name, targets)

@@ -212,7 +212,7 @@ def test_modules_that_do_not_fit_are_blamed_before_the_root() -> None:
 
 
 def test_a_wait_for_swap_is_the_fstabs_fault() -> None:
-    line = "A start job is running for /dev/VolGroup/lv_swap (9s / 1min 30s)"
+    line = "A start job is running for /dev/VolGroup/lv_swap (1min 1s / 1min 30s)"
     first, other = (
         dead(r, line, Sign(assertion_names.FSTAB, line, final=True)) for r in (FIRST, OTHER)
     )
