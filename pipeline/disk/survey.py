@@ -23,13 +23,23 @@ from pipeline.disk.volume import Stretch, Volume
 from pipeline.disk.xfs import Xfs
 from pipeline.errors import DiskError
 
-READABLE = frozenset({"ext2", "ext3", "ext4", "xfs"})
+EXT = frozenset({"ext2", "ext3", "ext4"})
+READABLE = EXT | {"xfs"}
 """File systems that are looked into, and that a root may have."""
+_UNSUPPORTED = (
+    *("apfs", "bcache", "bcachefs", "btrfs", "cramfs", "erofs", "f2fs", "hfsplus", "jfs"),
+    *("nilfs2", "reiser4", "reiserfs", "romfs", "squashfs", "ufs", "zfs_member"),
+)
+"""File systems that hold the roots of some systems, but are not read here."""
 _REFUSED = {
-    "btrfs": "its file system is btrfs, which is not supported as a root",
+    name: f"its file system is {name}, which is not supported as a root" for name in _UNSUPPORTED
+} | {
     "crypto_LUKS": "it is encrypted (LUKS)",
     "BitLocker": "it is encrypted (BitLocker)",
     "linux_raid_member": "it is a member of a software RAID",
+    "vdo": "it is a VDO volume (deduplicated blocks)",
+    "DM_integrity": "it is a dm-integrity volume",
+    "zfs_member": "it belongs to a ZFS pool, which is not supported as a root",
 }
 _KERNEL = re.compile(r"(vmlinuz|vmlinux|bzImage|linux)(-.*)?$")
 WHOLE_DISK = "0"
@@ -118,15 +128,33 @@ def _partitions(
         try:
             there = Volume(disk, [_clip(s, disk.size) for s in volume.stretches], volume.name)
             physical = read_label(there)
-            if physical:
+            if physical and not (partition and partition.refusal):
                 placed.append(Placed(physical, volume.stretches[0], name))
                 continue
             superblock = recognise(there)
         except DiskError as error:
             damage.append(error)
             continue
-        found.append(Candidate(name, _place(name), volume, superblock, partition))
+        found.append(
+            Candidate(
+                name,
+                _place(name),
+                volume,
+                superblock,
+                partition,
+                refusal=_doubt(table, partition, superblock),
+            )
+        )
     return found, placed
+
+
+def _doubt(table: Table, partition: Partition | None, superblock: Superblock | None) -> str:
+    """Why the tables forbid to take a volume; "" if they do not."""
+    if partition is not None:
+        return partition.refusal
+    if table.foreign and superblock is None:
+        return f"it has a partition table of {table.foreign}, which is not read"
+    return ""
 
 
 def _place(name: str) -> str:
