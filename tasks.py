@@ -8,10 +8,10 @@ from invoke.collection import Collection
 # pipeline anew. Whoever said so to Python itself (-B, PYTHONDONTWRITEBYTECODE) is still obeyed.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
-from pipeline.commands.build import build, console, recipes, verify
-from pipeline.commands.develop import benchmark, check, docs, faults, format_, test
-from pipeline.commands.look import diff, doctor, list_, prune, report, show
-from pipeline.commands.upload import unbundle, upload
+from pipeline.cli.build import build, console, recipes, verify
+from pipeline.cli.develop import benchmark, check, docs, faults, format_, test
+from pipeline.cli.look import diff, doctor, list_, prune, report, show
+from pipeline.cli.upload import unbundle, upload
 
 namespace = Collection(
     build,

@@ -25,16 +25,18 @@ from benchmarks.measure import (
     markdown,
     measure,
 )
-from pipeline import guest, settings
-from pipeline.build import build
-from pipeline.guest import Backend
-from pipeline.model import PartitionImage
-from pipeline.progress import QuietProgress
-from pipeline.recipe import Recipe, choose_recipe, load_recipes
-from pipeline.request import BuildRequest
-from pipeline.run import Runner, Secrets
-from pipeline.sparse import digests
-from pipeline.stage import Tools
+from pipeline.builders.recipes import choose_recipe, load_recipes
+from pipeline.core import settings
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import PartitionImage
+from pipeline.core.recipe import Recipe
+from pipeline.core.request import Backend, BuildRequest
+from pipeline.core.secrets import Secrets
+from pipeline.guest.access.open import open_guest
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.host.sparse import digests
+from pipeline.workflows.build import build
 
 E2FSPROGS = "this pipeline, e2fsprogs"
 GUESTFS = "this pipeline, guestfs appliance without acceleration"
@@ -74,7 +76,7 @@ def _hash(image: Path, _out: Path) -> None:
 def _launch(image: PartitionImage, out: Path) -> None:
     with Runner() as runner:
         tools = Tools(runner, QuietProgress(), out)
-        with guest.open_guest(image, None, backend="guestfs", acceleration=TCG, tools=tools):
+        with open_guest(image, None, backend="guestfs", acceleration=TCG, tools=tools):
             pass
 
 

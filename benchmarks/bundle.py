@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from benchmarks.bars import bars
 from benchmarks.document import Section
 from benchmarks.measure import MIB, Options, Work, alternate, circumstances, cost_table, host
-from pipeline.clouds.bundle import PART_SIZE, bundle, part_name, unbundle
-from pipeline.clouds.bundle_archive import Compression
-from pipeline.clouds.bundle_manifest import BundleKeys, Manifest, Part, Sealer
-from pipeline.model import Role
+from pipeline.clouds.bundle.archive import Compression
+from pipeline.clouds.bundle.codec import PART_SIZE, bundle, part_name, unbundle
+from pipeline.clouds.bundle.manifest import BundleKeys, Manifest, Part, Sealer
+from pipeline.core.image import Role
 
 KEYS = BundleKeys(bytes(range(16)), bytes(range(16)))
 CHAIN = "tar, gzip, openssl, split, sha1sum"

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import GIB, MIB
-from pipeline.disk.ext import Ext
-from pipeline.disk.ext_blocks import UsedRanges
-from pipeline.disk.source import RawFile
-from pipeline.disk.survey import survey
-from tests.boot_files import cpio, kernel
-from tests.disks.tools import loop, mounted, run
-from tests.disks.writers import Pv, group_text, write_mbr, write_pv
-from tests.fuzz.seeds import FileDisk
+from pipeline.convert.survey import survey
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.filesystems.ext import Ext
+from pipeline.disk.filesystems.ext_usage import UsedRanges
+from tests.fixtures.boot_files import cpio, kernel
+from tests.fixtures.disks.tools import loop, mounted, run
+from tests.fixtures.disks.writers import Pv, group_text, write_mbr, write_pv
+from tests.robustness.fuzz.seeds import FileDisk
 
 VERSION = "6.1.0"
 """Of the kernel in /boot: a header that says so with random bytes behind it."""

@@ -35,19 +35,19 @@ from benchmarks.measure import (
     cost_table,
     host,
 )
-from pipeline import guest
-from pipeline.collect import collect
-from pipeline.disk.copy import copy, new_file
-from pipeline.disk.ext import Ext
-from pipeline.disk.ext_blocks import UsedRanges
-from pipeline.disk.source import RawFile
-from pipeline.disk.survey import survey
-from pipeline.extract import Extraction, extract, open_format
-from pipeline.model import Acceleration, PartitionImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from tests.disks.tools import loop, run
+from pipeline.convert.extract import Extraction, extract, open_format
+from pipeline.convert.survey import survey
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.disk.blocks.copy import copy, new_file
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.filesystems.ext import Ext
+from pipeline.disk.filesystems.ext_usage import UsedRanges
+from pipeline.guest.access.open import open_guest
+from pipeline.guest.boot.select import collect
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.fixtures.disks.tools import loop, run
 
 FLOOR = "serial floor: read the used bytes, then write them"
 OURS = "this pipeline: root and /boot, checked by e2fsck"
@@ -149,7 +149,7 @@ KERNEL_RIVAL = "virt-get-kernel, appliance without acceleration"
 def _our_kernel(root: PartitionImage, boot: PartitionImage | None, out: Path) -> None:
     with Runner() as runner:
         tools = Tools(runner, QuietProgress(), out)
-        opened = guest.open_guest(root, boot, backend="e2fsprogs", acceleration=TCG, tools=tools)
+        opened = open_guest(root, boot, backend="e2fsprogs", acceleration=TCG, tools=tools)
         with opened as files:
             collect(files, out / "kernel", out / "ramdisk", tools)
 

@@ -27,14 +27,14 @@ import boto3
 from benchmarks.bars import bars
 from benchmarks.document import Section
 from benchmarks.measure import MIB, Options, Work, alternate, circumstances, cost_table, host
-from pipeline.clouds.aws import Site, open_site
-from pipeline.clouds.bundle import PART_SIZE
-from pipeline.clouds.ebs_direct import BLOCK, DirectUpload, aggregate, data_blocks
-from pipeline.clouds.ec2_objects import Bucket, PartUploads
+from pipeline.clouds.aws.ebs_direct import BLOCK, DirectUpload, aggregate, data_blocks
+from pipeline.clouds.aws.objects import Bucket, PartUploads
+from pipeline.clouds.aws.session import Site, open_site
+from pipeline.clouds.bundle.codec import PART_SIZE
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.disk.source import RawFile
-from pipeline.progress import QuietProgress
-from pipeline.settings import PROJECT
+from pipeline.core.events import QuietProgress
+from pipeline.core.settings import PROJECT
+from pipeline.disk.blocks.source import RawFile
 from tests.contract.site import image_file, make_images
 
 LATENCY_MS = 50.0
@@ -52,7 +52,7 @@ _KEYS = {
 @contextmanager
 def standin(latency: float) -> Iterator[str]:
     """The stand-in in a process of its own; its URL."""
-    argv = [sys.executable, "-m", "tests.standins", "--latency-ms", str(latency)]
+    argv = [sys.executable, "-m", "tests.fakes", "--latency-ms", str(latency)]
     with subprocess.Popen(
         argv, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -141,7 +141,7 @@ def _add_md5(params: dict[str, object], **_others: object) -> None:
 @contextmanager
 def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
     """A triple in a real Glance: our whole publish, curl's three PUTs, and that of the root."""
-    from pipeline.clouds.glance import GlanceCloud
+    from pipeline.clouds.glance.cloud import GlanceCloud
     from tests.servers import glance
     from tests.servers.fixtures import token_settings
     from tests.servers.processes import Processes, free_port

@@ -7,7 +7,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from tests.demo import finished_demo
+from tests.fixtures.demo import finished_demo
 from tests.servers.fixtures import ec2_cloud, lone_glance, openstack_cloud
 
 __all__ = ["ec2_cloud", "finished_demo", "lone_glance", "openstack_cloud"]

@@ -10,10 +10,10 @@ import os
 import warnings
 from collections.abc import Mapping
 
-from pipeline.clouds import aws
+from pipeline.clouds.aws.session import code_of, open_site, step
 from pipeline.clouds.local import open_local
 from pipeline.clouds.registry import default_words, open_clouds
-from pipeline.errors import CloudError
+from pipeline.core.errors import CloudError
 
 _MADE_UP = {"envvars", "defaults", ""}
 _SECONDS = 20.0  # a token from a cloud on another continent takes two
@@ -113,14 +113,14 @@ def _aws_profiles() -> list[str]:
 
 
 def _aws(word: str, profile: str) -> str:
-    site = aws.open_site(word, profile, read_seconds=_SECONDS)
+    site = open_site(word, profile, read_seconds=_SECONDS)
     client = site.ec2(retry=False)
     try:
-        with aws.step(word, "ask", word):
+        with step(word, "ask", word):
             client.describe_availability_zones()
     except CloudError as error:
         cause = error.__cause__
         # Known, but not allowed to ask this: the credentials themselves are good.
-        if not (isinstance(cause, Exception) and aws.code_of(cause) == "UnauthorizedOperation"):
+        if not (isinstance(cause, Exception) and code_of(cause) == "UnauthorizedOperation"):
             raise
     return f"credentials work at {client.meta.endpoint_url}"

@@ -22,21 +22,19 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.clouds import simplestreams as streams
-from pipeline.clouds.identity import (
-    content_key,
-    disk_digest,
-    disk_format,
-    next_generation,
-    require_disk,
-)
+from pipeline.catalogue import simplestreams as streams
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.errors import BusyError, CloudError, InputError
-from pipeline.model import ImageFile, ImageSet, Registration, Role
-from pipeline.progress import Meter, Progress, human_bytes
-from pipeline.settings import catalogue_dir
-from pipeline.sparse import CHUNK, data_runs, digests, pieces
-from pipeline.workspace import exclusive, finish, naming, write_whole
+from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.core.errors import BusyError, CloudError, InputError
+from pipeline.core.events import Meter, Progress
+from pipeline.core.identity import content_key, next_generation
+from pipeline.core.image import ImageFile, ImageSet, Registration, Role
+from pipeline.core.settings import catalogue_dir
+from pipeline.core.text import human_bytes
+from pipeline.disk.blocks.identify import disk_format
+from pipeline.host.files import finish, naming, write_whole
+from pipeline.host.locks import exclusive
+from pipeline.host.sparse import CHUNK, data_runs, digests, pieces
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2), _IOW(0x94, 9, int)
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTTY})

@@ -5,7 +5,7 @@
   catalogue entry), so a rerun returns the same ids with `created` False and sends nothing.
   Attributes that the cloud can change later (tags, properties, visibility) are brought up to date.
 - A changed build becomes a new generation; older ones stay until `withdraw`. Pruning is not the
-  clouds' work: pipeline/publish.py does it, after the new generation is proved.
+  clouds' work: pipeline/workflows/publish.py does it, after the new generation is proved.
 - At any failure or interrupt nothing half-registered is visible: what this run made is rolled
   back, or stays hidden and is adopted by the next run.
 - Two publishes of one build at once do not make two triples.
@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import Progress
+from pipeline.core.events import Progress
+from pipeline.core.image import ImageSet, Registration
 
 
 class Interrupted(BaseException):

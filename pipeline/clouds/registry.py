@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 
 from pipeline.clouds.protocol import Cloud
-from pipeline.errors import InputError
-from pipeline.recipe import did_you_mean
+from pipeline.core.errors import InputError
+from pipeline.core.text import did_you_mean
 
 # kind -> module and function; the function takes the words after the colon ("" without one).
 # By name, so that an upload to the local catalogue does not import the cloud libraries.
 _OPENERS: Mapping[str, tuple[str, str]] = {
     "local": ("pipeline.clouds.local", "open_local"),
-    "glance": ("pipeline.clouds.glance", "open_glance"),
-    "ec2": ("pipeline.clouds.ec2", "open_ec2"),
-    "ebs": ("pipeline.clouds.ebs", "open_ebs"),
+    "glance": ("pipeline.clouds.glance.cloud", "open_glance"),
+    "ec2": ("pipeline.clouds.aws.s3_backed", "open_ec2"),
+    "ebs": ("pipeline.clouds.aws.ebs_backed", "open_ebs"),
 }
 
 

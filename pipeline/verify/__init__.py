@@ -1,7 +1,6 @@
 """Boots an image set as a cloud would and says, assertion by assertion, what came of it."""
 
-from pipeline.verify.console import console
-from pipeline.verify.report import (
+from pipeline.core.checks import (
     NOVA_COMMAND_LINE,
     Assertion,
     Firmware,
@@ -9,7 +8,8 @@ from pipeline.verify.report import (
     VerifyReport,
     WholeDisk,
 )
-from pipeline.verify.stage import plan, verify
+from pipeline.verify.check import plan, verify
+from pipeline.verify.interactive import console
 
 __all__ = [
     "NOVA_COMMAND_LINE",

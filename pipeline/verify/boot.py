@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.errors import PipelineError
-from pipeline.progress import printable
-from pipeline.run import Runner
+from pipeline.core.errors import PipelineError
+from pipeline.core.text import printable
+from pipeline.host.files import write_scratch
+from pipeline.host.programs import Runner
 from pipeline.verify import probe, ssh
-from pipeline.verify.guest import Guest, running
-from pipeline.verify.machine import Wiring
+from pipeline.verify.console_log import Sign, Transcript
 from pipeline.verify.metadata import Metadata, Request
-from pipeline.verify.service import exchange_command, serving
-from pipeline.verify.transcript import Sign, Transcript
-from pipeline.workspace import write_scratch
+from pipeline.verify.metadata_server import exchange_command, serving
+from pipeline.verify.qemu_command import Wiring
+from pipeline.verify.running_guest import Guest, running
 
 _POLL = 0.25  # seconds between looks at a guest that boots
 _GRACE = 60.0  # seconds; least time a guest gets from one milestone to the next

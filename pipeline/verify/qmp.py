@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import HostError
+from pipeline.core.errors import HostError
 
 _TIMEOUT = 60.0  # seconds; qemu answers at once unless the host is starved
 _MAX_LINE = 1 << 20

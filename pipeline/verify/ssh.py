@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run import PIPE, Program, Runner
+from pipeline.host.programs import PIPE, Program, Runner
 from pipeline.verify.metadata import Key
 
 _ALIAS = "guest"  # host keys are noted under one name, whatever the port

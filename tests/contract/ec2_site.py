@@ -19,15 +19,15 @@ from botocore.config import Config
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline.clouds.ec2 import open_ec2
-from pipeline.clouds.ec2_keys import signing_key
+from pipeline.clouds.aws.keys import signing_key
+from pipeline.clouds.aws.s3_backed import open_ec2
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import Seen, Site
+from tests.fakes.ec2 import Image
+from tests.fakes.server import ACCESS, SECRET, Cloud, running
 from tests.servers.fixtures import fresh_account
 from tests.servers.keystone import Identity
 from tests.servers.openstack_cloud import Endpoints
-from tests.standins.ec2 import Image
-from tests.standins.server import ACCESS, SECRET, Cloud, running
 
 _QUICK = Config(retries={"total_max_attempts": 3}, read_timeout=60)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.clouds.glance import GlanceCloud
-from pipeline.clouds.glance_api import Patience
+from pipeline.clouds.glance.api import Patience
+from pipeline.clouds.glance.cloud import GlanceCloud
 from tests.contract.site import Seen, Site
 from tests.servers.fixtures import LoneGlance, fresh_account, token_settings
 from tests.servers.keystone import Identity

@@ -1,4 +1,4 @@
-"""The local catalogue under the contract; read by tests/simplestreams_reader.py."""
+"""The local catalogue under the contract; read by tests/fixtures/simplestreams_reader.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.clouds.local import LocalCloud
 from tests.contract.site import Seen, Site
-from tests.simplestreams_reader import read_mirror
+from tests.fixtures.simplestreams_reader import read_mirror
 
 _ROLES = {"boot-kernel": "kernel", "boot-initrd": "ramdisk", "root-image": "machine"}
 _FOREIGN = "com.example:images"

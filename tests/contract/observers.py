@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.progress import Meter, Unit
+from pipeline.core.events import Meter, Unit
 
 
 class Observed:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.clouds.protocol import Cloud
-from pipeline.model import ImageFile, ImageSet, Role
+from pipeline.core.image import ImageFile, ImageSet, Role
 
 MIB = 1 << 20
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.clouds.protocol import Interrupted, PublishOptions
-from pipeline.errors import CloudError
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import QuietProgress
-from pipeline.publish import publish
+from pipeline.core.errors import CloudError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import ImageSet, Registration
+from pipeline.workflows.publish import publish
 from tests.contract.observers import Observed
 from tests.contract.site import Site, child_environment, make_images, rebuilt
 

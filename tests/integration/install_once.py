@@ -12,13 +12,14 @@ import secrets
 import sys
 from pathlib import Path
 
-from pipeline import accel, kickstart
-from pipeline.errors import PipelineError
-from pipeline.install import Limits, install, obtain
-from pipeline.progress import QuietProgress
-from pipeline.recipe import load_recipes
-from pipeline.run import Runner
-from pipeline.stage import Tools
+from pipeline.builders.installer import Limits, install, obtain
+from pipeline.builders.installer.answers import render
+from pipeline.builders.recipes import load_recipes
+from pipeline.core.errors import PipelineError
+from pipeline.core.events import QuietProgress
+from pipeline.host import hypervisor
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
 
 
 def main(recipes: Path, name: str, place: Path) -> None:
@@ -31,7 +32,7 @@ def main(recipes: Path, name: str, place: Path) -> None:
         tools = Tools(runner, QuietProgress(), scratch)
         try:
             tree = obtain(recipe, tools)
-            answers = kickstart.render(
+            answers = render(
                 recipe,
                 nonce=secrets.token_hex(16),
                 overrides={},
@@ -42,7 +43,7 @@ def main(recipes: Path, name: str, place: Path) -> None:
                 answers,
                 tree,
                 place / "disk.img",
-                accel.acceleration(tools),
+                hypervisor.acceleration(tools),
                 tools,
                 evidence=place / "evidence",
                 limits=Limits(wall=recipe.install_minutes * 60, quiet=recipe.quiet_minutes * 60),

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipeline.clouds.bundle import PART_SIZE, bundle, part_name
-from pipeline.clouds.bundle_manifest import Manifest, Sealer
-from pipeline.clouds.bundle_source import unbundle_image
-from pipeline.clouds.ec2_keys import bundle_secret, load_public_key, signing_key
-from pipeline.errors import CloudError, InputError
-from pipeline.model import Role
-from pipeline.progress import QuietProgress
+from pipeline.clouds.aws.keys import bundle_secret, load_public_key, signing_key
+from pipeline.clouds.aws.unbundle import unbundle_image
+from pipeline.clouds.bundle.codec import PART_SIZE, bundle, part_name
+from pipeline.clouds.bundle.manifest import Manifest, Sealer
+from pipeline.core.errors import CloudError, InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Role
 
 pytestmark = pytest.mark.integration
 

@@ -21,16 +21,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from benchmarks.disks import Disk, make_disk
 from benchmarks.measure import MIB, Cost, measure
-from pipeline import settings
-from pipeline.build import build
-from pipeline.clouds.bundle import PART_SIZE, bundle
-from pipeline.clouds.bundle_manifest import Sealer
-from pipeline.guest import Backend
-from pipeline.model import Role
-from pipeline.progress import QuietProgress
-from pipeline.recipe import choose_recipe, load_recipes
-from pipeline.request import BuildRequest
-from pipeline.run import Secrets
+from pipeline.builders.recipes import choose_recipe, load_recipes
+from pipeline.clouds.bundle.codec import PART_SIZE, bundle
+from pipeline.clouds.bundle.manifest import Sealer
+from pipeline.core import settings
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Role
+from pipeline.core.request import Backend, BuildRequest
+from pipeline.core.secrets import Secrets
+from pipeline.workflows.build import build
 
 pytestmark = pytest.mark.integration
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.collect import BootFiles, collect
-from pipeline.customize import Customization, customize
-from pipeline.guest import open_guest
-from pipeline.model import Acceleration, PartitionImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.settings import PROJECT
-from pipeline.stage import Tools
-from tests.disks import Entry, debian_root_tarball, listing, mounted
-from tests.disks.tools import run
-from tests.metadata_server import Service, serving
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.core.settings import PROJECT
+from pipeline.guest.access.open import open_guest
+from pipeline.guest.boot.select import BootFiles, collect
+from pipeline.guest.customize.apply import Customization, customize
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.fixtures.disks import Entry, debian_root_tarball, listing, mounted
+from tests.fixtures.disks.tools import run
+from tests.fixtures.metadata_server import Service, serving
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PROJECT
-from tests.metadata_server import Service, serving
+from pipeline.core.settings import PROJECT
+from tests.fixtures.metadata_server import Service, serving
 
 pytestmark = pytest.mark.integration
 
@@ -237,7 +237,7 @@ def test_host_keys_are_made_only_if_there_are_none(tmp_path: Path) -> None:
 
 def test_their_part_runs_after_ours(tmp_path: Path) -> None:
     """A merged script: both parts run, and theirs under its own shell options."""
-    from pipeline.guest.boothooks import merged
+    from pipeline.guest.customize.boot_hooks import merged
 
     machine = Machine(tmp_path / "m")
     theirs = (

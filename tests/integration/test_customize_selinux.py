@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.guest import Kind
-from pipeline.guest.selinux import Policy
-from tests.test_selinux import CONTEXTS
+from pipeline.disk.filesystems.status import Kind
+from pipeline.guest.customize.selinux import Policy
+from tests.unit.guest.customize.test_selinux import CONTEXTS
 
 pytestmark = pytest.mark.integration
 

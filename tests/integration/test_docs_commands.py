@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PROJECT
+from pipeline.core.settings import PROJECT
 from tests.contract.ec2_site import standin, standin_account
-from tests.demo import Demo, copy_of_the_checkout, environment, shell
-from tests.literate import COMMAND, Command, blocks, hidden_commands, spans, steps
+from tests.fakes.server import Cloud
+from tests.fixtures.demo import Demo, copy_of_the_checkout, environment, shell
+from tests.fixtures.literate import COMMAND, Command, blocks, hidden_commands, spans, steps
 from tests.servers.fixtures import LoneGlance, token_settings
-from tests.standins.server import Cloud
-from tests.test_container import EXAMPLES, words_of
+from tests.unit.test_container import EXAMPLES, words_of
 
 # Written by the command that they name.
 _GENERATED = ("benchmarks.md", "benchmarks-extraction.md")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
+from pipeline.core.events import QuietProgress
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.workflows import doctor
 
 pytestmark = pytest.mark.integration
 

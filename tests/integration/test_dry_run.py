@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.progress import human_bytes
-from pipeline.settings import cache_dir
+from pipeline.core.settings import cache_dir
+from pipeline.core.text import human_bytes
 from tests.contract.ec2_site import standin, standin_account
 from tests.contract.glance_site import RawGlance
-from tests.demo import Demo, invoke
-from tests.finished import finished_build
+from tests.fakes.server import Cloud
+from tests.fixtures.demo import Demo, invoke
+from tests.fixtures.finished import finished_build
 from tests.servers.faults import FaultProxy
 from tests.servers.fixtures import LoneGlance, token_settings
-from tests.standins.server import Cloud
 
 pytestmark = pytest.mark.integration
 

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds import ebs_direct
-from pipeline.clouds.aws import open_site
-from pipeline.clouds.ebs import EbsCloud, open_ebs
-from pipeline.clouds.ebs_direct import BLOCK
+from pipeline.clouds.aws import ebs_direct
+from pipeline.clouds.aws.ebs_backed import EbsCloud, open_ebs
+from pipeline.clouds.aws.ebs_direct import BLOCK
+from pipeline.clouds.aws.session import open_site
 from pipeline.clouds.protocol import Interrupted, PublishOptions
-from pipeline.disk.source import RawFile
-from pipeline.errors import CloudError, InputError
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import QuietProgress
+from pipeline.core.errors import CloudError, InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import ImageSet, Registration
+from pipeline.disk.blocks.source import RawFile
 from tests.contract.observers import Observed
 from tests.contract.site import make_images
-from tests.standins.protocol import Answer, Fault, Refused
-from tests.standins.server import Cloud, error_answer, running
+from tests.fakes.protocol import Answer, Fault, Refused
+from tests.fakes.server import Cloud, error_answer, running
 
 pytestmark = pytest.mark.integration
 OPTIONS = PublishOptions()
@@ -460,8 +460,8 @@ def test_a_killed_upload_goes_on_with_the_blocks_that_are_there(
 import os, signal
 from dataclasses import replace
 from pathlib import Path
-from pipeline.clouds import ebs_direct
-from pipeline.clouds.aws import open_site
+from pipeline.clouds.aws import ebs_direct
+from pipeline.clouds.aws.session import open_site
 from tests.integration.test_ebs import make_disk, publish
 write = ebs_direct.BlockIndex.write
 count = 0

@@ -19,23 +19,23 @@ from botocore.exceptions import EndpointConnectionError
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline.clouds import ec2_objects, ec2_publication
-from pipeline.clouds.aws import open_site
-from pipeline.clouds.bundle_source import unbundle_image
-from pipeline.clouds.ec2 import open_ec2
-from pipeline.clouds.ec2_images import Image, Images
-from pipeline.clouds.ec2_objects import Bucket, PartUploads
+from pipeline.clouds.aws import objects, publication
+from pipeline.clouds.aws.images import Image, Images
+from pipeline.clouds.aws.objects import Bucket, PartUploads
+from pipeline.clouds.aws.s3_backed import open_ec2
+from pipeline.clouds.aws.session import open_site
+from pipeline.clouds.aws.unbundle import unbundle_image
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.errors import CloudError, InputError
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import QuietProgress
+from pipeline.core.errors import CloudError, InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import ImageSet, Registration
 from tests.contract.ec2_site import openstack_account, standin
 from tests.contract.observers import Observed
 from tests.contract.site import image_file, make_images, rebuilt
+from tests.fakes.protocol import Answer, Refused
+from tests.fakes.s3 import Object
+from tests.fakes.server import Cloud, error_answer
 from tests.servers.openstack_cloud import Endpoints
-from tests.standins.protocol import Answer, Refused
-from tests.standins.s3 import Object
-from tests.standins.server import Cloud, error_answer
 
 pytestmark = pytest.mark.integration
 OPTIONS = PublishOptions()
@@ -100,12 +100,12 @@ def another_certificate(directory: Path) -> Path:
 def test_parts_lie_at_the_root_readable_by_ec2_and_marked(cloud: Cloud, images: ImageSet) -> None:
     registration = publish(images)
     assert_registered(cloud, images, registration)
-    objects = cloud.s3.buckets["images"]
-    assert {stored.acl for stored in objects.values()} == {"aws-exec-read"}
-    assert not any("/" in key for key in objects)
+    stored_objects = cloud.s3.buckets["images"]
+    assert {stored.acl for stored in stored_objects.values()} == {"aws-exec-read"}
+    assert not any("/" in key for key in stored_objects)
     stem = f"machine-demo-{registration.key[:32]}"
-    assert sum(key.startswith(f"{stem}.") for key in objects) == 5
-    marks = objects[f"{stem}.manifest.xml"].metadata
+    assert sum(key.startswith(f"{stem}.") for key in stored_objects) == 5
+    marks = stored_objects[f"{stem}.manifest.xml"].metadata
     assert marks["image-pipeline-sha256"] == images.machine.sha256
     assert cloud.ec2.images[registration.machine_id].tags["image_pipeline_role"] == "machine"
 
@@ -152,11 +152,11 @@ def test_a_killed_upload_goes_on_with_the_parts_that_are_there(
     program = f"""
 import dataclasses, os, pickle, signal, sys
 from pathlib import Path
-from pipeline.clouds import ec2_objects
-from pipeline.clouds.ec2 import open_ec2
+from pipeline.clouds.aws import objects
+from pipeline.clouds.aws.s3_backed import open_ec2
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.progress import QuietProgress
-put = ec2_objects.Bucket.put
+from pipeline.core.events import QuietProgress
+put = objects.Bucket.put
 count = 0
 def killing(self, key, *rest, **named):
     global count
@@ -164,7 +164,7 @@ def killing(self, key, *rest, **named):
     count += key.startswith("machine")
     if count == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-ec2_objects.Bucket.put = killing
+objects.Bucket.put = killing
 images = pickle.loads(Path({str(images.machine.path.with_name("set"))!r}).read_bytes())
 open_ec2("").publish(images, PublishOptions(), QuietProgress())
 """
@@ -229,7 +229,7 @@ def test_a_line_that_damages_every_part_is_told(cloud: Cloud, images: ImageSet) 
 def test_a_listing_that_lags_is_asked_again(
     cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ec2_objects, "_LISTING_SECONDS", 0.1)
+    monkeypatch.setattr(objects, "_LISTING_SECONDS", 0.1)
     behind = iter([True, True, False])
     empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 
@@ -260,13 +260,13 @@ def test_a_bucket_that_another_upload_makes_meanwhile_is_used(
 def test_a_part_that_the_store_lost_is_told_and_sent_again(
     cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ec2_objects, "_LISTING_SECONDS", 0.1)
+    monkeypatch.setattr(objects, "_LISTING_SECONDS", 0.1)
 
     def lose(service: str, operation: str, number: int) -> Answer | None:
         if operation == "ListObjectsV2":
-            objects = cloud.s3.buckets["images"]
-            for key in [k for k in objects if k.startswith("machine") and "part.01" in k]:
-                del objects[key]
+            held = cloud.s3.buckets["images"]
+            for key in [k for k in held if k.startswith("machine") and "part.01" in k]:
+                del held[key]
         return None
 
     cloud.fault = lose
@@ -323,7 +323,7 @@ def test_a_kernel_that_went_while_the_machine_image_was_made_is_noticed(
     cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when another host's upload of the build rolls back."""
-    monkeypatch.setattr(ec2_publication, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(publication, "_LOOK_SECONDS", 0.0)
 
     def take_the_kernel(_service: str, operation: str, _number: int) -> None:
         if operation == "CreateTags":
@@ -342,7 +342,9 @@ def test_a_roll_back_spares_what_another_upload_uses(
     cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts: the lock of one does not bind the other."""
-    monkeypatch.setattr("pipeline.clouds.ec2.one_at_a_time", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(
+        "pipeline.clouds.aws.s3_backed.one_at_a_time", lambda *_: contextlib.nullcontext()
+    )
     others: list[Registration] = []
     second = rebuilt(images, seed=9)
 
@@ -396,7 +398,7 @@ def test_an_image_that_an_earlier_run_left_stuck_is_replaced(
     del cloud.ec2.images[registration.machine_id]
     stuck = cloud.ec2.images[registration.kernel_id]
     stuck.state, stuck.looks = "pending", 10_000
-    monkeypatch.setattr(ec2_publication, "_AVAILABLE_SECONDS", 1.0)
+    monkeypatch.setattr(publication, "_AVAILABLE_SECONDS", 1.0)
     with pytest.raises(CloudError, match="still pending"):
         publish(images)
     again = publish(images)

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.disk.ext import Ext
-from pipeline.disk.ext_blocks import UsedRanges, check
-from pipeline.disk.source import RawFile
-from pipeline.disk.survey import look_into
-from pipeline.disk.tree import Tree
-from pipeline.errors import DiskError
-from pipeline.extract import Extraction, extract
-from pipeline.model import DiskImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from tests.disks import listing, mounted
-from tests.disks.tools import run
+from pipeline.convert.extract import Extraction, extract
+from pipeline.convert.survey import look_into
+from pipeline.core.errors import DiskError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import DiskImage
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.filesystems.ext import Ext
+from pipeline.disk.filesystems.ext_usage import UsedRanges, check
+from pipeline.disk.filesystems.lookup import Tree
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.fixtures.disks import listing, mounted
+from tests.fixtures.disks.tools import run
 
 pytestmark = pytest.mark.integration
 

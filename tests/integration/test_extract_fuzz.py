@@ -1,5 +1,6 @@
-"""A short seeded run of tests/fuzz/fuzz_disk.py, the cases that were faults once, and proof that
-the harness notices a fault.
+"""A short seeded run of tests/robustness/fuzz/fuzz_disk.py, and proof that it notices a fault.
+
+The cases that were faults once are run again.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.extract
-from pipeline.disk.ext import Ext
-from tests.fuzz.campaign import Faulty, campaign
-from tests.fuzz.fuzz_disk import CORPUS, Case, Harness
+import pipeline.convert.extract
+from pipeline.disk.filesystems.ext import Ext
+from tests.robustness.fuzz.campaign import Faulty, campaign
+from tests.robustness.fuzz.fuzz_disk import CORPUS, Case, Harness
 
 pytestmark = pytest.mark.integration
 
@@ -44,6 +45,6 @@ def test_the_harness_sees_blocks_that_were_left_behind(
     def careless(filesystem: Ext) -> str:
         return ""
 
-    monkeypatch.setattr(pipeline.extract, "check", careless)
+    monkeypatch.setattr(pipeline.convert.extract, "check", careless)
     with pytest.raises(Faulty, match="differs"):
         harness.run(Case("dirty", ()))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract import Extraction, extract, open_format
-from pipeline.model import PartitionImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.sparse import data_runs
-from pipeline.stage import Tools
-from tests.disks import LAYOUTS, DiskFacts, listing, make_disk, mounted
-from tests.disks.tools import run
+from pipeline.convert.extract import Extraction, extract, open_format
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import PartitionImage
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.host.sparse import data_runs
+from tests.fixtures.disks import LAYOUTS, DiskFacts, listing, make_disk, mounted
+from tests.fixtures.disks.tools import run
 
 pytestmark = pytest.mark.integration
 

@@ -16,17 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError, HostError, InputError
-from pipeline.extract import Extraction, extract, open_format
-from pipeline.model import DiskImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.settings import PROJECT
-from pipeline.stage import Tools
-from tests.disks import mounted
-from tests.disks.tools import run
-from tests.disks.writers import write_mbr
-from tests.fuzz.seeds import FileDisk, Seed, journalled, make_seeds
+from pipeline.convert.extract import Extraction, extract, open_format
+from pipeline.core.errors import DiskError, HostError, InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import DiskImage
+from pipeline.core.settings import PROJECT
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.fixtures.disks import mounted
+from tests.fixtures.disks.tools import run
+from tests.fixtures.disks.writers import write_mbr
+from tests.robustness.fuzz.seeds import FileDisk, Seed, journalled, make_seeds
 
 pytestmark = pytest.mark.integration
 
@@ -35,10 +35,10 @@ MEMORY = 64 * MIB
 _MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from pipeline.extract import extract, open_format
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
+from pipeline.convert.extract import extract, open_format
+from pipeline.core.events import QuietProgress
+from pipeline.host.programs import Runner
+from pipeline.host.context import Tools
 
 def counts():
     return dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())

@@ -1,6 +1,6 @@
 """Signatures, tables and volume groups as other programs see them: blkid, sfdisk, pvck, qemu-img.
 
-What tests/disks/writers.py writes is shown to be what it claims here, too.
+What tests/fixtures/disks/writers.py writes is shown to be what it claims here, too.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.disk.lvm_label import read_label
-from pipeline.disk.partitions import read_table
-from pipeline.disk.qcow2 import Qcow2
-from pipeline.disk.source import RawFile
-from pipeline.disk.superblock import recognise
-from pipeline.disk.volume import Stretch
-from pipeline.errors import DiskError, InputError
-from pipeline.extract import open_format
-from pipeline.model import DiskImage
-from tests.disks.tools import run
-from tests.disks.writers import Pv, group_text, write_gpt, write_logical, write_mbr, write_pv
-from tests.fuzz.seeds import FileDisk
+from pipeline.convert.extract import open_format
+from pipeline.core.errors import DiskError, InputError
+from pipeline.core.image import DiskImage
+from pipeline.disk.blocks.lvm.label import read_label
+from pipeline.disk.blocks.partition_table import read_table
+from pipeline.disk.blocks.qcow2 import Qcow2
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.blocks.superblock import recognise
+from pipeline.disk.blocks.volume import Stretch
+from tests.fixtures.disks.tools import run
+from tests.fixtures.disks.writers import (
+    Pv,
+    group_text,
+    write_gpt,
+    write_logical,
+    write_mbr,
+    write_pv,
+)
+from tests.robustness.fuzz.seeds import FileDisk
 
 pytestmark = pytest.mark.integration
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import bench as bench_module
-from tests.faults import scarcity
-from tests.faults.bench import ROOT, Bench, World
-from tests.faults.disks import small_disk
-from tests.faults.kills import points
-from tests.faults.scarcity import Extent, Lack
+from tests.robustness.faults import bench as bench_module
+from tests.robustness.faults import scarcity
+from tests.robustness.faults.bench import ROOT, Bench, World
+from tests.robustness.faults.disks import small_disk
+from tests.robustness.faults.kills import points
+from tests.robustness.faults.scarcity import Extent, Lack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 # A run takes two seconds of a core, and a minute on a host with ten times as much to do.
@@ -39,7 +39,7 @@ def test_disturbed_anywhere_it_leaves_nothing_and_the_rerun_completes(
     # A process of its own: the harness becomes a subreaper, and its orphans are faults.
     words = ["--points", str(count), "--seed", "7", "--chain", "3"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", harness, *words],
+        [sys.executable, "-m", "tests.robustness.faults", harness, *words],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         capture_output=True,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds import identity
-from pipeline.clouds.glance import GlanceCloud
-from pipeline.clouds.glance_api import Patience
-from pipeline.clouds.glance_images import MARK_ID, parts, record_id, unfinished
+from pipeline.clouds.glance.api import Patience
+from pipeline.clouds.glance.cloud import GlanceCloud
+from pipeline.clouds.glance.images import MARK_ID, parts, record_id, unfinished
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.errors import CloudError, InputError
-from pipeline.model import ImageSet
-from pipeline.progress import QuietProgress
+from pipeline.core import identity
+from pipeline.core.errors import CloudError, InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import ImageSet
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import MIB, make_images
 from tests.servers import glance
@@ -172,7 +172,7 @@ def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet
 def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
     raw: RawGlance, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.clouds.glance._DELETED_IDS", 2)
+    monkeypatch.setattr("pipeline.clouds.glance.cloud._DELETED_IDS", 2)
     made = set()
     for _ in range(4):
         found = cloud().publish(images, PublishOptions(), QuietProgress())
@@ -342,7 +342,7 @@ import sys
 from pathlib import Path
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.registry import open_clouds
-from pipeline.progress import QuietProgress
+from pipeline.core.events import QuietProgress
 from tests.contract.site import make_images
 images = make_images(Path(sys.argv[1]), machine_size=int(sys.argv[2]))
 (cloud,) = open_clouds(["glance:mine"])

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds import glance_body, identity
-from pipeline.clouds.glance import GlanceCloud
-from pipeline.clouds.glance_api import Patience
-from pipeline.clouds.glance_images import parts, record_id, unfinished
+from pipeline.clouds.glance import body
+from pipeline.clouds.glance.api import Patience
+from pipeline.clouds.glance.cloud import GlanceCloud
+from pipeline.clouds.glance.images import parts, record_id, unfinished
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.errors import CloudError
-from pipeline.model import ImageSet, Registration
-from pipeline.progress import QuietProgress
+from pipeline.core import identity
+from pipeline.core.errors import CloudError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import ImageSet, Registration
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import make_images
 from tests.servers.faults import Choose, Fault, FaultProxy, Kind, Request
@@ -197,8 +198,8 @@ def test_an_upload_that_never_succeeds_leaves_nothing(bench: Bench) -> None:
 
 def test_a_trickle_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The window is cut to 2 s and the floor raised, as the proxy passes 10 kB a second."""
-    monkeypatch.setattr(glance_body, "FLOOR_SECONDS", 2.0)
-    monkeypatch.setattr(glance_body, "FLOOR_BYTES_PER_SECOND", 10_000_000)
+    monkeypatch.setattr(body, "FLOOR_SECONDS", 2.0)
+    monkeypatch.setattr(body, "FLOOR_BYTES_PER_SECOND", 10_000_000)
     size = bench.images.machine.size
     bench.proxy.choose = once(Fault("trickle", after=10_000), lambda r: is_upload(r, size))
     begun = time.monotonic()

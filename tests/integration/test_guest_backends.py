@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError, GuestError, HostError, PipelineError
-from pipeline.guest import Backend, Guest, guestfs, open_guest
-from pipeline.guest.e2fsprogs import unsafe_because
-from pipeline.guest.extfs import Reader
-from pipeline.model import Acceleration, PartitionImage
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from tests.disks import Entry, listing, mounted
+from pipeline.core.errors import DiskError, GuestError, HostError, PipelineError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.core.request import Backend
+from pipeline.disk.filesystems.ext_inodes import Reader
+from pipeline.guest.access import libguestfs
+from pipeline.guest.access.debugfs import unsafe_because
+from pipeline.guest.access.open import open_guest
+from pipeline.guest.access.protocol import Guest
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from tests.fixtures.disks import Entry, listing, mounted
 
 pytestmark = pytest.mark.integration
 
@@ -227,7 +230,7 @@ def read_all(guest: Guest) -> list[object]:
 
 
 def read_all_expected(tree: Path) -> list[object]:
-    from pipeline.guest import Status
+    from pipeline.disk.filesystems.status import Status
 
     return [
         sorted(path.name for path in (tree / "etc").iterdir()),
@@ -384,7 +387,7 @@ def test_an_edit_that_fails_is_noticed(tools: Tools, tmp_path: Path) -> None:
 def test_an_appliance_that_does_not_come_up_is_ended(
     tools: Tools, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guestfs, "_LAUNCH_SECONDS", 2.0)
+    monkeypatch.setattr(libguestfs, "_LAUNCH_SECONDS", 2.0)
     image = ext_image(tree, tmp_path / "x.img")
     with (
         pytest.raises(HostError, match="did not answer in time"),

@@ -1,5 +1,6 @@
-"""A short seeded run of tests/fuzz/fuzz_guest.py, the cases that were faults once, and proof that
-the harness notices a fault.
+"""A short seeded run of tests/robustness/fuzz/fuzz_guest.py, and proof that it notices a fault.
+
+The cases that were faults once are run again.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.customize
-from pipeline.guest.fstab import Fstab
-from tests.fuzz.campaign import Faulty, campaign
-from tests.fuzz.fuzz_guest import CORPUS, Case, Change, Harness
+import pipeline.guest.customize.apply
+from pipeline.guest.customize.fstab import Fstab
+from tests.robustness.fuzz.campaign import Faulty, campaign
+from tests.robustness.fuzz.fuzz_guest import CORPUS, Case, Change, Harness
 
 pytestmark = pytest.mark.integration
 
@@ -45,6 +46,6 @@ def test_the_harness_sees_a_wrong_fstab(harness: Harness, monkeypatch: pytest.Mo
     def careless(text: str, filesystem: str) -> Fstab:
         return Fstab(text, (), (), (), ())
 
-    monkeypatch.setattr(pipeline.customize, "root_fstab", careless)
+    monkeypatch.setattr(pipeline.guest.customize.apply, "root_fstab", careless)
     with pytest.raises(Faulty, match="fstab"):
         harness.run(Case("fedora", ()))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PROJECT
-from tests.demo import Demo, copy_of_the_checkout, shell
-from tests.literate import Command, apply, steps
+from pipeline.core.settings import PROJECT
+from tests.fixtures.demo import Demo, copy_of_the_checkout, shell
+from tests.fixtures.literate import Command, apply, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 

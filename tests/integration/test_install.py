@@ -22,15 +22,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import accel, kickstart, settings, standin
-from pipeline.install import Limits, errors, install
-from pipeline.install.door import answers
-from pipeline.model import Acceleration, DiskImage
-from pipeline.progress import QuietProgress
-from pipeline.recipe import Recipe, load_recipes
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.trees import Tree
+from pipeline.builders import demo
+from pipeline.builders.installer import Limits, errors, install, libvirt
+from pipeline.builders.installer.answers import render
+from pipeline.builders.installer.trees import Tree
+from pipeline.builders.recipes import load_recipes
+from pipeline.core import settings
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.recipe import Recipe
+from pipeline.host import hypervisor
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +71,7 @@ class Bench:
         self.recipe = self.recipe.model_copy(update={"answers": path})
 
     def install(self, limits: Limits = LIMITS) -> DiskImage:
-        answers = kickstart.render(
+        answers = render(
             self.recipe,
             nonce=secrets.token_hex(16),
             overrides={},
@@ -120,14 +123,16 @@ class Bench:
 @pytest.fixture(scope="module")
 def acceleration(tmp_path_factory: pytest.TempPathFactory) -> Acceleration:
     with Runner() as runner:
-        return accel.acceleration(Tools(runner, QuietProgress(), tmp_path_factory.mktemp("probe")))
+        return hypervisor.acceleration(
+            Tools(runner, QuietProgress(), tmp_path_factory.mktemp("probe"))
+        )
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     with Runner() as runner:
         scratch = tmp_path_factory.mktemp("scratch")
-        made = standin.make_tree(
+        made = demo.make_tree(
             tmp_path_factory.mktemp("tree"), Tools(runner, QuietProgress(), scratch)
         )
     return Tree(made.path, DEMO.kernel, DEMO.initrd, made.identity)
@@ -181,7 +186,7 @@ def test_success(bench: Bench) -> None:
     phases = [
         p["phase"] for p in json.loads((bench.evidence / "install.json").read_text())["phases"]
     ]
-    assert [p for p in phases if p in standin.PHASES] == [*standin.PHASES]
+    assert [p for p in phases if p in demo.PHASES] == [*demo.PHASES]
 
 
 @pytest.fixture
@@ -311,13 +316,13 @@ def test_a_disk_that_is_too_small(bench: Bench) -> None:
     bench.kickstart(replace=("--size=512", "--size=5120"))
     with pytest.raises(errors.FatalMessageError) as caught:
         bench.install()
-    assert standin.FATAL.strip() in str(caught.value)
+    assert demo.FATAL.strip() in str(caught.value)
     bench.assert_evidence(caught.value)
     bench.assert_nothing_left()
 
 
 def test_a_fatal_line(bench: Bench) -> None:
-    bench.kickstart(pre=f"echo '{standin.FATAL}made up' >/dev/ttyS0; sleep 100000")
+    bench.kickstart(pre=f"echo '{demo.FATAL}made up' >/dev/ttyS0; sleep 100000")
     with pytest.raises(errors.FatalMessageError, match="made up"):
         bench.install()
     assert bench.has_picture
@@ -454,7 +459,7 @@ def run_apart(bench: Bench) -> Iterator[Callable[..., Process]]:
             "XDG_RUNTIME_DIR": str(runtime),
             "IMAGE_PIPELINE_CACHE": str(place / "cache"),
             "IMAGE_PIPELINE_LIBVIRT": door,
-            accel.VARIABLE: bench.acceleration.accelerator,
+            hypervisor.VARIABLE: bench.acceleration.accelerator,
         }
         popen = subprocess.Popen(
             argv,
@@ -511,7 +516,7 @@ def test_the_systems_daemon_where_nothing_runs_it(
     assert process.outcome()["error"] == expected
     assert bench.processes() == []
     if os.geteuid() == 0:
-        assert not answers(Path("/run/libvirt/libvirt-sock"))
+        assert not libvirt.answers(Path("/run/libvirt/libvirt-sock"))
 
 
 def test_the_libvirt_daemon_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:

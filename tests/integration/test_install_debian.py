@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
-from pipeline.build import build
-from pipeline.progress import PlainProgress
-from pipeline.recipe import choose_recipe, load_recipes
-from pipeline.request import BuildRequest
-from pipeline.run import Secrets
+from pipeline.builders.recipes import choose_recipe, load_recipes
+from pipeline.cli.console import PlainProgress
+from pipeline.core import settings
+from pipeline.core.request import BuildRequest
+from pipeline.core.secrets import Secrets
+from pipeline.workflows.build import build
 from tests.integration.udebs import complete, netboot
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(6 * 3600)]

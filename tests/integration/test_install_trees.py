@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import kickstart, settings
-from pipeline.progress import QuietProgress
-from pipeline.recipe import Recipe, load_recipes
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.trees import ChecksumError, TreeError, obtain
+from pipeline.builders.installer.answers import render
+from pipeline.builders.installer.trees import ChecksumError, TreeError, obtain
+from pipeline.builders.recipes import load_recipes
+from pipeline.core import settings
+from pipeline.core.events import QuietProgress
+from pipeline.core.recipe import Recipe
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
 
 pytestmark = pytest.mark.integration
 
@@ -230,7 +232,7 @@ def test_credentials_go_into_a_header_and_nowhere_else(
     assert mirror.requests[-1][1].startswith("Basic ")
     assert "hunter2" not in repr(tree)
     assert tools.run.secrets.mask("hunter2") == "****"
-    answers = kickstart.render(
+    answers = render(
         recipe(f"{place}/tree").model_copy(
             update={"answers": write(tmp_path, "url --url={{tree}}\npoweroff\n")}
         ),

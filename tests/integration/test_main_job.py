@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.registrations import registrations
-from tests.demo import Demo, command, environment, invoke
-from tests.simplestreams_reader import read_mirror
+from pipeline.builds.registrations import registrations
+from tests.fixtures.demo import Demo, command, environment, invoke
+from tests.fixtures.simplestreams_reader import read_mirror
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.integration

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from pipeline.verify.metadata import TOKEN_TTL, Faults, Instance, Key, Metadata
-from pipeline.verify.service import Handler, exchange_command, serving
-from tests.triples import CLOUD_INIT_CLIENT, debian_files
+from pipeline.verify.metadata_server import Handler, exchange_command, serving
+from tests.fixtures.triples import CLOUD_INIT_CLIENT, debian_files
 
 pytestmark = pytest.mark.integration
 

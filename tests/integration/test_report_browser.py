@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import write_report
-from tests.finished import finished_build, png, png_size
-from tests.test_report import elements, hostile_build
+from pipeline.builds.report import write_report
+from tests.fixtures.finished import finished_build, png, png_size
+from tests.unit.builds.report.test_report import elements, hostile_build
 
 pytestmark = pytest.mark.integration
 

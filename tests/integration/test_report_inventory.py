@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import inventory
-from pipeline.errors import DiskError
-from pipeline.inventory import rpmdb
-from pipeline.inventory.tree import open_tree
+from pipeline.core.errors import DiskError
+from pipeline.disk.filesystems.open import open_tree
+from pipeline.guest import inventory
+from pipeline.guest.inventory import rpmdb
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.ec2_site import standin
-from tests.faults.disks import small_disk
+from tests.robustness.faults.disks import small_disk
 from tests.servers.processes import free_port
 
 ROOT = Path(__file__).parent.parent.parent

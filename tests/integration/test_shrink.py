@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.shrink import geometry, minimum, shrink
-from pipeline.stage import Tools
+from pipeline.convert.shrink import geometry, minimum, shrink
+from pipeline.core.errors import DiskError
+from pipeline.core.events import QuietProgress
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
 
 pytestmark = pytest.mark.integration
 

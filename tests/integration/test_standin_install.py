@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.progress import QuietProgress
-from pipeline.run import Program, Runner
-from pipeline.settings import PROJECT
-from pipeline.stage import Tools
-from pipeline.standin import FATAL, PHASES, InstallTree, make_tree
-from pipeline.standin.archive import FileTree, write_cpio
-from pipeline.standin.contents import host_files
+from pipeline.builders.demo import FATAL, PHASES, InstallTree, make_tree
+from pipeline.builders.demo.archive import FileTree, write_cpio
+from pipeline.builders.demo.contents import host_files
+from pipeline.core.events import QuietProgress
+from pipeline.core.settings import PROJECT
+from pipeline.host.context import Tools
+from pipeline.host.programs import Program, Runner
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PROJECT
-from pipeline.standin.tree import TEMPLATES
+from pipeline.builders.demo.tree import TEMPLATES
+from pipeline.core.settings import PROJECT
 
 pytestmark = pytest.mark.integration
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import HostError
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.settings import PROJECT
-from pipeline.stage import Tools
-from pipeline.standin import InstallTree, make_tree, tree, tree_identity
-from pipeline.standin.contents import host_files
+from pipeline.builders.demo import InstallTree, make_tree, tree, tree_identity
+from pipeline.builders.demo.contents import host_files
+from pipeline.core.errors import HostError
+from pipeline.core.events import QuietProgress
+from pipeline.core.settings import PROJECT
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
 
 pytestmark = pytest.mark.integration
 
@@ -111,8 +111,10 @@ def test_an_ordinary_user_can_make_it(made: InstallTree) -> None:
         directory.chmod(0o777)
         code = (
             "import sys; from pathlib import Path\n"
-            "from pipeline.progress import QuietProgress; from pipeline.run import Runner\n"
-            "from pipeline.stage import Tools; from pipeline.standin import make_tree\n"
+            "from pipeline.core.events import QuietProgress\n"
+            "from pipeline.host.programs import Runner\n"
+            "from pipeline.host.context import Tools\n"
+            "from pipeline.builders.demo import make_tree\n"
             "place = Path(sys.argv[1])\n"
             "with Runner() as runner:\n"
             "    tools = Tools(runner, QuietProgress(), place)\n"

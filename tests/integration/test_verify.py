@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model import Acceleration
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.verify import Triple, VerifyReport, names, verify
-from tests import triples
+from pipeline.core.checks import Triple, VerifyReport
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.verify import assertion_names, verify
+from tests.fixtures import triples
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
@@ -88,9 +89,9 @@ def test_wrong_label(sound: triples.Files, tmp_path: Path, tools: Tools) -> None
     root = sabotaged(sound, tmp_path / "r", fstab("/dev/vda / ext4 defaults 0 0"))
     subprocess.run(["/sbin/tune2fs", "-L", "another", root.machine], check=True, timeout=60)
     report = check(root, tools)
-    assert failed(report) == [names.ROOT_AS_RECORDED]
+    assert failed(report) == [assertion_names.ROOT_AS_RECORDED]
     passed = {a.name for a in report.assertions if a.passed}
-    assert names.ROOT_BY_DEVICE in passed
+    assert assertion_names.ROOT_BY_DEVICE in passed
     assert any("LABEL=uec-rootfs does not exist" in line for line in report.console_lines)
     picture = tools.scratch.parent / "evidence/other-screen.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -106,13 +107,13 @@ def fstab(line: str) -> Callable[[Path], None]:
 def test_initramfs_without_virtio_blk(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
     ramdisk = triples.ramdisk(tmp_path / "i", tmp_path / "initrd", leave_out=("virtio_blk",))
     report = check(replace(sound, ramdisk=ramdisk), tools)
-    assert failed(report) == [names.ROOT_BY_DEVICE, names.ROOT_AS_RECORDED]
+    assert failed(report) == [assertion_names.ROOT_BY_DEVICE, assertion_names.ROOT_AS_RECORDED]
 
 
 def test_kernel_of_another_version(sound: triples.Files, tools: Tools) -> None:
     report = check(replace(sound, kernel=triples.other_kernel()), tools)
-    assert failed(report)[0] == names.MODULES
-    assert names.ROOT_BY_DEVICE in failed(report)
+    assert failed(report)[0] == assertion_names.MODULES
+    assert assertion_names.ROOT_BY_DEVICE in failed(report)
 
 
 def test_modules_of_another_version(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
@@ -132,14 +133,14 @@ def test_modules_of_another_version(sound: triples.Files, tmp_path: Path, tools:
         script.write_text(text)
 
     report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.MODULES]
+    assert failed(report) == [assertion_names.MODULES]
     assert "6.1.0-1-other" in report.failures[0].detail
 
 
 def test_old_swap_line(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
     line = "LABEL=uec-rootfs / ext4 defaults 0 0\n/dev/VolGroup/lv_swap swap swap defaults 0 0"
     report = check(sabotaged(sound, tmp_path / "r", fstab(line)), tools)
-    assert failed(report) == [names.FSTAB]
+    assert failed(report) == [assertion_names.FSTAB]
     assert "lv_swap" in report.failures[0].detail
 
 
@@ -148,7 +149,7 @@ def test_key_script_not_executable(sound: triples.Files, tmp_path: Path, tools: 
         (root / "etc/rc.local").chmod(0o644)
 
     report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.KEY, names.KEY_BY_TOKEN]
+    assert failed(report) == [assertion_names.KEY, assertion_names.KEY_BY_TOKEN]
     assert "never asked" in report.failures[0].detail
 
 
@@ -158,7 +159,7 @@ def test_script_that_duplicates_keys(sound: triples.Files, tmp_path: Path, tools
             script.write(f'\nkey=$(tail -n 1 {KEYS})\necho "$key" >>{KEYS}\n')
 
     report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.KEY_ONCE, names.SAME_KEYS]
+    assert failed(report) == [assertion_names.KEY_ONCE, assertion_names.SAME_KEYS]
 
 
 def test_truncated_root(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
@@ -166,7 +167,7 @@ def test_truncated_root(sound: triples.Files, tmp_path: Path, tools: Tools) -> N
     shutil.copy(sound.machine, image)
     os.truncate(image, image.stat().st_size // 2)
     report = check(replace(sound, machine=image), tools)
-    assert failed(report)[0] == names.ROOT_BY_DEVICE
+    assert failed(report)[0] == assertion_names.ROOT_BY_DEVICE
     assert any("bad geometry" in line for line in report.console_lines)
 
 
@@ -178,7 +179,7 @@ def test_corrupted_initramfs(sound: triples.Files, tmp_path: Path, tools: Tools)
     half = stream.compress(archive[: len(archive) // 2]) + stream.flush(zlib.Z_FULL_FLUSH)
     (tmp_path / "initrd").write_bytes(half + b"\x06" * 4096)
     report = check(replace(sound, ramdisk=tmp_path / "initrd"), tools)
-    assert failed(report)[0] == names.RAMDISK
+    assert failed(report)[0] == assertion_names.RAMDISK
 
 
 def test_three_defects_are_told_apart(sound: triples.Files, tmp_path: Path, tools: Tools) -> None:
@@ -192,7 +193,11 @@ def test_three_defects_are_told_apart(sound: triples.Files, tmp_path: Path, tool
         (root / "etc/acpi/PWRF/00000080").write_text("#!/bin/sh\nreboot -f\n")
 
     report = check(sabotaged(sound, tmp_path / "r", change), tools)
-    assert failed(report) == [names.KEY_MODES, names.FRESH_HOST_KEYS, names.POWER_OFF]
+    assert failed(report) == [
+        assertion_names.KEY_MODES,
+        assertion_names.FRESH_HOST_KEYS,
+        assertion_names.POWER_OFF,
+    ]
     modes, host_keys, power_off = report.failures
     assert "-rw-r--r--" in modes.detail
     assert "ssh-ed25519" in host_keys.detail

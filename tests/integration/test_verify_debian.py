@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.model import Acceleration
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.verify import Triple, VerifyReport, names, verify
-from tests.triples import Files, debian
+from pipeline.core.checks import Triple, VerifyReport
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.verify import assertion_names, verify
+from tests.fixtures.triples import Files, debian
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(5400)]
 
@@ -66,9 +67,9 @@ def test_a_systemd_root_passes(sound: Files, tools: Tools) -> None:
     report = check(sound, tools)
     assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
     details = {a.name: a.detail for a in report.assertions}
-    assert "running" in details[names.UNITS]
-    assert details[names.FRESH_MACHINE_ID] == "two different ones"
-    assert "3 of 3 keys" in details[names.KEY_ONCE]
+    assert "running" in details[assertion_names.UNITS]
+    assert details[assertion_names.FRESH_MACHINE_ID] == "two different ones"
+    assert "3 of 3 keys" in details[assertion_names.KEY_ONCE]
 
 
 @pytest.mark.long
@@ -78,7 +79,7 @@ def test_the_old_swap_line_is_found_within_seconds_of_its_wait(
     fstab = "LABEL=uec-rootfs / ext4 defaults 0 0\n/dev/VolGroup/lv_swap swap swap defaults 0 0\n"
     files = with_file(sound, tmp_path, ["rm /etc/fstab", "write fstab /etc/fstab"], fstab=fstab)
     report = check(files, tools)
-    assert [a.name for a in report.failures] == [names.FSTAB]
+    assert [a.name for a in report.failures] == [assertion_names.FSTAB]
     assert "lv_swap" in report.failures[0].detail
 
 
@@ -90,7 +91,7 @@ def test_a_service_that_fails(sound: Files, tmp_path: Path, tools: Tools) -> Non
         f"symlink {place}/multi-user.target.wants/broken.service {place}/broken.service",
     ]
     report = check(with_file(sound, tmp_path, commands, broken=BROKEN), tools)
-    assert {a.name for a in report.failures} == {names.UNITS, names.INIT}
+    assert {a.name for a in report.failures} == {assertion_names.UNITS, assertion_names.INIT}
     assert "broken.service" in report.failures[0].detail
 
 

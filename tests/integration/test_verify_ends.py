@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import HostError
-from pipeline.model import Acceleration
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.verify import Triple, console, verify
-from tests import triples
+from pipeline.core.checks import Triple
+from pipeline.core.errors import HostError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.verify import verify
+from pipeline.verify.interactive import console
+from tests.fixtures import triples
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -30,11 +32,12 @@ LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
 PROGRAM = """
 import sys
 from pathlib import Path
-from pipeline.model import Acceleration
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.verify import Triple, verify
+from pipeline.core.image import Acceleration
+from pipeline.core.events import QuietProgress
+from pipeline.host.programs import Runner
+from pipeline.host.context import Tools
+from pipeline.core.checks import Triple
+from pipeline.verify import verify
 place, kernel = map(Path, sys.argv[1:])
 with Runner() as run:
     verify(

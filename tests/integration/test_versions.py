@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from pipeline.run import Runner
-from pipeline.versions import tool_versions
+from pipeline.host.programs import Runner
+from pipeline.host.versions import tool_versions
 
 pytestmark = pytest.mark.integration
 
@@ -24,6 +24,6 @@ def test_every_program_tells_its_version() -> None:
 
 def test_a_missing_program_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.setattr("pipeline.versions._COMMANDS", {"gone": ("no-such-program", "-V")})
+    monkeypatch.setattr("pipeline.host.versions._COMMANDS", {"gone": ("no-such-program", "-V")})
     with Runner() as runner:
         assert tool_versions(runner, ["gone"])["gone"] == ""

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ProgramError
-from pipeline.model import Acceleration
-from pipeline.progress import QuietProgress
-from pipeline.run import Runner
-from pipeline.stage import Tools
-from pipeline.verify import WholeDisk, names, verify
-from pipeline.wholedisk import DiskFormat, make_disk
-from tests import triples
+from pipeline.convert.assemble import DiskFormat, make_disk
+from pipeline.core.checks import WholeDisk
+from pipeline.core.errors import ProgramError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.verify import assertion_names, verify
+from tests.fixtures import triples
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
@@ -120,7 +121,9 @@ def test_it_boots_under_bios_and_uefi(triple: triples.Files, tmp_path: Path, too
     )
     assert [assertion.name for assertion in report.failures] == []
     assert report.passed
-    assert {names.BIOS, names.UEFI} <= {assertion.name for assertion in report.assertions}
+    assert {assertion_names.BIOS, assertion_names.UEFI} <= {
+        assertion.name for assertion in report.assertions
+    }
     for boot in ("first", "other"):
         console = (tmp_path / f"evidence/{boot}-console.log").read_text(errors="replace")
         assert LINE in console

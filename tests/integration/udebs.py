@@ -26,7 +26,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.standin.archive import FileTree, write_cpio
+from pipeline.builders.demo.archive import FileTree, write_cpio
 
 EARLY = (
     "mkdir /udebs; tar -xf /udebs.tar -C /udebs; "

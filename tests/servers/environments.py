@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pipeline.settings import PROJECT, cache_dir
-from pipeline.workspace import exclusive
+from pipeline.core.settings import PROJECT, cache_dir
+from pipeline.host.locks import exclusive
 
 Name = Literal["openstack", "ec2api"]
 _INSTALL_SECONDS = 900  # 139 packages and their byte code: two minutes here, times a slow network

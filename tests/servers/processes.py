@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.warden import start_time
+from pipeline.host.cleanup import start_time
 
 # A server that starts in 5 s on an idle core was seen to need 40 s beside three busy guests.
 START_SECONDS = 180.0

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.workspace import exclusive
+from pipeline.host.locks import exclusive
 from tests.servers.environments import Name, cache, lock_file
 from tests.servers.processes import START_SECONDS
 

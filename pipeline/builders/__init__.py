@@ -1,0 +1,1 @@
+"""How an installed disk or a root comes to be."""

@@ -1,0 +1,1 @@
+"""A build's directory: workspace, manifest, history, registrations, report."""

@@ -1,0 +1,1 @@
+"""The repository of images: its index and how images are found in it."""

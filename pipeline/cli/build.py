@@ -1,0 +1,206 @@
+"""Making images and booting them: build, verify, console, recipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+
+from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables
+from pipeline.cli.session import front_door
+from pipeline.core import settings
+from pipeline.core.errors import InputError, VerifyError
+
+
+@command(
+    positional=["recipe"],
+    iterable=["variable"],
+    help=help_for(
+        "recipe",
+        "json",
+        "quiet",
+        "verbose",
+        "debug",
+        "dry_run",
+        "accelerator",
+        disk="start from this installed raw or qcow2 disk; nothing is installed, it is only read",
+        root="which volume is the root, VG/LV or a partition number, if there are several",
+        variable="NAME=VALUE for the kickstart, may be repeated",
+        backend="edit with guestfs or e2fsprogs in place of choosing",
+        no_verify="do not boot the result; `upload` will refuse it unless told otherwise",
+        disk_image="also make a bootable whole disk",
+        fresh="reuse nothing of earlier runs",
+    ),
+)
+def build(
+    c: Context,
+    recipe: str,
+    disk: str = "",
+    root: str = "",
+    variable: Iterable[str] = MANY,
+    backend: str = "auto",
+    accelerator: str = "",
+    no_verify: bool = False,
+    disk_image: bool = False,
+    fresh: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Install, take the root filesystem out, make it an image, boot it to prove it works."""
+    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+        from pipeline.builders.recipes import choose_recipe, load_recipes
+        from pipeline.core.request import BuildRequest
+        from pipeline.workflows.build import build
+        from pipeline.workflows.plan import plan, plan_lines, unchanged
+
+        if backend not in ("auto", "guestfs", "e2fsprogs"):
+            raise InputError(
+                "edit with",
+                backend,
+                why="backends are auto, guestfs and e2fsprogs",
+                next_step="Leave --backend out, or use one of these",
+            )
+        request = BuildRequest(
+            recipe=choose_recipe(load_recipes(settings.recipes_file()), recipe),
+            disk=Path(disk) if disk else None,
+            root=root,
+            variables=variables(variable),
+            backend=backend,  # type: ignore[arg-type] # checked above
+            accelerator=accelerator,
+            verify=not no_verify,
+            disk_image=disk_image,
+            fresh=fresh,
+            verbose=verbose,
+        )
+        if dry_run:
+            steps = plan(request, view.progress, view.secrets)
+            known = {**c.config.get(PLANNED, {}), recipe: unchanged(steps)}
+            c.config[PLANNED] = known  # type: ignore[assignment] # a DataProxy takes any
+            view.result({"plan": [asdict(step) for step in steps]}, plan_lines(steps))
+            return
+        manifest = build(request, view.progress, view.secrets)
+        c.config[BUILT] = [*c.config.get(BUILT, []), recipe]  # type: ignore[assignment] # a DataProxy takes any
+        view.result(manifest.model_dump(mode="json"), _summary(manifest))
+
+
+def _summary(manifest: Any) -> list[str]:
+    from pipeline.builds.report.timeline import OUTER, elapsed
+    from pipeline.core.text import human_bytes, human_seconds
+
+    directory = settings.build_dir() / manifest.name
+    place = _short(directory)
+    again = all(stage.reused for stage in manifest.stages.values())
+    did = "nothing to do for" if again else "built"
+    took = "" if again else f" in {human_seconds(elapsed(manifest.stages))}"
+    lines = [f"{did} {manifest.name}{took}: kernel {manifest.boot.kernel_version}"]
+    for role in ("machine", "kernel", "ramdisk", "disk"):
+        record = getattr(manifest, role)
+        if record is not None:
+            size = human_bytes(record.bytes)
+            lines += [f"  {role:10}  {place / record.file}  {size}  sha256 {record.sha256}"]
+    checked = manifest.verification
+    if checked is None:
+        lines.append("  boot check  skipped")
+    elif checked.passed:
+        lines.append(
+            f"  boot check  {len(checked.assertions)} assertions hold, "
+            f"SSH after {human_seconds(checked.seconds_to_ssh)}"
+        )
+    spent = sorted(
+        ((name, stage) for name, stage in manifest.stages.items() if name in OUTER),
+        key=lambda pair: -pair[1].seconds,
+    )
+    if not again:
+        words = [f"{n} {'reused' if s.reused else human_seconds(s.seconds)}" for n, s in spent]
+        lines.append("  time        " + ", ".join(words))
+    return [*lines, f"  report      {place / 'report.html'}"]
+
+
+def _short(path: Path) -> Path:
+    """As seen from the current directory, where that is shorter."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+@command(
+    positional=["name"],
+    help=help_for(
+        "json",
+        "quiet",
+        "verbose",
+        "debug",
+        name="a finished build, or an ami id of the local catalogue",
+        whole_disk="boot the build's bootable disk through its own boot loader, BIOS and UEFI",
+        user="who gets the SSH key, where that is not the build's own",
+        keep="keep what the guests wrote beside the consoles",
+        evidence="where consoles and screen pictures go; by default build/NAME/verify",
+    ),
+)
+def verify(
+    c: Context,
+    name: str,
+    whole_disk: bool = False,
+    user: str = "",
+    keep: bool = False,
+    evidence: str = "",
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Boot a finished build or a registered triple again and say what holds."""
+    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+        from pipeline.workflows import verify
+
+        target = verify.find_target(name, whole_disk=whole_disk, user=user)
+        place = Path(evidence) if evidence else (target.build or Path(target.name)) / "verify"
+        echo = view.progress.say if verbose else None
+        report = verify.check(target, place, view.progress, view.secrets, keep=keep, echo=echo)
+        marks = {True: "holds", False: "FAILS"}
+        view.result(
+            report.to_json(),
+            [
+                f"{marks[a.passed] if a.reached else 'not reached':12}{a.name}: {a.detail}"
+                for a in report.assertions
+            ],
+        )
+        if not report.passed:
+            sys.exit(VerifyError.exit_code)
+
+
+@command(
+    positional=["name"],
+    help=help_for(
+        "debug",
+        name="a finished build, or an ami id of the local catalogue",
+        whole_disk="boot the build's bootable disk through its own boot loader",
+    ),
+)
+def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False) -> None:
+    """Boot a finished build on this terminal; what the guest writes is thrown away."""
+    with front_door(debug=debug) as view:
+        from pipeline.workflows import verify
+
+        target = verify.find_target(name, whole_disk=whole_disk, user="")
+        verify.console(target, view.progress, view.secrets)
+
+
+@command(help=help_for("json"))
+def recipes(c: Context, json: bool = False) -> None:
+    """List what can be built."""
+    with front_door(as_json=json) as view:
+        from pipeline.builders.recipes import load_recipes
+
+        known = load_recipes(settings.recipes_file())
+        width = max(map(len, known), default=0)
+        view.result(
+            {name: recipe.model_dump(mode="json") for name, recipe in known.items()},
+            [f"{name:{width}}  {recipe.description}" for name, recipe in known.items()],
+        )

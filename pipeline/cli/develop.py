@@ -1,0 +1,160 @@
+"""Working on the product itself: test, check, faults, format, docs, benchmark."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from pipeline.cli import MANY, command
+from pipeline.core import settings
+
+ROOT = settings.PROJECT
+_TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
+
+
+@command(
+    help={
+        "unit": "the unit layer only: seconds",
+        "long": "also the tests that take tens of minutes",
+        "k": "only tests whose name matches this pytest expression",
+    }
+)
+def test(c: Context, unit: bool = False, long: bool = False, k: str = "") -> None:
+    """Run the tests: the unit layer, then everything that starts real programs."""
+    selection = f" -k '{k}'" if k else ""
+    # A directory of this run's own: pytest's shared one is swept by every other run beside it.
+    with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as place:
+        pytest = f"{sys.executable} -m pytest -q --basetemp={place}/run{selection}"
+        _run(c, f"{pytest} -m 'not integration and not long' -n 2", nothing_is_fine=bool(k))
+        if unit:
+            return
+        layer = f"{pytest} -m '{'integration or long' if long else 'integration and not long'}'"
+        # One worker a file: its fixtures are made once, and a guest keeps one core busy.
+        status = _status(c, f"{layer} -n 2 --dist loadfile --durations=25")
+        if status == _TESTS_FAILED:
+            # Guests and servers beside each other can miss their bounds on a busy host. What
+            # failed gets the machine to itself once; a test that fails there has failed.
+            status = _status(c, f"{layer} --last-failed --last-failed-no-failures none")
+        _end(status, nothing_is_fine=bool(k))
+
+
+@command(name="format")
+def format_(c: Context) -> None:
+    """Format the Python code."""
+    _run(c, f"{sys.executable} -m ruff check --fix-only -q .")
+    _run(c, f"{sys.executable} -m ruff format .")
+
+
+@command()
+def docs(c: Context) -> None:
+    """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
+    from pipeline.builds.manifest import json_schema
+    from pipeline.cli.reference import configuration
+    from tasks import namespace
+
+    (ROOT / "docs" / "configuration.md").write_text(configuration(namespace))
+    (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
+
+
+@command(
+    iterable=["only"],
+    help={
+        "only": "extraction, build, bundle, uploads or reuse; may be repeated",
+        "sizes": "GiB of files on the disks, separated by commas",
+        "rounds": "how often each comparison is repeated",
+        "quick": "small images, and nothing that takes minutes a run",
+        "directory": "where disks and images lie; some 25 GB for the default sizes",
+    },
+)
+def benchmark(
+    c: Context,
+    only: Iterable[str] = MANY,
+    sizes: str = "1,4",
+    rounds: int = 3,
+    quick: bool = False,
+    directory: str = "",
+) -> None:
+    """Measure the pipeline against its rivals and write docs/benchmarks.md; root, most of an hour.
+
+    With --only, the other sections keep what they say.
+    """
+    words = [f"--only {shlex.quote(name)}" for name in only]
+    words += ["--sizes", shlex.quote(sizes), "--rounds", str(rounds), *(["--quick"] * quick)]
+    words += ["--directory", shlex.quote(directory)] if directory else []
+    _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
+
+
+@command(
+    iterable=["only"],
+    help={
+        "only": "kills, glance, ec2, scarcity, disks, guests, boot or install; may be repeated",
+        "points": "how many faults each of them puts, in place of its own number",
+        "seed": "chooses the faults",
+        "disk": "an installed disk to start from, in place of a small one; boot needs it",
+        "keep": "a directory for mutations that are faults, each to be run again",
+    },
+)
+def faults(
+    c: Context,
+    only: Iterable[str] = MANY,
+    points: int = 0,
+    seed: int = 1,
+    disk: str = "",
+    keep: str = "",
+) -> None:
+    """Kill, starve and deceive the pipeline at seeded points; root, most of an hour.
+
+    Without --only, all but boot and install run, as docs/faults.md tells.
+    """
+    words = [shlex.quote(name) for name in only]
+    words += ["--points", str(points), "--seed", str(seed)]
+    words += ["--disk", shlex.quote(disk)] if disk else []
+    words += ["--keep", shlex.quote(keep)] if keep else []
+    _run(c, f"{sys.executable} -m tests.robustness.faults {' '.join(words)}")
+
+
+@command(help={"unit": "of the tests the unit layer only"})
+def check(c: Context, unit: bool = False) -> None:
+    """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
+    python = sys.executable
+    _run(c, f"{python} -m ruff format --check .")
+    _run(c, f"{python} -m ruff check .")
+    _run(c, f"{python} -m mypy")
+    scripts = " ".join(str(path.relative_to(ROOT)) for path in _shell_scripts())
+    _run(c, f"shellcheck -S warning {scripts}")
+    test(c, unit=unit)
+
+
+def _shell_scripts() -> list[Path]:
+    """Files whose first line names a shell."""
+    candidates = [ROOT / "invoke", ROOT / ".ci" / "run"]
+    for directory in ("templates", "setup", "tests"):
+        candidates += sorted(path for path in (ROOT / directory).rglob("*") if path.is_file())
+    return [path for path in candidates if _is_shell(path)]
+
+
+def _is_shell(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = file.readline(100)
+    return first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash"))
+
+
+def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
+    _end(_status(c, command), nothing_is_fine)
+
+
+def _status(c: Context, command: str) -> int:
+    with c.cd(str(ROOT)):
+        done = c.run(command, warn=True, pty=sys.stdout.isatty(), echo=True, in_stream=False)
+    return done.exited if done else 1
+
+
+def _end(status: int, nothing_is_fine: bool) -> None:
+    if status and not (nothing_is_fine and status == _NO_TESTS):
+        raise Exit(code=status)

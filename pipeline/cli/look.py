@@ -1,0 +1,141 @@
+"""Looking and tidying: doctor, list, show, diff, prune, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from pipeline.cli import MANY, command, help_for
+from pipeline.cli.session import front_door
+from pipeline.core import settings
+from pipeline.core.errors import HostError
+
+
+@command(
+    help=help_for(
+        "json",
+        "debug",
+        full="also launch the editing appliance: up to minutes without acceleration",
+    )
+)
+def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = False) -> None:
+    """Show what this host has and lacks for each task; exit code 3 when it lacks what is needed."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        import tempfile
+
+        from pipeline.host.context import Tools
+        from pipeline.host.programs import Runner
+        from pipeline.workflows import doctor
+
+        with tempfile.TemporaryDirectory() as scratch, Runner(secrets=view.secrets) as runner:
+            tools = Tools(runner, view.progress, Path(scratch))
+            checks = list(doctor.examine(tools, full=full))
+        view.result([asdict(check) for check in checks], doctor.lines(checks))
+        if doctor.failed(checks):
+            sys.exit(HostError.exit_code)
+
+
+@command(name="list", help=help_for("json", "debug"))
+def list_(c: Context, json: bool = False, debug: bool = False) -> None:
+    """List the builds and what is registered where."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        from pipeline.builds import listing
+
+        known = listing.summaries(settings.build_dir())
+        view.result([asdict(one) for one in known], listing.summary_lines(known))
+
+
+@command(
+    positional=["name"],
+    help=help_for("json", "debug", name="a finished build: NAME, NAME@previous or NAME@DIGEST"),
+)
+def show(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
+    """Show one finished build: what it was made from, its files, its boot check, its ids."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        from pipeline.builds import history, listing
+        from pipeline.builds.manifest import read_manifest
+
+        directory = history.locate(settings.build_dir(), name)
+        manifest = read_manifest(directory)
+        known = listing.summary(directory)
+        data = {
+            "manifest": manifest.model_dump(mode="json"),
+            "registrations": [asdict(entry) for entry in known.registered],
+        }
+        view.result(data, listing.show_lines(manifest, known))
+
+
+@command(
+    positional=["old", "new"],
+    help=help_for(
+        "json",
+        "debug",
+        old="a finished build: NAME, NAME@previous or NAME@DIGEST",
+        new="the one to compare it with",
+    ),
+)
+def diff(c: Context, old: str, new: str, json: bool = False, debug: bool = False) -> None:
+    """Compare two finished builds: packages, files, sizes, manifest."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        from pipeline.builds import history, listing
+        from pipeline.builds.compare import compare, read_build
+
+        sides = (read_build(history.locate(settings.build_dir(), word)) for word in (old, new))
+        found = compare(*sides)
+        view.result(asdict(found), listing.comparison_lines(found))
+
+
+@command(
+    iterable=["name", "cloud"],
+    help=help_for(
+        "json",
+        "quiet",
+        "debug",
+        name="only this build; may be repeated",
+        cloud="with --keep: this cloud in place of those the builds are registered on",
+        keep="withdraw registered generations older than the newest N",
+        disks="also delete installed disks: the next build installs again",
+        yes="delete what is more than scratch; without it that is only listed",
+    ),
+)
+def prune(
+    c: Context,
+    name: Iterable[str] = MANY,
+    cloud: Iterable[str] = MANY,
+    keep: int = 0,
+    disks: bool = False,
+    yes: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+    debug: bool = False,
+) -> None:
+    """Delete what killed runs left and, when asked, installed disks and old generations."""
+    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+        from pipeline.clouds.registry import open_clouds
+        from pipeline.workflows import prune
+
+        wish = prune.Wish(names=(*name,), clouds=(*cloud,), keep=keep, disks=disks)
+        answer = prune.prune(
+            settings.build_dir(), wish, lambda word: open_clouds([word])[0], view.progress, yes=yes
+        )
+        view.result(asdict(answer), prune.lines(answer))
+        for failure in answer.failures:
+            view.complain(failure)
+        if answer.failures:
+            raise Exit(code=7)
+
+
+@command(positional=["name"], help=help_for("debug", "json", name="a finished build"))
+def report(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
+    """Write build/NAME/report.html anew."""
+    with front_door(quiet=True, as_json=json, debug=debug) as view:
+        from pipeline.builds import history
+        from pipeline.builds.report import write_report
+
+        path = write_report(history.locate(settings.build_dir(), name))
+        view.result({"report": str(path)}, [str(path)])

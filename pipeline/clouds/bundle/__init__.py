@@ -1,0 +1,1 @@
+"""EC2's bundle format: archive, encryption, manifest."""

@@ -1,0 +1,1 @@
+"""OpenStack Glance, through openstacksdk's session."""

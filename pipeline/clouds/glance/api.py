@@ -1,0 +1,462 @@
+"""Requests to one Glance: time-outs, retries, and errors that say what to do.
+
+openstacksdk gives configuration, authentication and the catalogue. Its create_image is not used:
+it takes a queued, empty image with the right hashes for an uploaded one, and makes a second image
+where a first one differs. Source of paths and fields: the Image API v2 reference, up to v2.16.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlencode, urljoin, urlsplit
+
+from keystoneauth1 import exceptions as auth_errors
+from openstack import exceptions as sdk_errors
+from openstack.config import OpenStackConfig
+from openstack.warnings import RemovedInSDK60Warning
+
+from pipeline.clouds.glance.body import ChangedFileError
+from pipeline.core.errors import CloudError, InputError
+from pipeline.core.events import Progress, QuietProgress
+
+Image = dict[str, Any]
+"""An image as the Image API v2 shows it."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to put up with a cloud. Times in seconds.
+
+    tries, first, most: a failed request is tried again after `first`, twice that and so on up to
+    `most`, each shortened by up to half at random so that many clients do not come back together.
+    Six tries wait about half a minute in all, the time in which a restarted Glance or a switched
+    load balancer is back. connect: the longest a connection, or one write on it, may take; three
+    lost SYN packets cost 7 s. read: the longest silence before an answer; Glance answers an
+    upload only when its store has the last byte. poll: between two looks at an image that another
+    upload, or the cloud itself, is busy with. busy: how long such an image may stay busy, on top of
+    a second for each MiB.
+    """
+
+    tries: int = 6
+    first: float = 1.0
+    most: float = 30.0
+    connect: float = 30.0
+    read: float = 300.0
+    poll: float = 2.0
+    busy: float = 600.0
+    broken: float = 90.0
+
+    def delay(self, failures: int, asked: float | None) -> float:
+        """Seconds before the next try after so many failures; `asked` is the Retry-After."""
+        if asked is not None:
+            # Ten times our own limit is still a cloud that will be back while somebody watches.
+            return min(asked, 10 * self.most)
+        longest = min(self.most, self.first * 2.0 ** (failures - 1))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 # jitter, not a secret
+
+
+_Result = TypeVar("_Result")
+
+
+class StatusError(CloudError):
+    """A refusal with its HTTP status, for callers that know what to do with some."""
+
+    def __init__(self, attempted: str, cloud: str, status: int, words: str) -> None:
+        why, next_step = explain(status, words)
+        super().__init__(attempted, cloud, why=why, next_step=next_step)
+        self.status = status
+
+
+class GlanceApi:
+    """One authenticated session. Use `connect`."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        session: Any,
+        patience: Patience,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name, self.patience = name, patience
+        self.progress: Progress = progress or QuietProgress()
+        self.url, self.project = url, ""
+        self.session = session
+
+    # -- images
+
+    def images(self, attempted: str, **filters: str) -> list[Image]:
+        """Our project's images that match, hidden ones too, oldest first."""
+        found: list[Image] = []
+        owner = {"owner": self.project} if self.project else {}
+        # Hidden ones first: one that is shown between the requests is met twice, not missed.
+        for hidden in ("true", "false"):
+            query = {**filters, **owner, "os_hidden": hidden, "limit": "100"}
+            page: str | None = f"images?{urlencode(query)}"
+            while page:
+                answer = self._json("GET", page, attempted)
+                found += answer["images"]
+                # The path of `next` leaves out where a front server has mounted Glance.
+                page = f"images?{urlsplit(answer['next']).query}" if "next" in answer else None
+        unique = {image["id"]: image for image in found}
+        return sorted(unique.values(), key=lambda image: (image["created_at"], image["id"]))
+
+    def image(self, image_id: str, attempted: str) -> Image | None:
+        """The image, or None if there is none of that id."""
+        try:
+            return self._json("GET", f"images/{image_id}", attempted)
+        except StatusError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def create(self, properties: Mapping[str, Any], attempted: str) -> Image:
+        """A new record without data, of an id of our choice. StatusError 409: that id was given
+        away, perhaps by this very call, whose first answer was lost.
+        """
+        return self._json("POST", "images", attempted, json=dict(properties))
+
+    def patch(self, image_id: str, changes: Mapping[str, Any], attempted: str) -> None:
+        """Set properties; each is added or replaced."""
+        body = [{"op": "add", "path": f"/{key}", "value": changes[key]} for key in changes]
+        kind = "application/openstack-images-v2.1-json-patch"
+        self._call(
+            "PATCH",
+            f"images/{image_id}",
+            attempted,
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": kind},
+        )
+
+    def delete(self, image_id: str, attempted: str) -> None:
+        """Delete; one that is gone already is no error."""
+        for failures in itertools.count(1):
+            try:
+                self._call("DELETE", f"images/{image_id}", attempted)
+            except StatusError as error:
+                # Two deletions that meet get 400, 404 or 409, while the image is seen for a
+                # moment more: what counts is that it goes.
+                if error.status == 404 or self.image(image_id, attempted) is None:
+                    return
+                if error.status not in (400, 409) or failures >= _MEETINGS:
+                    raise
+            else:
+                return
+            self.pause(self.patience.poll, "an image is being deleted")
+
+    def send(self, image_id: str, body: Iterable[memoryview], size: int, attempted: str) -> None:
+        """Upload data in one request. TransientError: look at the image's status, then again."""
+        # Glance compares the size at the end, so that a cut-off body never becomes an image.
+        headers = {"X-OpenStack-Image-Size": str(size)}
+        self._upload(f"images/{image_id}/file", body, headers, attempted)
+
+    def stage(self, image_id: str, body: Iterable[memoryview], attempted: str) -> None:
+        """Upload data to the staging area, for `import_staged`. TransientError as for `send`."""
+        self._upload(f"images/{image_id}/stage", body, {}, attempted)
+
+    def _upload(
+        self, path: str, body: Iterable[memoryview], headers: Mapping[str, str], attempted: str
+    ) -> None:
+        kind = {"Content-Type": "application/octet-stream"}
+        try:
+            self._request("PUT", path, attempted, {"data": body, "headers": {**kind, **headers}})
+        except StatusError as error:
+            if error.status in (
+                404,
+                409,
+                410,
+            ):  # another upload deleted or fills the record just now
+                raise TransientError(error) from error
+            raise
+
+    def has_data(self, image_id: str, attempted: str) -> bool:
+        """Whether an active image's data can be had; where downloads are forbidden nobody knows.
+
+        Glance deletes the data before the record: a deletion that broke off in between leaves an
+        active image, with all its hashes, of nothing.
+        """
+        try:
+            answer = self.persist(
+                lambda: self._request(
+                    "GET",
+                    f"images/{image_id}/file",
+                    attempted,
+                    {"headers": {"Range": "bytes=0-0"}, "stream": True},
+                )
+            )
+        except StatusError as error:
+            if error.status in (404, 410):
+                return False
+            if error.status in (401, 403):
+                return True
+            raise
+        empty: bool = answer.status_code == HTTPStatus.NO_CONTENT
+        answer.close()
+        return not empty
+
+    def import_staged(self, image_id: str, attempted: str) -> None:
+        """Have the cloud take over what was staged; the image becomes active some time later."""
+        body = {"method": {"name": "glance-direct"}}
+        self._call("POST", f"images/{image_id}/import", attempted, json=body)
+
+    def import_methods(self, attempted: str) -> list[str]:
+        """Ways of import that the cloud offers; none where it knows no import at all."""
+        try:
+            answer = self._json("GET", "info/import", attempted)
+        except StatusError as error:
+            if error.status == 404:
+                return []
+            raise
+        methods: list[str] = answer["import-methods"]["value"]
+        return methods
+
+    def schema(self, attempted: str) -> dict[str, Any]:
+        """What the cloud takes as an image: its schema lists the formats it allows."""
+        return self._json("GET", "schemas/image", attempted)
+
+    def add_member(self, image_id: str, member: str, attempted: str) -> None:
+        """Share an image with a project; it must accept the image before it can list it."""
+        try:
+            self._call("POST", f"images/{image_id}/members", attempted, json={"member": member})
+        except StatusError as error:
+            if error.status != 409:  # a member already
+                raise
+
+    # -- the door to the network
+
+    def pause(self, seconds: float, why: str) -> None:
+        """Sleep, so that the user's interrupt comes through."""
+        with self.progress.task(f"{self.name}: {why}", unit="steps") as meter:
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(left, 0.5))
+                meter.advance(0)
+
+    def persist(self, action: Callable[[], _Result]) -> _Result:
+        """The action's result, tried again with growing delays while it fails for a moment."""
+        for failures in itertools.count(1):
+            try:
+                return action()
+            except TransientError as failure:
+                if failures >= self.patience.tries:
+                    raise failure.final from None
+                delay = self.patience.delay(failures, failure.asked)
+                self.pause(delay, f"{failure.final.why}; trying again in {delay:.1f} s")
+        raise AssertionError("unreachable")
+
+    def _json(self, method: str, path: str, attempted: str, **words: Any) -> dict[str, Any]:
+        def ask() -> dict[str, Any]:
+            response = self._request(method, path, attempted, words)
+            try:
+                answer = response.json()
+            except ValueError as error:
+                answer = error
+            if isinstance(answer, dict):
+                return answer
+            raise TransientError(
+                CloudError(
+                    attempted,
+                    self.name,
+                    why=f"its answer to {method} {path} is not that of an Image API",
+                    next_step="See whether the image endpoint of its catalogue is right",
+                )
+            )
+
+        return self.persist(ask)
+
+    def _call(self, method: str, path: str, attempted: str, **words: Any) -> None:
+        self.persist(lambda: self._request(method, path, attempted, words))
+
+    def _request(self, method: str, path: str, attempted: str, words: Mapping[str, Any]) -> Any:
+        try:
+            response = self.session.request(
+                urljoin(f"{self.url}/", path),
+                method,
+                raise_exc=False,
+                connect_retries=0,
+                status_code_retries=0,
+                timeout=(self.patience.connect, self.patience.read),
+                **words,
+            )
+        except ChangedFileError as error:
+            raise CloudError(
+                attempted, self.name, why=str(error), next_step="Build it again"
+            ) from error
+        except _LIBRARY_ERRORS as error:
+            _raise_for(error, attempted, self.name)
+        if response.status_code < 400:
+            return response
+        refusal = StatusError(attempted, self.name, response.status_code, response.text)
+        if response.status_code in _TRANSIENT:
+            raise TransientError(refusal, _retry_after(response.headers))
+        raise refusal
+
+
+_LIBRARY_ERRORS = (auth_errors.ClientException, sdk_errors.SDKException)
+_MEETINGS = 3  # deletions that meet others; an image in use stays so and is an error then
+_WARNINGS = threading.Lock()  # catch_warnings changes the whole process
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_AUTH_SECONDS = 60.0  # Keystone may wait for LDAP; no configured cloud was slower than this
+_WORDS = 300  # characters of a cloud's own words that an error repeats
+
+
+class TransientError(Exception):
+    """A failure worth another try. final: what to raise when there is none left."""
+
+    def __init__(self, final: CloudError, asked: float | None = None) -> None:
+        super().__init__(str(final))
+        self.final, self.asked = final, asked
+
+
+@contextmanager
+def connect(
+    name: str, cloud: str, patience: Patience, progress: Progress | None = None
+) -> Iterator[GlanceApi]:
+    """An authenticated session with a cloud of clouds.yaml, or with that of the environment."""
+    region = cloud_region(name, cloud)
+    session = region.get_session()
+    if session.timeout is None:
+        session.timeout = _AUTH_SECONDS
+    try:
+        api = GlanceApi(name, "", session, patience, progress)
+        api.url, api.project = _authenticate(region, session, api)
+        yield api
+    finally:
+        session.session.close()
+
+
+def cloud_region(name: str, cloud: str) -> Any:
+    """The configuration of a cloud; InputError when there is none or it is incomplete."""
+    try:
+        # openstacksdk 4 warns of an option of its own in every configuration it loads.
+        with _WARNINGS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RemovedInSDK60Warning)
+            return OpenStackConfig().get_one(cloud=cloud or None)
+    except _LIBRARY_ERRORS as error:
+        raise InputError(
+            "use the cloud",
+            name,
+            why=str(error),
+            next_step="See clouds.yaml, and OS_CLIENT_CONFIG_FILE if it lies elsewhere",
+        ) from error
+
+
+def _authenticate(region: Any, session: Any, api: GlanceApi) -> tuple[str, str]:
+    """(URL of the Image API v2, our project's id or "" where the cloud has no projects)."""
+    attempted = "log in to"
+    place = {
+        "service_type": "image",
+        "interface": region.get_interface("image"),
+        "region_name": region.get_region_name("image"),
+        "endpoint_override": region.get_endpoint("image"),
+    }
+
+    def log_in() -> tuple[Any, str]:
+        try:
+            session.get_auth_headers()
+            data = session.auth.get_endpoint_data(session, discover_versions=False, **place)
+            return data, session.get_project_id() or ""
+        except _LIBRARY_ERRORS as error:
+            _raise_for(error, attempted, api.name)
+
+    data, project = api.persist(log_in)
+    if data is None or not data.url:
+        raise CloudError(
+            attempted,
+            api.name,
+            why="its catalogue has no image service",
+            next_step="See `region_name` and `interface` in clouds.yaml",
+        )
+    url = data.url.rstrip("/")
+    return (url if re.search(r"/v2(\.\d+)?$", url) else f"{url}/v2"), project
+
+
+def _raise_for(error: Exception, attempted: str, cloud: str) -> NoReturn:
+    """An error of the libraries' as TransientError or CloudError."""
+    status = getattr(error, "http_status", None) or getattr(error, "status_code", None)
+    if isinstance(status, int) and status >= 400:
+        refusal = StatusError(attempted, cloud, status, str(error))
+        if status in _TRANSIENT:
+            asked = getattr(error, "retry_after", None)
+            raise TransientError(refusal, float(asked) if asked else None) from error
+        raise refusal from error
+    why = _clean(str(error))
+    if isinstance(error, auth_errors.SSLError):
+        raise CloudError(
+            attempted, cloud, why=why, next_step="See `cacert` and `verify` in clouds.yaml"
+        ) from error
+    if isinstance(error, auth_errors.ConnectionError | auth_errors.DiscoveryFailure):
+        final = CloudError(
+            attempted, cloud, why=why, next_step="See whether the cloud is up, and run it again"
+        )
+        raise TransientError(final) from error
+    raise CloudError(
+        attempted, cloud, why=why, next_step="See the cloud's entry in clouds.yaml"
+    ) from error
+
+
+def explain(status: int, words: str) -> tuple[str, str]:
+    """(why, next step) for a refusal, from its status and the cloud's own words."""
+    said = _clean(words)
+    why, next_step = _MEANINGS.get(
+        status, ("it refused", "If that goes on, show it to the cloud's operator")
+    )
+    return f"{why} (HTTP {status}{': ' + said if said else ''})", next_step
+
+
+_MEANINGS: Mapping[int, tuple[str, str]] = {
+    400: ("it finds the request wrong", "See which property or format it names"),
+    401: ("it does not accept the credentials", "Renew them in clouds.yaml or the environment"),
+    403: ("its policy forbids this", "Ask for the role, or use other options"),
+    404: ("it has no such thing", "See whether somebody deleted the image meanwhile, run it again"),
+    409: ("the image is in use or in another state", "Run it again when that is over"),
+    413: ("a quota or size limit is exceeded", "Delete images there or ask for more quota"),
+    415: ("it does not take this kind of content", "Ask its operator which formats are allowed"),
+    429: ("it gets too many requests", "Run it again later"),
+}
+
+
+def _clean(words: str) -> str:
+    """An error document as one short line: Glance sends HTML, JSON or text."""
+    text = words.strip()
+    try:
+        document = json.loads(text)
+        if isinstance(document, dict):
+            inner = next(iter(document.values()))
+            text = str(inner.get("message", text) if isinstance(inner, dict) else inner)
+    except (ValueError, StopIteration):
+        text = re.sub(r"<(head|title).*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL)
+    return " ".join(text.split())[:_WORDS].rstrip(".")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; the date form is left out, as a wrong clock would make it hours."""
+    value = headers.get("Retry-After", "")
+    return float(value) if re.fullmatch(r"\d{1,6}", value) else None
+
+
+def missing_formats(schema: Mapping[str, Any], wanted: Sequence[tuple[str, str]]) -> list[str]:
+    """Which of the wanted (container, disk) formats a cloud's schema leaves out."""
+    properties = schema.get("properties", {})
+
+    def allowed(field: str, value: str) -> bool:
+        choices = properties.get(field, {}).get("enum")
+        return choices is None or value in choices
+
+    return [
+        f"{field} {value}"
+        for container, disk in wanted
+        for field, value in (("container_format", container), ("disk_format", disk))
+        if not allowed(field, value)
+    ]

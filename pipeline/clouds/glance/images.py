@@ -1,0 +1,216 @@
+"""What a triple looks like in Glance: properties, marks, and who wins. Pure decisions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.clouds.glance.api import Image
+from pipeline.clouds.protocol import PublishOptions
+from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.core import identity
+from pipeline.core.events import Progress
+from pipeline.core.image import ImageSet, Registration, Role
+from pipeline.disk.blocks.identify import disk_format
+
+KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
+
+BUSY = ("saving", "uploading", "importing")
+"""States of an image whose data is on its way."""
+
+MARK_ID = "image_pipeline_id"
+"""The image's own id."""
+_NAMESPACE = uuid.UUID("6f0f7c52-4a0e-4a3c-9d0b-2f4e5b1c7a15")  # drawn once, for `record_id`
+
+# Nova and the v1 API took an Amazon image only with both formats alike; v2 checks that no more.
+_FORMATS = {Role.KERNEL: "aki", Role.RAMDISK: "ari", Role.MACHINE: "ami"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One image to register. size in bytes."""
+
+    role: str
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    container_format: str
+    disk_format: str
+
+
+def parts(
+    images: ImageSet, options: PublishOptions, cloud: str, progress: Progress | None = None
+) -> tuple[Part, ...]:
+    """What to register, in order; the last stands for all. Hashes a whole disk."""
+    if options.whole_disk:
+        path = require_disk(images, cloud)
+        size, digest = path.stat().st_size, disk_digest(images, cloud, progress)
+        return (Part(DISK, images.name, path, size, digest, "bare", disk_format(path)),)
+    return tuple(
+        Part(
+            str(file.role),
+            images.name if file.role is Role.MACHINE else f"{images.name}-{file.role}",
+            file.path,
+            file.size,
+            file.sha256,
+            _FORMATS[file.role],
+            _FORMATS[file.role],
+        )
+        for file in images.files()
+    )
+
+
+def formats(options: PublishOptions) -> list[tuple[str, str]]:
+    """(container, disk) formats that the cloud must take; of a whole disk the container only."""
+    if options.whole_disk:
+        return [("bare", "raw")]
+    return [(each, each) for each in _FORMATS.values()]
+
+
+def attributes(part: Part, images: ImageSet, options: PublishOptions) -> dict[str, Any]:
+    """What the image shall say once it is whole, but for its links and its protection."""
+    wanted: dict[str, Any] = {
+        "name": part.name,
+        "visibility": options.visibility,
+        "os_hidden": options.hidden,
+        "tags": sorted(set(options.tags)),
+        "architecture": images.architecture,
+        identity.MARK_VERIFIED: "true" if images.verified else "false",
+    }
+    if part.role in (MACHINE, DISK):
+        wanted |= {"min_disk": options.min_disk_gib, "min_ram": options.min_ram_mib}
+        wanted |= images.properties
+        if part.role == MACHINE:
+            wanted["os_command_line"] = images.command_line
+        wanted |= options.properties
+    return wanted
+
+
+def record_id(project: str, key: str, role: str, number: int) -> str:
+    """The id to create an image of the build under: all who upload the build ask for the same.
+
+    number: from 0; the next when the one before belongs to an image that was deleted, whose id
+    Glance keeps until its operator purges the database.
+    """
+    return str(uuid.uuid5(_NAMESPACE, "/".join((project, key, role, str(number)))))
+
+
+def is_own(image: Image, project: str) -> bool:
+    """Whether an image with our marks is ours: a copy has them too, but not the id they tell.
+
+    Nova gives the snapshot of a server all properties of the image it was started from. project:
+    ours, or "" where the cloud has none.
+    """
+    told: bool = image.get(MARK_ID) == image["id"]
+    return told and project in ("", image.get("owner"))
+
+
+def unfinished(
+    part: Part, images: ImageSet, options: PublishOptions, key: str, image_id: str
+) -> dict[str, Any]:
+    """The record to create: hidden and marked as ours, with all else it shall have."""
+    state = {identity.MARK_STATE: identity.PARTIAL} if part.role in (MACHINE, DISK) else {}
+    return attributes(part, images, options) | {
+        "id": image_id,
+        "os_hidden": True,
+        **state,
+        "container_format": part.container_format,
+        "disk_format": part.disk_format,
+        identity.MARK_NAME: images.name,
+        identity.MARK_KEY: key,
+        identity.MARK_ROLE: part.role,
+        identity.MARK_SHA256: part.sha256,
+        MARK_ID: image_id,
+    }
+
+
+def links(claimed: Mapping[str, Image]) -> dict[str, str]:
+    """kernel_id and ramdisk_id for the machine image; none for a whole disk."""
+    if MACHINE not in claimed:
+        return {}
+    return {"kernel_id": claimed[KERNEL]["id"], "ramdisk_id": claimed[RAMDISK]["id"]}
+
+
+def differences(image: Image, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What to set on an image so that it says `wanted`.
+
+    Nothing is taken away: tags and properties that somebody added stay.
+    """
+    changes = {key: value for key, value in wanted.items() if image.get(key) != value}
+    if "tags" in changes:
+        tags = set(image.get("tags", ())) | set(wanted["tags"])
+        if tags == set(image.get("tags", ())):
+            del changes["tags"]
+        else:
+            changes["tags"] = sorted(tags)
+    return changes
+
+
+def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
+    """The image of each role that counts; the same answer for all who see the same images.
+
+    What belongs to a finished machine image wins, then what has data or gets it just now, then the
+    oldest. There is one of each role, unless a database that lags told an upload that the record
+    there is none.
+    """
+    last = [i for i in found if i.get(identity.MARK_ROLE) == roles[-1]]
+    linked: set[str | None] = set()
+    for machine in sorted(last, key=_rank):
+        if machine.get(identity.MARK_STATE) == identity.WHOLE:
+            linked = {machine["id"], machine.get("kernel_id"), machine.get("ramdisk_id")}
+            break
+    claimed: dict[str, Image] = {}
+    for image in sorted(found, key=lambda image: (image["id"] not in linked, _rank(image))):
+        role = image.get(identity.MARK_ROLE, "")
+        if role in roles:
+            claimed.setdefault(role, image)
+    return claimed
+
+
+def _rank(image: Image) -> tuple[bool, bool, str, str]:
+    status = image["status"]
+    return status != "active", status not in BUSY, image["created_at"], image["id"]
+
+
+def losers(found: Sequence[Image], claimed: Mapping[str, Image]) -> list[Image]:
+    """Images of the same key that lost to another of their role."""
+    kept = {image["id"] for image in claimed.values()}
+    return [
+        image
+        for image in found
+        if image.get(identity.MARK_ROLE) in claimed and image["id"] not in kept
+    ]
+
+
+def is_whole(claimed: Mapping[str, Image], roles: Sequence[str]) -> bool:
+    """Whether every image is there, active, and the last one marked as finished and linked."""
+    if set(claimed) != set(roles) or any(i["status"] != "active" for i in claimed.values()):
+        return False
+    last = claimed[roles[-1]]
+    linked = all(last.get(word) == value for word, value in links(claimed).items())
+    return last.get(identity.MARK_STATE) == identity.WHOLE and linked
+
+
+def server_digest(image: Image) -> tuple[str, str] | None:
+    """(algorithm, hex digest) that the cloud computed: the multihash, or MD5 on an old Glance."""
+    if image.get("os_hash_algo") and image.get("os_hash_value"):
+        return image["os_hash_algo"], image["os_hash_value"]
+    return ("md5", image["checksum"]) if image.get("checksum") else None
+
+
+def registration(cloud: str, image: Image, *, created: bool) -> Registration:
+    """A finished machine image or whole disk as the pipeline's record."""
+    return Registration(
+        cloud=cloud,
+        name=image[identity.MARK_NAME],
+        kernel_id=image.get("kernel_id") or "",
+        ramdisk_id=image.get("ramdisk_id") or "",
+        machine_id=image["id"],
+        created=created,
+        generation=image.get(identity.MARK_GENERATION, ""),
+        key=image.get(identity.MARK_KEY, ""),
+    )

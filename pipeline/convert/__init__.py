@@ -1,0 +1,1 @@
+"""From one artifact to another: disk to root, root to disk, shrinking."""

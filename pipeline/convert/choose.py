@@ -1,0 +1,131 @@
+"""Which volume is the root and which is /boot: by inspection or the user's word, never a guess."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.convert.fstab_devices import resolve, spec_of
+from pipeline.convert.survey import READABLE, Candidate, Survey, has_kernel, listed
+from pipeline.core.errors import DiskError, InputError, PipelineError
+from pipeline.disk.filesystems.lookup import Tree
+
+_MAX_FSTAB = 1 << 20
+_OPTION = "Name one with --root: VG/LV, or a partition's number"
+
+
+def choose_root(found: Survey, choice: str, disk: str) -> Candidate:
+    """The one volume that the choice names, or that alone looks like a root.
+
+    Raises InputError when there is none or several, DiskError when the only ones possible are
+    damaged or of a kind that is not supported.
+    """
+    if choice:
+        return _usable(_named(found, choice, disk), disk)
+    roots = [candidate for candidate in found.candidates if candidate.is_root]
+    if len(roots) > 1:
+        raise InputError(
+            "choose the root filesystem of",
+            disk,
+            why=f"several volumes look like one: {listed(roots)}",
+            next_step=_OPTION,
+        )
+    if roots:
+        return roots[0]
+    raise _no_root(found, disk)
+
+
+def _named(found: Survey, choice: str, disk: str) -> Candidate:
+    for candidate in found.candidates:
+        if candidate.name == choice:
+            return candidate
+    names = [candidate.name for candidate in found.candidates]
+    close = difflib.get_close_matches(choice, names, 1)
+    raise InputError(
+        f"take {choice} out of",
+        disk,
+        why=f"there is no such volume; it holds {listed(found.candidates)}",
+        next_step=f"Did you mean {close[0]}?" if close else _OPTION,
+    )
+
+
+def _usable(candidate: Candidate, disk: str) -> Candidate:
+    if candidate.refusal:
+        raise DiskError(
+            f"take {candidate.place} out of",
+            disk,
+            why=candidate.refusal,
+            next_step="Choose another volume with --root, or install on a plain or linear one",
+        )
+    if candidate.filesystem not in READABLE:
+        raise InputError(
+            f"take {candidate.place} out of",
+            disk,
+            why=f"it holds {candidate.filesystem or 'no known file system'}, not one of "
+            f"{', '.join(sorted(READABLE))}",
+            next_step=_OPTION,
+        )
+    return candidate
+
+
+def _no_root(found: Survey, disk: str) -> PipelineError:
+    refused = [candidate for candidate in found.candidates if candidate.refusal]
+    if refused:
+        return DiskError(
+            "find the root filesystem of",
+            disk,
+            why=f"no readable volume looks like one, and these cannot be read: {listed(refused)}",
+            next_step="Install on plain partitions or linear LVM volumes with ext4 or xfs",
+        )
+    if found.damage:
+        return found.damage[0]
+    return InputError(
+        "find the root filesystem of",
+        disk,
+        why=f"no volume looks like one; it holds {listed(found.candidates)}",
+        next_step="Check that the installation finished, or name a volume with --root",
+    )
+
+
+@dataclass(frozen=True)
+class BootChoice:
+    """Where /boot is: a volume of its own, or None for the root. notes: for people."""
+
+    candidate: Candidate | None
+    notes: tuple[str, ...] = ()
+
+
+def choose_boot(found: Survey, root: Candidate, tree: Tree, disk: str) -> BootChoice:
+    """The volume of a separate /boot: by the root's fstab, else by what the volumes hold.
+
+    tree: the root's content, its journal replayed. Raises InputError when several could be it.
+    """
+    others = [candidate for candidate in found.candidates if candidate.name != root.name]
+    text = tree.read("/etc/fstab", _MAX_FSTAB) or b""
+    spec = spec_of(text.decode(errors="replace"), "/boot")
+    note = ""
+    if spec is not None:
+        meant = [c for c in resolve(spec, others) if c.filesystem in READABLE | {"vfat"}]
+        if len(meant) == 1:
+            if meant[0].refusal:
+                raise DiskError(f"take /boot ({meant[0].place}) out of", disk, why=meant[0].refusal)
+            return BootChoice(meant[0])
+        note = f"fstab mounts /boot from {spec}, which is not on the disk as that"
+    elif has_kernel(tree, "/boot"):
+        return BootChoice(None)
+    likely = [candidate for candidate in others if candidate.is_boot and not candidate.refusal]
+    if len(likely) > 1:
+        raise InputError(
+            "find /boot on",
+            disk,
+            why=f"fstab does not tell and several volumes look like it: {listed(likely)}",
+            next_step="Mount the right one on /boot by UUID in the guest's /etc/fstab",
+        )
+    if likely:
+        return BootChoice(likely[0], (*_some(note), f"{likely[0].place} looks like /boot"))
+    return BootChoice(None, tuple(_some(note)))
+
+
+def _some(note: str) -> Iterable[str]:
+    return (note,) if note else ()

@@ -1,0 +1,205 @@
+"""The extraction stage: an installed disk in, its root filesystem as one flat image out.
+
+The disk is opened read-only and read where its own tables say; no loop device, no device-mapper,
+no mount, no appliance. Whatever must be changed (a journal replayed, stale blocks discarded) is
+changed in the copy, by e2fsprogs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
+from pipeline.convert.volume_copy import PREENED, Foreseen, Taken, foresee_copy, take
+from pipeline.core.errors import DiskError, InputError, PipelineError
+from pipeline.core.image import DiskImage, PartitionImage
+from pipeline.disk.blocks.qcow2 import MAGIC, Qcow2
+from pipeline.disk.blocks.source import RawFile, Source
+from pipeline.host.context import Tools
+
+_OTHER_FORMATS = {
+    b"KDMV": "VMDK",
+    b"COWD": "VMDK",
+    b"vhdxfile": "VHDX",
+    b"conectix": "VHD",
+    b"QED\0": "QED",
+    b"\x7fELF": "ELF",
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+    b"# Disk Descriptor": "VMDK descriptor",
+}
+_VDI_SIGNATURE = (64, b"\x7f\x10\xda\xbe")
+_QEMU_WRITER_LOCK = 101
+"""The byte QEMU locks in an image it may write to (block/file-posix.c: RAW_LOCK_PERM_BASE 100
+plus BLK_PERM_WRITE, bit 1)."""
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2), 64-bit Linux
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What came out of a disk.
+
+    root: the root filesystem, `scratch/root.img`. boot: a separate /boot, `scratch/boot.img`;
+    None when /boot lies in the root. copied: bytes that were copied for both; clones count as
+    none. method: how, for the manifest. notes: what people should know, one sentence each.
+    """
+
+    root: PartitionImage
+    boot: PartitionImage | None
+    copied: int
+    method: str
+    notes: tuple[str, ...] = ()
+
+
+def open_format(path: Path) -> DiskImage:
+    """Recognise a raw or qcow2 disk by its first bytes; InputError for anything else.
+
+    Refuses a qcow2 disk that names other files (a hostile one could name any file of the host)
+    or is encrypted.
+    """
+    with RawFile(path) as file:
+        head = file.read(0, min(file.size, 512))
+        if head.startswith(MAGIC):
+            Qcow2(file)
+            return DiskImage(path, "qcow2")
+    offset, signature = _VDI_SIGNATURE
+    if head[offset : offset + len(signature)] == signature:
+        raise _other_format(path, "VDI")
+    for magic, name in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise _other_format(path, name)
+    if len(head) < 512:
+        raise InputError(
+            "use the disk",
+            path,
+            why="it is smaller than one sector",
+            next_step="Give the whole installed disk",
+        )
+    return DiskImage(path, "raw")
+
+
+def _other_format(path: Path, name: str) -> InputError:
+    return InputError(
+        "use the disk",
+        path,
+        why=f"it is a {name} file, neither raw nor qcow2",
+        next_step="Unpack it, or convert it with qemu-img convert -O qcow2",
+    )
+
+
+def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
+    """Copy the root filesystem, and a separate /boot, out of `disk`, which is only read.
+
+    choice: "VG/LV", a partition's number, "0" for a disk without partitions, or "" to find the
+    root by inspection. Raises InputError when the choice names nothing or several volumes look
+    like a root, DiskError when the disk is damaged or of a kind that is not supported, HostError
+    when the copy cannot be written.
+    """
+    name = str(disk.path)
+    with _opened(disk) as source:
+        found = survey(source)
+        root, taken = _take_root(found, choice, name, tools)
+        with RawFile(taken.image.path) as copied:
+            tree = look_into(copied, root.filesystem)
+            boot = choose_boot(found, root, tree, name)
+        parts = [taken]
+        if boot.candidate:
+            parts.append(take(boot.candidate, tools.scratch / "boot.img", tools))
+    notes = [*found.notes, *(str(error) for error in found.damage), *boot.notes]
+    return Extraction(
+        root=taken.image,
+        boot=parts[1].image if boot.candidate else None,
+        copied=sum(part.copied for part in parts),
+        method="; ".join(part.method for part in parts),
+        notes=tuple(notes + [note for part in parts for note in part.notes]),
+    )
+
+
+@contextlib.contextmanager
+def _opened(disk: DiskImage) -> Iterator[Source]:
+    """The disk's content; DiskError if somebody changed it meanwhile."""
+    with RawFile(disk.path) as file:
+        _refuse_running(file)
+        before = os.fstat(file.descriptor())
+        yield Qcow2(file) if disk.format == "qcow2" else file
+        after = os.fstat(file.descriptor())
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            raise DiskError(
+                "read",
+                disk.path,
+                why="somebody wrote to it while it was read",
+                next_step="Shut the machine that uses it down, and try again",
+            )
+
+
+def _refuse_running(file: RawFile) -> None:
+    """InputError if a running QEMU may write to the disk."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITER_LOCK, 1, 0)
+    try:
+        answer = fcntl.fcntl(file.descriptor(), fcntl.F_OFD_GETLK, question)
+    except OSError:
+        return  # a file system without locks cannot tell
+    if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+        raise InputError(
+            "read the disk",
+            file.name,
+            why="a running machine has it open for writing",
+            next_step="Shut the machine down, and try again",
+        )
+
+
+def _take_root(found: Survey, choice: str, disk: str, tools: Tools) -> tuple[Candidate, Taken]:
+    """Choose and copy the root. One that exists in its journal alone shows only in the copy."""
+    target = tools.scratch / "root.img"
+    try:
+        root = choose_root(found, choice, disk)
+    except PipelineError:
+        dirty = [] if choice else [c for c in found.candidates if _shows_after_replay(c)]
+        for candidate in dirty:
+            taken = take(candidate, target, tools)
+            with RawFile(target) as copied:
+                is_root = looks_like_root(look_into(copied, candidate.filesystem))
+            if is_root and len(dirty) == 1:
+                return candidate, taken
+            target.unlink()
+        raise
+    return root, take(root, target, tools)
+
+
+def _shows_after_replay(candidate: Candidate) -> bool:
+    return (
+        candidate.superblock is not None
+        and candidate.superblock.dirty
+        and candidate.filesystem in READABLE
+        and not candidate.refusal
+        and not any((candidate.is_root, candidate.is_boot))
+    )
+
+
+def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
+    """What `extract` would copy, root first; for dry runs. Raises what it raises.
+
+    A root that shows only once its journal is replayed in a copy is announced as such.
+    """
+    with _opened(disk) as source:
+        found = survey(source)
+        try:
+            root = choose_root(found, choice, str(disk.path))
+        except PipelineError:
+            dirty = [] if choice else [c for c in found.candidates if _shows_after_replay(c)]
+            if not dirty:
+                raise
+            words = "replay the journal of {} in a copy to look for a root"
+            return [Foreseen(words.format(c.place), PREENED) for c in dirty]
+        boots = [c for c in found.candidates if c.is_boot and c is not root]
+        return [foresee_copy(candidate) for candidate in (root, *boots)]

@@ -1,0 +1,51 @@
+"""Shrink a finished root filesystem to its content, so that fewer zeros are hashed and sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.core.errors import DiskError
+from pipeline.host.context import Tools
+
+_BOUND = 30 * 60.0  # s; resize2fs moves blocks one by one, minutes for tens of GB on slow disks
+_ROOM = 64 << 20  # bytes left free: first-boot keys and logs fit before a cloud grows the volume
+
+
+def shrink(image: Path, tools: Tools) -> int:
+    """Cut the ext file system in `image`, and the file, to its content and some room; new bytes.
+
+    Nova grows it again to the flavor's disk. Raises DiskError for a file system whose size
+    e2fsprogs does not tell, ProgramError when it refuses.
+    """
+    run = tools.run.run
+    run(["e2fsck", "-fy", image], timeout=_BOUND, ok=(0, 1))
+    now, block = geometry(run(["dumpe2fs", "-h", image], timeout=_BOUND).text, image)
+    least = minimum(run(["resize2fs", "-P", image], timeout=_BOUND).text, image)
+    wanted = least + _ROOM // block
+    if wanted < now:
+        run(["resize2fs", image, str(wanted)], timeout=_BOUND)
+        now, block = geometry(run(["dumpe2fs", "-h", image], timeout=_BOUND).text, image)
+    os.truncate(image, now * block)
+    run(["e2fsck", "-fn", image], timeout=_BOUND)
+    return now * block
+
+
+def geometry(header: str, image: Path) -> tuple[int, int]:
+    """Block count and block size in bytes from what `dumpe2fs -h` prints."""
+    return _number(r"^Block count: +(\d+)$", header, image), _number(
+        r"^Block size: +(\d+)$", header, image
+    )
+
+
+def minimum(said: str, image: Path) -> int:
+    """Blocks from what `resize2fs -P` prints."""
+    return _number(r"^Estimated minimum size of the filesystem: (\d+)$", said, image)
+
+
+def _number(pattern: str, text: str, image: Path) -> int:
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None:
+        raise DiskError("shrink", image, why="e2fsprogs does not tell the size of its file system")
+    return int(found[1])

@@ -1,0 +1,87 @@
+"""Recipes: what to install and how to treat it, one table a distro in kickstart/recipes.toml.
+
+A quirk of a distro is a field here, never a comparison with a recipe's name in the code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+class FromEnvironment(BaseModel):
+    """A secret variable: its value comes from an environment variable and is never saved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    environment: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
+
+
+class Recipe(BaseModel):
+    """One distro. Sizes carry their unit in the name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(pattern=_NAME)]
+    """The name of the table; lower case letters, digits, ".", "_" and "-"."""
+    description: str
+    """One line for `invoke recipes` and the report."""
+    answers: Path
+    """Kickstart or preseed file, relative to the recipes file; absolute once loaded."""
+    installer: Literal["anaconda", "debian-installer", "stand-in"] = "anaconda"
+    """Which installer reads the answers; the stand-in is the demo's own."""
+    release: str = ""
+    """pykickstart's name of the release whose syntax the kickstart uses ("F15", "RHEL9")."""
+    trees: tuple[str, ...] = ()
+    """Install trees, URLs or directories, tried in order. The stand-in's is made on the host."""
+    kernel: str = "images/pxeboot/vmlinuz"
+    """The installer's kernel in a tree, where no .treeinfo names it."""
+    initrd: str = "images/pxeboot/initrd.img"
+    """The installer's initrd in a tree, where no .treeinfo names it."""
+    checksums: str = ".treeinfo"
+    """The file of a tree that has its checksums: ".treeinfo", or one that sha256sum wrote."""
+    tree_argument: str = ""
+    """A boot argument to be given the tree's URL ("inst.repo"), for kickstarts without `url`."""
+    architecture: Literal["x86_64"] = "x86_64"
+    """Of the guest."""
+    answers_argument: str = "inst.ks"
+    """The installer's boot argument that names the kickstart: "ks" before Fedora 17."""
+    answers_by: Literal["initrd", "http"] = "initrd"
+    """How the installer gets its answer file: injected into the initrd, or served to it."""
+    installer_arguments: str = ""
+    """Added to the installer's kernel command line."""
+    osinfo: str = "detect=on,require=off"
+    """virt-install's --osinfo: which defaults the virtual machine gets."""
+    variables: dict[str, str | FromEnvironment] = Field(default_factory=dict)
+    """The kickstart's declared variables: a default value, or {environment = "NAME"}."""
+    cpu: Literal["baseline", "maximum"] = "baseline"
+    """The processor without acceleration: x86-64 as of 2003, or all that qemu can emulate, which
+    is slower, for distributions that need x86-64-v2 or later."""
+    disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
+    """Size of the disk that is installed on; sparse."""
+    memory_mib: Annotated[int, Field(ge=128)] = 2048
+    """Memory of the installing virtual machine."""
+    vcpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processors of the installing virtual machine."""
+    install_minutes: Annotated[int, Field(ge=1, le=1440)] = 120
+    """The whole install may take this long."""
+    quiet_minutes: Annotated[int, Field(ge=1, le=240)] = 15
+    """Without console output, disk or network activity for this long the install hangs."""
+    root: str = ""
+    """Which volume is the root when inspection cannot tell: "VG/LV" or a partition number."""
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
+    """Who gets the SSH key from the metadata service."""
+    command_line: str = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
+    """The kernel command line recorded for the cloud and used by the boot check."""
+    verify_minutes: Annotated[int, Field(ge=1, le=240)] = 10
+    """How long one boot of the boot check may take to reach SSH without acceleration."""
+    shrink: bool = False
+    """Shrink the file system to its content before it is hashed and sent."""
+    disk_image: bool = False
+    """Also make a bootable whole disk from the same three files."""
+    properties: dict[str, str] = Field(default_factory=dict)
+    """Image properties for the cloud: os_distro, os_version, hw_* and others."""

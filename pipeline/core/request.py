@@ -1,0 +1,55 @@
+"""What a user may ask of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.checks import Triple
+from pipeline.core.recipe import Recipe
+
+Backend = Literal["auto", "guestfs", "e2fsprogs"]
+"""What edits the guest: libguestfs, e2fsprogs, or whichever fits."""
+
+SUFFIXES = {"machine": ".img", "kernel": "-vmlinuz", "ramdisk": "-initrd", "disk": "-disk.raw"}
+"""What the files of a build are called: the recipe's name and this, by role."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What the user asked for.
+
+    disk: an installed disk in place of an install. root: which volume, overriding the recipe.
+    variables: values for the kickstart's variables. backend: guestfs or e2fsprogs, or "auto".
+    accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing. verbose: show every
+    program as it starts.
+    """
+
+    recipe: Recipe
+    disk: Path | None = None
+    root: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    backend: Backend = "auto"
+    accelerator: str = ""
+    verify: bool = True
+    disk_image: bool = False
+    fresh: bool = False
+    verbose: bool = False
+
+    @property
+    def wants_disk(self) -> bool:
+        """Whether a bootable whole disk is made too."""
+        return self.recipe.disk_image or self.disk_image
+
+
+def triple(request: BuildRequest, files: Mapping[str, Path]) -> Triple:
+    """What the boot check boots: the build's files, by role."""
+    return Triple(
+        machine=files["machine"],
+        kernel=files["kernel"],
+        ramdisk=files["ramdisk"],
+        command_line=request.recipe.command_line,
+        user=request.recipe.user,
+    )

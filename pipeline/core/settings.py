@@ -1,0 +1,49 @@
+"""Where things live: XDG base directories and the environment variables that override them.
+
+Source: XDG Base Directory Specification 0.8.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_NAME = "image-pipeline"
+PROJECT = Path(__file__).resolve().parent.parent.parent
+"""The checkout: tasks.py, kickstart/ and templates/ lie here."""
+
+
+def _xdg(variable: str, default: str) -> Path:
+    value = os.environ.get(variable, "")
+    # The specification says to ignore relative paths.
+    base = Path(value) if value.startswith("/") else Path.home() / default
+    return base / _NAME
+
+
+def cache_dir() -> Path:
+    """Downloads and measurements; safe to delete. IMAGE_PIPELINE_CACHE overrides it."""
+    value = os.environ.get("IMAGE_PIPELINE_CACHE")
+    return Path(value) if value else _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def config_dir() -> Path:
+    """The user's own settings, such as the signing key pair. IMAGE_PIPELINE_CONFIG overrides it."""
+    value = os.environ.get("IMAGE_PIPELINE_CONFIG")
+    return Path(value) if value else _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def catalogue_dir() -> Path:
+    """The local catalogue. IMAGE_PIPELINE_CATALOGUE overrides it."""
+    value = os.environ.get("IMAGE_PIPELINE_CATALOGUE")
+    return Path(value) if value else _xdg("XDG_DATA_HOME", ".local/share") / "catalogue"
+
+
+def build_dir() -> Path:
+    """Where builds go: ./build. IMAGE_PIPELINE_BUILD overrides it."""
+    return Path(os.environ.get("IMAGE_PIPELINE_BUILD") or "build").absolute()
+
+
+def recipes_file() -> Path:
+    """The recipes table. IMAGE_PIPELINE_RECIPES overrides it."""
+    value = os.environ.get("IMAGE_PIPELINE_RECIPES")
+    return Path(value).absolute() if value else PROJECT / "kickstart" / "recipes.toml"

@@ -1,0 +1,1 @@
+"""LVM2: labels, metadata text and volume groups, read only."""

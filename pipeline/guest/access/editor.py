@@ -1,0 +1,176 @@
+"""Edit a guest's files and keep the account: a diff for every text, a name for every removal."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.core.errors import GuestError
+from pipeline.disk.filesystems.status import Kind
+from pipeline.guest.access.paths import MissingError, base, join, parent, shown
+from pipeline.guest.access.protocol import Guest
+from pipeline.guest.customize.selinux import ATTRIBUTE, Policy
+from pipeline.guest.customize.selinux_regex import PatternError
+
+_MAX_TEXT = 1 << 20  # bytes of a configuration file
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One changed guest path: `change` is a unified diff, or a phrase for what is not text."""
+
+    path: str
+    change: str
+
+
+@dataclass
+class Editor:
+    """Everything customising does to a guest goes through here.
+
+    policy: None for a guest without SELinux. label_failure: why a label could not be told, once
+    that has happened.
+    """
+
+    guest: Guest
+    policy: Policy | None = None
+    edits: list[Edit] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    label_failure: str = ""
+
+    def is_file(self, path: str) -> bool:
+        """Whether `path` leads, through links, to a regular file."""
+        return self._is(path, "file")
+
+    def is_directory(self, path: str) -> bool:
+        """Whether `path` leads, through links, to a directory."""
+        return self._is(path, "directory")
+
+    def names(self, path: str) -> list[str]:
+        """Names in a directory; none if there is no such directory."""
+        return self.guest.names(path) if self.is_directory(path) else []
+
+    def text(self, path: str, limit: int = _MAX_TEXT) -> str:
+        """A file's text, undecodable bytes kept as lone surrogates; "" if it is not there."""
+        if not self.is_file(path):
+            return ""
+        return self.guest.read(path, limit).decode("utf-8", "surrogateescape")
+
+    def write(self, path: str, text: str, mode: int | None = None, *, follow: bool = True) -> None:
+        """Make a file's text this, links followed; nothing to do if it already is.
+
+        mode: of a new file, 0644 by default; None keeps that of a file that is there. follow: a
+        link of that very name; False puts a file in its place, and what it led to stays.
+        """
+        guest = self.guest
+        self.make_directories(parent(path))
+        real = self.place(path)
+        if not follow:
+            real = join(guest.resolve(parent(path)), base(path))
+        before = guest.stat(real)
+        old = self.text(real) if before is not None and before.kind == "file" else ""
+        if before is not None and before.kind not in ("file", "symlink"):
+            raise GuestError("edit the guest's", shown(path), why=f"it is a {before.kind}")
+        if before is not None and before.kind == "symlink":
+            before = None
+        if before is not None and text == old and mode in (None, before.mode):
+            return
+        label = guest.get_xattr(real, ATTRIBUTE) if before is not None else None
+        uid, gid = (before.uid, before.gid) if before is not None else (0, 0)
+        if mode is None:
+            mode = before.mode if before is not None else 0o644
+        guest.write(real, text.encode("utf-8", "surrogateescape"), mode, uid, gid)
+        self._label(real, "file", label)
+        change = _diff(real, old, text, new=before is None)
+        if before is None or before.mode != mode:
+            change = f"{'new file, ' if before is None else ''}mode {mode:04o}\n{change}".rstrip()
+        self.edits.append(Edit(real, change))
+
+    def place(self, path: str) -> str:
+        """The real path a write goes to: through links, or in place of one that leads nowhere.
+
+        `path` itself where even its directory is not there.
+        """
+        try:
+            return self.guest.resolve(path)
+        except MissingError:
+            if not self.guest.exists(parent(path)):
+                return path
+            return join(self.guest.resolve(parent(path)), base(path))
+
+    def update(self, path: str, change: Callable[[str], str]) -> None:
+        """Rewrite the file if it is there."""
+        if self.is_file(path):
+            self.write(path, change(self.text(path)))
+
+    def link(self, target: str, path: str) -> None:
+        """Make a symbolic link, unless it is there and the same."""
+        status = self.guest.stat(path)
+        if status is not None and status.kind == "symlink":
+            if self.guest.read_link(path) == target:
+                return
+        elif status is not None and status.kind != "file":
+            raise GuestError("link the guest's", shown(path), why=f"it is a {status.kind}")
+        self.make_directories(parent(path))
+        self.guest.symlink(target, path)
+        real = join(self.guest.resolve(parent(path)), base(path))
+        self._label(real, "symlink", None)
+        self.edits.append(Edit(real, f"made a link to {shown(target)}"))
+
+    def make_directories(self, path: str) -> None:
+        """Make a directory and those above it, 0755, where they are not."""
+        if self.guest.exists(path):
+            return
+        self.make_directories(parent(path))
+        real = self.guest.resolve(path)
+        self.guest.make_directory(real, 0o755)
+        self._label(real, "directory", None)
+        self.edits.append(Edit(real, "made the directory"))
+
+    def remove(self, path: str) -> None:
+        """Remove whatever is there; a link, not what it leads to."""
+        if self.guest.stat(path) is not None:
+            self.guest.remove(path)
+            self.removed.append(path)
+
+    def remove_matching(self, directory: str, pattern: str) -> None:
+        """Remove the entries of a directory whose whole name matches a regular expression."""
+        for name in self.names(directory):
+            if re.fullmatch(pattern, name):
+                self.remove(join(directory, name))
+
+    def own(self, path: str, mode: int, uid: int, gid: int) -> None:
+        """Give the entry, not what a link leads to, this mode and owner."""
+        status = self.guest.stat(path)
+        if status is None or (status.mode, status.uid, status.gid) == (mode, uid, gid):
+            return
+        self.guest.chown(path, uid, gid)
+        self.guest.chmod(path, mode)
+        self.edits.append(Edit(path, f"mode {mode:04o}, owner {uid}:{gid}"))
+
+    def _is(self, path: str, kind: Kind) -> bool:
+        if not self.guest.exists(path):
+            return False
+        status = self.guest.stat(self.guest.resolve(path))
+        return status is not None and status.kind == kind
+
+    def _label(self, real: str, kind: Kind, old: bytes | None) -> None:
+        """The label the policy wants, else the one there was."""
+        label = old
+        if self.policy is not None:
+            try:
+                label = self.policy.label(real, kind) or old
+            except PatternError as error:
+                self.label_failure = self.label_failure or f"the policy's rule: {error}"
+        if label is not None:
+            self.guest.set_xattr(real, ATTRIBUTE, label)
+
+
+def _diff(path: str, old: str, text: str, *, new: bool) -> str:
+    before, after = "/dev/null" if new else f"a{path}", f"b{path}"
+    lines = difflib.unified_diff(
+        old.splitlines(), text.splitlines(), before, after, lineterm="", n=1
+    )
+    return "\n".join(lines)

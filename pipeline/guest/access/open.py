@@ -1,0 +1,89 @@
+"""Which editing backend, and the file system check that has the last word on its edits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.core.errors import DiskError, GuestError
+from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.core.request import Backend
+from pipeline.guest.access import debugfs, libguestfs
+from pipeline.guest.access.paths import PathGuest, shown
+from pipeline.guest.access.protocol import Guest
+from pipeline.host.context import Tools
+
+_CHECK_SECONDS = 1800.0  # some seconds a gigabyte of inode tables on a busy disk, hundreds of them
+_CHECKS = {"xfs": ("xfs_repair", "-n", "-f")}
+_EXT_CHECK = ("e2fsck", "-fn")
+
+
+@contextmanager
+def opened(
+    root: PartitionImage,
+    boot: PartitionImage | None,
+    backend: Backend,
+    acceleration: Acceleration,
+    tools: Tools,
+) -> Iterator[PathGuest]:
+    """See `pipeline.guest.access.open.open_guest`."""
+    unsafe = "" if backend == "guestfs" else refused(root, boot)
+    if backend == "e2fsprogs" and unsafe:
+        raise DiskError(
+            "edit with e2fsprogs",
+            root.path,
+            why=unsafe,
+            next_step="Leave the choice of the backend to the pipeline, or choose guestfs",
+        )
+    if backend == "guestfs" or unsafe:
+        tools.progress.say(f"editing through guestfs: {unsafe or 'as asked'}")
+        with libguestfs.opened(root, boot, acceleration, tools) as appliance_guest:
+            yield appliance_guest
+    else:
+        with debugfs.opened(root, boot, tools) as ext_guest:
+            yield ext_guest
+    check(root.path, root.filesystem, tools)
+
+
+def refused(root: PartitionImage, boot: PartitionImage | None) -> str:
+    """Why e2fsprogs is not for these two; "" when it is."""
+    for image, name in ((root, "the root file system"), (boot, "/boot")):
+        why = debugfs.unsafe_because(image) if image is not None else ""
+        if why:
+            return f"{name}: {why}"
+    return ""
+
+
+def check(path: Path, filesystem: str, tools: Tools) -> None:
+    """GuestError unless the file system check finds nothing; it changes nothing."""
+    argv = _CHECKS.get(filesystem, _EXT_CHECK)
+    done = tools.run.run([*argv, path.absolute()], timeout=_CHECK_SECONDS, ok=range(256))
+    if done.returncode:
+        words = (done.stdout + done.stderr).decode(errors="replace").strip()
+        raise GuestError(
+            "edit the root file system in",
+            path,
+            why=f"{argv[0]} finds it damaged afterwards: {shown(words[-600:])}",
+            next_step="Try again with the other editing backend, and report this",
+        )
+
+
+@contextmanager
+def open_guest(
+    root: PartitionImage,
+    boot: PartitionImage | None,
+    *,
+    backend: Backend,
+    acceleration: Acceleration,
+    tools: Tools,
+) -> Iterator[Guest]:
+    """Open the images for editing; the edits are in `root.path`, checked, when the context ends.
+
+    "auto" takes e2fsprogs where `e2fsprogs.unsafe_because` finds nothing against it, else guestfs.
+    Raises DiskError for a file system that cannot be edited, GuestError for edits that fail the
+    file system check afterwards.
+    """
+
+    with opened(root, boot, backend, acceleration, tools) as guest:
+        yield guest

@@ -1,0 +1,1 @@
+"""How a guest boots: its boot loader's configuration, kernels and ramdisks."""

@@ -1,0 +1,143 @@
+"""Make an installed root file system an image: its label, fstab, key script and hygiene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.errors import GuestError
+from pipeline.core.image import ROOT_LABEL
+from pipeline.guest.access.editor import Edit, Editor
+from pipeline.guest.access.paths import shown
+from pipeline.guest.access.protocol import Guest
+from pipeline.guest.customize.boot_hooks import fresh_host_keys, install_key_script
+from pipeline.guest.customize.fstab import Fstab, root_fstab
+from pipeline.guest.customize.generalise import (
+    remove_identity,
+    remove_installer_traces,
+    remove_volumes,
+    warn_of_passwords,
+)
+from pipeline.guest.customize.network import dhcp_everywhere
+from pipeline.guest.customize.selinux import load_policy
+from pipeline.guest.customize.selinux_regex import PatternError
+from pipeline.host.context import Tools
+
+__all__ = ["Customization", "Edit", "Fstab", "customize", "root_fstab"]
+
+_KEY_FILES = ((".ssh", 0o700, "directory"), (".ssh/authorized_keys", 0o600, "file"))
+
+Relabel = Literal["none", "labelled", "first-boot"]
+
+
+@dataclass(frozen=True)
+class Customization:
+    """What was done to the root file system.
+
+    removed: guest paths. kept_mounts, dropped_mounts: lines of the old fstab. relabel: how
+    SELinux labels were treated: "labelled" with the guest's own policy, "first-boot"
+    (/.autorelabel), or "none" for a guest without a policy.
+    """
+
+    edits: tuple[Edit, ...]
+    removed: tuple[str, ...]
+    kept_mounts: tuple[str, ...]
+    dropped_mounts: tuple[str, ...]
+    warnings: tuple[str, ...]
+    relabel: Relabel
+
+
+def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Customization:
+    """Edit the guest in place and say what was changed.
+
+    user: who gets the SSH key. templates: the directory of the guest-side files.
+    """
+    editor = Editor(guest)
+    _read_policy(editor)
+    fstab = _rewrite_fstab(editor)
+    install_key_script(editor, templates, user)
+    _check_user(editor, user)
+    fresh_host_keys(editor, templates)
+    dhcp_everywhere(editor, templates / "network")
+    remove_identity(editor)
+    remove_installer_traces(editor)
+    remove_volumes(editor)
+    warn_of_passwords(editor)
+    relabel = _finish_labels(editor)
+    guest.set_label(ROOT_LABEL)
+    # Last, as it has all edits made: a link between two of these files undoes one by the other.
+    if editor.text("/etc/fstab") != fstab.text:
+        raise GuestError(
+            "rewrite the guest's",
+            "/etc/fstab",
+            why="another configuration file of the guest leads to the same file",
+            next_step="Make /etc/fstab a file of its own in the kickstart's %post",
+        )
+    tools.progress.say(
+        f"{len(editor.edits)} changes and {len(editor.removed)} removals in the root file system"
+    )
+    return Customization(
+        tuple(editor.edits),
+        tuple(editor.removed),
+        fstab.kept,
+        fstab.dropped,
+        tuple(editor.warnings),
+        relabel,
+    )
+
+
+def _rewrite_fstab(editor: Editor) -> Fstab:
+    fstab = root_fstab(editor.text("/etc/fstab"), editor.guest.facts.filesystem)
+    if fstab.essential:
+        raise GuestError(
+            "make a flat image of the guest",
+            why=f"{', '.join(map(shown, fstab.essential))} is on a volume of its own, and the "
+            "image has the root's content only",
+            next_step="Have the kickstart put it on the root volume",
+        )
+    editor.warnings += [
+        f"{shown(point)} is on a volume of its own: its content does not become part of the image"
+        for point in fstab.lost
+    ]
+    # One that is a link may lead to any other file of the guest, which is not ours to overwrite.
+    editor.write("/etc/fstab", fstab.text, follow=False)
+    return fstab
+
+
+def _check_user(editor: Editor, user: str) -> None:
+    """Warn of a user that is not there; right modes where an installer left a .ssh directory."""
+    for line in editor.text("/etc/passwd").splitlines():
+        fields = line.split(":")
+        if fields[0] != user or len(fields) != 7:
+            continue
+        if not (fields[2].isdecimal() and fields[3].isdecimal() and fields[5].startswith("/")):
+            break
+        uid, gid = int(fields[2]), int(fields[3])
+        for name, mode, kind in _KEY_FILES:
+            path = f"{fields[5]}/{name}"
+            status = editor.guest.stat(path)
+            if status is not None and status.kind == kind:
+                editor.own(path, mode, uid, gid)
+        return
+    editor.warnings.append(
+        f"the guest has no user {user}: nobody will get the SSH key; create it in the kickstart"
+    )
+
+
+def _read_policy(editor: Editor) -> None:
+    try:
+        editor.policy = load_policy(editor.guest)
+    except (PatternError, GuestError) as error:
+        editor.label_failure = str(error)
+
+
+def _finish_labels(editor: Editor) -> Relabel:
+    if editor.label_failure:
+        editor.write("/.autorelabel", "")
+        editor.warnings.append(
+            "the guest relabels its files at first boot, which takes minutes: its SELinux policy "
+            f"could not be read ({shown(editor.label_failure)[:300]})"
+        )
+        return "first-boot"
+    return "none" if editor.policy is None else "labelled"

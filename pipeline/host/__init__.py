@@ -1,0 +1,1 @@
+"""This machine: programs, files, locks, memory, acceleration."""

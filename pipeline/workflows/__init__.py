@@ -1,0 +1,1 @@
+"""The order of things: build, publish, verify, prune, doctor."""

@@ -1,0 +1,200 @@
+"""The story of an upload: probe every cloud, publish on all at once, prune, record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.builds.registrations import add_to_record, remove_from_record, superseded
+from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
+from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
+from pipeline.core.events import Meter, Progress, Unit
+from pipeline.core.image import ImageSet, Registration
+
+_Result = TypeVar("_Result")
+_POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened on one cloud: a registration or an error, never both.
+
+    withdrawn: older generations that `keep` pruned.
+    """
+
+    cloud: str
+    registration: Registration | None = None
+    error: PipelineError | None = None
+    withdrawn: tuple[Registration, ...] = ()
+
+
+def plan(
+    images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
+) -> dict[str, list[str]]:
+    """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
+    calls = {}
+    for cloud in _distinct(clouds):
+        cloud.probe(images, options)
+        calls[cloud.name] = cloud.plan(images, options)
+    return calls
+
+
+def publish(
+    images: ImageSet,
+    clouds: Sequence[Cloud],
+    options: PublishOptions,
+    *,
+    record: Path,
+    progress: Progress,
+) -> list[Outcome]:
+    """Publish on all clouds in parallel; one outcome a cloud, in their order.
+
+    Every cloud is probed before anything is sent; those whose probe fails get that error as
+    their outcome and the others go on. What was registered is added to `record` as soon as it
+    is, so an interrupt (KeyboardInterrupt, raised again here once all clouds have stopped)
+    loses nothing.
+    """
+    _distinct(clouds)
+    if not images.verified:
+        progress.warn(f"{images.name} was not boot-checked; its images will say so")
+    stoppable = _StoppableProgress(progress)
+    outcomes: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(max_workers=max(1, len(clouds)), thread_name_prefix="publish") as pool:
+        try:
+            probes = {c.name: pool.submit(_probe, c, images, options, stoppable) for c in clouds}
+            for name, error in _results(probes).items():
+                if error is not None:
+                    outcomes[name] = Outcome(name, error=error)
+            running = {
+                cloud.name: pool.submit(_publish_one, cloud, images, options, record, stoppable)
+                for cloud in clouds
+                if cloud.name not in outcomes
+            }
+            outcomes.update(_results(running))
+        except BaseException:
+            stoppable.stop()
+            raise
+    return [outcomes[cloud.name] for cloud in clouds]
+
+
+def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
+    names = [cloud.name for cloud in clouds]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                "publish on", name, why="it is named twice", next_step="Name each cloud once"
+            )
+    return clouds
+
+
+def _probe(
+    cloud: Cloud, images: ImageSet, options: PublishOptions, progress: Progress
+) -> PipelineError | None:
+    progress.say(f"{cloud.name}: checking credentials, permissions and image types")
+    try:
+        cloud.probe(images, options)
+    except PipelineError as error:
+        return error
+    except (OSError, EOFError) as error:
+        return _trouble(cloud, images, error)
+    return None
+
+
+def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
+    """The host's trouble as that of one cloud; the others go on all the same."""
+    return HostError(
+        f"publish {images.name} on",
+        cloud.name,
+        why=str(error),
+        next_step="Mend that and run it again: what was sent is used",
+    )
+
+
+def _publish_one(
+    cloud: Cloud, images: ImageSet, options: PublishOptions, record: Path, progress: Progress
+) -> Outcome:
+    try:
+        registration = cloud.publish(images, options, progress)
+        add_to_record(record, registration)
+        withdrawn = _prune(cloud, registration, options.keep, record, progress)
+    except PipelineError as error:
+        return Outcome(cloud.name, error=error)
+    except (OSError, EOFError) as error:
+        return Outcome(cloud.name, error=_trouble(cloud, images, error))
+    return Outcome(cloud.name, registration=registration, withdrawn=withdrawn)
+
+
+def _prune(
+    cloud: Cloud, newest: Registration, keep: int | None, record: Path, progress: Progress
+) -> tuple[Registration, ...]:
+    """Withdraw generations beyond `keep`; the one just published stays whatever its age."""
+    if keep is None:
+        return ()
+    withdrawn = []
+    # The upload itself is done and recorded: an old image that will not go is a warning.
+    try:
+        for old in superseded(cloud.generations(newest.name), newest, keep):
+            cloud.withdraw(old)
+            remove_from_record(record, old)
+            withdrawn.append(old)
+            progress.say(f"{cloud.name}: withdrew generation {old.generation}, {old.machine_id}")
+    except CloudError as error:
+        progress.warn(str(error))
+    return tuple(withdrawn)
+
+
+def _results(futures: Mapping[str, Future[_Result]]) -> dict[str, _Result]:
+    """The futures' results by name, once all are done; the first exception among them is raised.
+
+    An interrupt of the main thread comes through at once.
+    """
+    while wait(futures.values(), timeout=_POLL).not_done:
+        pass
+    return {name: future.result() for name, future in futures.items()}
+
+
+class _StoppableProgress:
+    """Passes on to the user's view until `stop`; from then on every call raises Interrupted."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def check(self) -> None:
+        if self._stopped.is_set():
+            raise Interrupted
+
+    def say(self, text: str) -> None:
+        self.check()
+        self._inner.say(text)
+
+    def warn(self, text: str) -> None:
+        self.check()
+        self._inner.warn(text)
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
+        self.check()
+        with self._inner.task(label, total, unit) as meter:
+            yield _StoppableMeter(self, meter)
+
+
+class _StoppableMeter:
+    def __init__(self, progress: _StoppableProgress, inner: Meter) -> None:
+        self._progress, self._inner = progress, inner
+
+    def advance(self, amount: int) -> None:
+        self._progress.check()
+        self._inner.advance(amount)
+
+    def describe(self, text: str) -> None:
+        self._progress.check()
+        self._inner.describe(text)

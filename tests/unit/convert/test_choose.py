@@ -1,0 +1,159 @@
+"""The choice of root and /boot: never a guess."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.fstab_devices import resolve, spec_of
+from pipeline.convert.survey import Candidate, Survey
+from pipeline.core.errors import DiskError, InputError
+from pipeline.disk.blocks.partition import Partition
+from pipeline.disk.blocks.superblock import Superblock
+from pipeline.disk.blocks.volume import Stretch, Volume
+from tests.fixtures.disks.memory import MemoryDisk
+from tests.fixtures.disks.trees import Folder, tree
+
+DISK = MemoryDisk(1 << 30)
+
+
+def volume(
+    name: str,
+    kind: str = "ext4",
+    *,
+    root: bool = False,
+    boot: bool = False,
+    refusal: str = "",
+    uuid: str = "",
+    label: str = "",
+    partuuid: str = "",
+    partlabel: str = "",
+) -> Candidate:
+    stretch = Stretch(0, 1 << 20)
+    partition = None
+    if name.isdigit():
+        partition = Partition(int(name), stretch, "83", partuuid, partlabel)
+    superblock = Superblock(kind, uuid, label) if kind else None
+    place = f"partition {name}" if partition else f"LV {name}"
+    bytes_ = Volume(DISK, (stretch,), place)
+    return Candidate(name, place, bytes_, superblock, partition, root, boot, refusal)
+
+
+ROOT = volume("vg/root", root=True, uuid="0001")
+BOOT = volume("1", boot=True, uuid="b007", label="boot me", partuuid="0A-01", partlabel="the boot")
+SWAP = volume("vg/swap", "swap")
+
+
+def test_the_only_root_is_chosen() -> None:
+    assert choose_root(Survey((BOOT, ROOT, SWAP)), "", "disk") is ROOT
+
+
+def test_two_roots_are_listed_and_not_guessed_between() -> None:
+    other = volume("3", root=True)
+    with pytest.raises(InputError) as caught:
+        choose_root(Survey((ROOT, BOOT, other)), "", "disk")
+    assert "vg/root" in caught.value.why and "3 (ext4" in caught.value.why
+    assert "--root" in caught.value.next_step
+    assert "1 (" not in caught.value.why
+    assert choose_root(Survey((ROOT, BOOT, other)), "3", "disk") is other
+
+
+def test_no_root_says_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"vg/swap \(swap"):
+        choose_root(Survey((BOOT, SWAP)), "", "disk")
+    with pytest.raises(InputError, match="it holds nothing"):
+        choose_root(Survey(()), "", "disk")
+
+
+def test_what_cannot_be_read_is_named_when_there_is_no_root() -> None:
+    thin = volume("vg/thin", "", refusal="it is of the LVM type thin")
+    with pytest.raises(DiskError, match="LVM type thin"):
+        choose_root(Survey((BOOT, thin)), "", "disk")
+    assert choose_root(Survey((ROOT, thin)), "", "disk") is ROOT
+    with pytest.raises(DiskError, match="LVM type thin"):
+        choose_root(Survey((ROOT, thin)), "vg/thin", "disk")
+
+
+def test_damage_is_told_when_there_is_no_root() -> None:
+    damage = DiskError("read", "partition 2", why="it is broken")
+    with pytest.raises(DiskError, match="it is broken"):
+        choose_root(Survey((BOOT,), (damage,)), "", "disk")
+
+
+def test_the_users_choice() -> None:
+    found = Survey((BOOT, ROOT, SWAP))
+    assert choose_root(found, "1", "disk") is BOOT, "the user may know better"
+    with pytest.raises(InputError, match="Did you mean vg/root"):
+        choose_root(found, "vg/rot", "disk")
+    with pytest.raises(InputError, match="holds swap"):
+        choose_root(found, "vg/swap", "disk")
+    with pytest.raises(InputError, match="no known file system"):
+        choose_root(Survey((volume("2", ""),)), "2", "disk")
+
+
+def fstab(line: str, **boot: bytes) -> Folder:
+    return {"etc": {"fstab": f"# /boot\n{line}\n/dev/x / ext4\n".encode()}, "boot": {**boot}}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["UUID=b007", "UUID=B007", 'UUID="b007"', "/dev/disk/by-uuid/b007", "LABEL=boot\\040me",
+     "PARTUUID=0a-01", "PARTLABEL=the\\040boot", "/dev/vda1", "/dev/sda1", "/dev/xvda1",
+     "/dev/nvme0n1p1"],
+)  # fmt: skip
+def test_boot_by_fstab(spec: str) -> None:
+    found = choose_boot(Survey((ROOT, BOOT, SWAP)), ROOT, tree(fstab(f"{spec} /boot ext4")), "disk")
+    assert found.candidate is BOOT and found.notes == ()
+
+
+@pytest.mark.parametrize("spec", ["/dev/my-vg/b-oot", "/dev/mapper/my--vg-b--oot"])
+def test_boot_on_a_logical_volume(spec: str) -> None:
+    boot = volume("my-vg/b-oot")
+    found = choose_boot(Survey((ROOT, boot)), ROOT, tree(fstab(f"{spec} /boot ext4")), "disk")
+    assert found.candidate is boot
+
+
+def test_boot_within_the_root() -> None:
+    inside = tree(fstab("", **{"vmlinuz-6.1": b""}))
+    assert choose_boot(Survey((ROOT, BOOT)), ROOT, inside, "disk").candidate is None
+
+
+def test_boot_by_its_kernel_when_fstab_names_another_disk() -> None:
+    found = choose_boot(Survey((ROOT, BOOT)), ROOT, tree(fstab("/dev/sdb1 /boot ext4")), "disk")
+    assert found.candidate is BOOT
+    assert "/dev/sdb1" in found.notes[0] and "looks like /boot" in found.notes[1]
+
+
+def test_several_that_could_be_boot_are_listed() -> None:
+    other = volume("2", boot=True)
+    with pytest.raises(InputError, match="several volumes look like it"):
+        choose_boot(Survey((ROOT, BOOT, other)), ROOT, tree(fstab("")), "disk")
+
+
+def test_a_boot_that_cannot_be_read_is_an_error() -> None:
+    locked = volume("1", "ext4", uuid="b007", refusal="it is cut off")
+    with pytest.raises(DiskError, match="cut off"):
+        choose_boot(Survey((ROOT, locked)), ROOT, tree(fstab("UUID=b007 /boot ext4")), "disk")
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("UUID=1 /boot ext4 defaults 1 2", "UUID=1"),
+        ("\tUUID=1\t/boot/\text4", "UUID=1"),
+        ("#UUID=1 /boot ext4", None),
+        ("UUID=1 /boot/efi vfat", None),
+        ("UUID=1", None),
+        ("LABEL=a\\011b /b\\157ot ext4", "LABEL=a\tb"),
+    ],
+)
+def test_fstab_lines(text: str, spec: str | None) -> None:
+    assert spec_of(text, "/boot") == spec
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "UUID=", "LABEL=", "UUID=nope", "/dev/sda", "/dev/sdb1", "none", "tmpfs", "PARTUUID="],
+)
+def test_specifications_that_mean_nothing_here(spec: str) -> None:
+    assert resolve(spec, [ROOT, BOOT, volume("2")]) == []

@@ -1,0 +1,65 @@
+"""The architecture, held by the imports of every module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+from pipeline.core.settings import PROJECT
+
+ROOT = PROJECT
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything the module imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def touches(names: set[str], package: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for name in names)
+
+
+ONLY_IN = {
+    "subprocess": ("host/programs.py", "host/cleanup.py"),
+    "guestfs": ("guest/access/",),
+    "openstack": ("clouds/",),
+    "keystoneauth1": ("clouds/",),
+    "boto3": ("clouds/",),
+    "botocore": ("clouds/",),
+    "pipeline.builders.demo": ("builders/",),
+}
+"""Packages that one room alone may import, and that room."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports(path: Path) -> None:
+    names, here = imports(path), str(path.relative_to(ROOT / "pipeline"))
+    for package, rooms in ONLY_IN.items():
+        if not here.startswith(rooms):
+            assert not touches(names, package), f"only {' and '.join(rooms)} may import {package}"
+
+
+def test_imports_go_down_only() -> None:
+    """The layers of pyproject.toml, as import-linter reads them."""
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml")) == 0
+
+
+def test_an_import_inside_a_function_is_seen(tmp_path: Path) -> None:
+    module = tmp_path / "m.py"
+    module.write_text("def f():\n    from subprocess import run\n    import guestfs\n")
+    assert {"subprocess", "subprocess.run", "guestfs"} <= imports(module)
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [str(p) for p in MODULES if ast.get_docstring(ast.parse(p.read_text())) is None]
+    assert silent == []

@@ -1,0 +1,188 @@
+"""qemu's command line, the boots of a check, and the script asked inside the guest."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.checks import NOVA_COMMAND_LINE, Triple, WholeDisk
+from pipeline.core.errors import InputError
+from pipeline.core.events import QuietProgress
+from pipeline.core.image import Acceleration
+from pipeline.host.context import Tools
+from pipeline.host.programs import Runner
+from pipeline.verify import plan, verify
+from pipeline.verify.boot import quiet_enough
+from pipeline.verify.boot_plan import metadata, parts
+from pipeline.verify.metadata import Key, Request
+from pipeline.verify.metadata_server import exchange_command
+from pipeline.verify.probe import fstab_faults, read_facts, script
+from pipeline.verify.qemu_command import DirectBoot, Wiring, comma, qemu_argv
+from pipeline.verify.ssh import KeyRing, ssh_argv
+from tests.unit.verify.test_assertions import FACTS
+
+TRIPLE = Triple(Path("/b/m.img"), Path("/b/vmlinuz"), Path("/b/initrd"), "root=LABEL=uec-rootfs ro")
+TCG = Acceleration("tcg", "tests")
+KEYS = (Key("k", "ssh-rsa A k"),)
+
+
+def value(argv: list[str], option: str) -> list[str]:
+    return [argv[n + 1] for n, word in enumerate(argv) if word == option]
+
+
+def test_a_triple_boots_as_nova_does_and_as_recorded() -> None:
+    first, again, other, bare = (shlex.split(line) for line in plan(TRIPLE, TCG))
+    assert value(first, "-append") == [NOVA_COMMAND_LINE] == value(again, "-append")
+    assert value(other, "-append") == ["root=LABEL=uec-rootfs ro"] == value(bare, "-append")
+    assert value(first, "-kernel") == ["/b/vmlinuz"]
+    assert value(first, "-initrd") == ["/b/initrd"]
+    assert value(first, "-uuid") == value(again, "-uuid") != value(other, "-uuid")
+    assert "guestfwd" in value(first, "-netdev")[0]
+    assert "guestfwd" not in value(bare, "-netdev")[0]
+
+
+def test_a_guest_reaches_only_its_metadata_and_no_fixed_port_is_used() -> None:
+    for line in plan(TRIPLE, TCG):
+        network = value(shlex.split(line), "-netdev")[0].split(",")
+        assert "restrict=on" in network
+        assert "hostfwd=tcp:127.0.0.1:0-169.254.169.15:22" in network
+
+
+def test_a_disk_boots_under_each_firmware() -> None:
+    first, again, other = (shlex.split(line) for line in plan(WholeDisk(Path("/d.raw")), TCG))
+    assert "OVMF" not in shlex.join(first)
+    assert "OVMF_CODE" in shlex.join(again)
+    assert "OVMF_CODE" in shlex.join(other)
+    assert "-kernel" not in first
+    both = plan(WholeDisk(Path("/d.raw"), firmwares=("uefi",)), TCG)
+    assert all("OVMF_CODE" in line for line in both)
+
+
+@pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max,la57=off")])
+def test_acceleration_is_never_left_to_qemu(accelerator: str, cpu: str) -> None:
+    line = shlex.split(plan(TRIPLE, Acceleration(accelerator, "measured"))[0])  # type: ignore[arg-type] # a parameter of two literals
+    assert value(line, "-accel") == [accelerator]
+    assert ("-icount" in line) == (accelerator == "tcg")
+    assert value(line, "-cpu") == [cpu]
+
+
+def test_commas_cannot_add_options() -> None:
+    boot = DirectBoot(Path("k"), Path("i"), "root=/dev/vda")
+    wiring = Wiring("/a,readonly=on/o.qcow2", "fd=3", "fd=4", "run /x,y/z")
+    argv = qemu_argv(boot, wiring, accelerator="tcg", memory_mib=512, uuid="u", mac="m")
+    assert value(argv, "-drive")[0].startswith("file=/a,,readonly=on/o.qcow2,")
+    assert value(argv, "-netdev")[0].endswith("-cmd:run /x,,y/z")
+
+
+@given(st.text(max_size=30))
+def test_a_value_never_ends_at_a_comma_of_its_own(text: str) -> None:
+    # qemu ends a value at the first comma that is not doubled (QEMU manual, "Standard options").
+    assert "," not in comma(text).replace(",,", "")
+    assert comma(text).replace(",,", ",") == text
+
+
+def test_the_exchange_command_survives_odd_paths() -> None:
+    words = shlex.split(exchange_command(Path("/tmp/a b'c/s")))
+    assert words[0] == sys.executable
+    assert words[-1] == "/tmp/a b'c/s"
+    assert "-S" in words
+
+
+def test_first_boots_differ_and_metadata_follows() -> None:
+    first, again, other, bare = parts(TRIPLE)
+    services = [metadata(part, KEYS) for part in (first, again, other)]
+    one, two, three = (service for service in services if service is not None)
+    assert one.mode == two.mode == "absent"
+    assert three.mode == "required"
+    assert three.faults.unavailable > 0
+    assert one.instance == two.instance != three.instance
+    assert metadata(bare, KEYS) is None
+
+
+def test_a_slow_guest_is_given_longer_silences() -> None:
+    def asked(*seconds: float) -> float:
+        return quiet_enough([Request(s, "GET", "/", 200, False) for s in seconds])
+
+    assert asked() == asked(5.0) == asked(5.0, 5.2, 5.4) == 2.0
+    assert asked(454.0, 471.0, 492.0, 507.0) == 42.0
+    assert asked(10.0, 300.0) == 60.0
+
+
+def test_ssh_uses_nothing_of_the_users() -> None:
+    keys = KeyRing((Path("/k/id_rsa"), Path("/k/id_ed25519")), KEYS)
+    argv = ssh_argv("debian", 2022, keys, Path("/k/known"), "exec sh -s", patience=60)
+    options = value(argv, "-o")
+    assert value(argv, "-F") == ["none"]
+    assert {"BatchMode=yes", "IdentityAgent=none", "UserKnownHostsFile=/k/known"} <= set(options)
+    assert value(argv, "-i") == ["/k/id_rsa", "/k/id_ed25519"]
+    assert {"ConnectTimeout=60", "ServerAliveInterval=15"} <= set(options)
+    assert argv[-2:] == ["127.0.0.1", "exec sh -s"]
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["busybox", "sh"], ["bash", "--posix"]])
+def test_the_script_runs_in_any_posix_shell_and_is_understood(
+    shell: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / ".ssh"
+    folder.mkdir(mode=0o700)
+    (folder / "authorized_keys").write_text("ssh-rsa AAAA one\nssh-rsa BBBB two\n")
+    (folder / "authorized_keys").chmod(0o600)
+    done = subprocess.run(
+        shell,
+        input=script(0),
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    facts = read_facts(done.stdout)
+    assert facts is not None
+    assert facts.keys == ("ssh-rsa AAAA one", "ssh-rsa BBBB two")
+    assert facts.modes["ssh"][0] == "drwx------"
+    assert facts.modes["keys"][0] == "-rw-------"
+    assert facts.root_usable > 0
+    assert "/" in facts.mount_points
+    assert facts.kernel
+    assert facts.uid.isdigit()
+
+
+def test_an_answer_cut_short_is_no_answer() -> None:
+    assert read_facts("") is None
+    assert read_facts("==boot-check== kernel\n6.1\n") is None
+    assert read_facts("Welcome!\n==boot-check== kernel\n6.1\n==boot-check== end\n") is not None
+
+
+@given(st.text())
+def test_no_answer_breaks_the_reader(said: str) -> None:
+    read_facts(said + "\n==boot-check== end")
+
+
+def test_systemds_units_are_read_with_and_without_bullets() -> None:
+    said = "==boot-check== units\ndegraded\n● broken.service loaded failed failed Broken\n"
+    facts = read_facts(said + "ssh.service loaded failed failed\n==boot-check== end\n")
+    assert facts is not None
+    assert facts.system_state == "degraded"
+    assert facts.failed_units == ("broken.service", "ssh.service")
+
+
+def test_fstab_against_what_is_mounted() -> None:
+    assert fstab_faults(FACTS) == []
+
+
+def test_a_missing_file_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with Runner() as run, pytest.raises(InputError, match="no such file"):
+        verify(
+            TRIPLE,
+            acceleration=TCG,
+            minutes_per_boot=1,
+            evidence=tmp_path / "evidence",
+            tools=Tools(run, QuietProgress(), tmp_path),
+        )
+    assert not (tmp_path / "evidence").exists()
