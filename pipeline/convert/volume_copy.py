@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import UUID
 
 from pipeline.convert.survey import EXT, Candidate
-from pipeline.core.errors import DiskError, HostError, ProgramError
+from pipeline.core.errors import DiskError, HostError
 from pipeline.core.image import PartitionImage
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.copy import Copied, clone, copy, data_of, new_file
@@ -25,6 +25,7 @@ from pipeline.disk.blocks.superblock import recognise
 from pipeline.disk.blocks.volume import Volume
 from pipeline.disk.filesystems.ext import Ext
 from pipeline.disk.filesystems.ext_usage import UsedRanges, check
+from pipeline.guest.access.fsck import e2fsck
 from pipeline.host.context import Tools
 from pipeline.host.memory import outgrows_cache
 from pipeline.host.programs import TimeoutExpired
@@ -204,24 +205,22 @@ def _make_whole(candidate: Candidate, image: Path, tools: Tools) -> tuple[str, .
     group whose bitmap it had to correct.
     """
     seconds = _check_seconds(image.stat().st_size)
-    try:
-        argv: list[str | Path] = ["e2fsck", "-f", "-p", "-E", "discard", image]
-        done = tools.run.run(argv, timeout=seconds, ok=(0, 1))
-        if done.returncode:
-            # Corrections may uncover what was hidden behind them: only a second look proves it.
-            tools.run.run(["e2fsck", "-f", "-n", image], timeout=seconds)
-    except ProgramError as error:
+    preened = found = e2fsck(image, tools, "-f", "-p", "-E", "discard", timeout=seconds)
+    if preened.mended and not preened.damaged:
+        # Corrections may uncover what was hidden behind them: only a second look proves it.
+        found = e2fsck(image, tools, "-f", "-n", timeout=seconds)
+    if found.damaged:
         raise DiskError(
             "make whole the file system of",
             candidate.place,
-            why=f"e2fsck found more damage than a power cut leaves: {error.why}",
+            why=f"e2fsck found more damage than a power cut leaves: {found.words}",
             next_step="Repair it on the disk itself (e2fsck -f), look at what was lost, try again",
-        ) from None
+        )
     if candidate.superblock and candidate.superblock.dirty:
         return (f"The journal of {candidate.place} was replayed in the copy",)
-    if done.returncode == 0:
+    if not preened.mended:
         return ()
-    return (f"e2fsck corrected the copy of {candidate.place}: {done.text.strip()[-500:]}",)
+    return (f"e2fsck corrected the copy of {candidate.place}: {preened.words}",)
 
 
 def _image(candidate: Candidate, path: Path) -> PartitionImage:

@@ -29,7 +29,7 @@ _ROOT = "PRIVATE/root.img"
 _COPY_CHECKS = ("e2fsck -f -n DISK?offset=BYTES", f"e2fsck -f -p {_ROOT}")
 _EDITS = (f"debugfs -w -f edits.debugfs {_ROOT}", f"e2fsck -fn {_ROOT}")
 _SHRINK = (
-    f"e2fsck -fy {_ROOT}",
+    f"e2fsck -fp {_ROOT}",
     f"dumpe2fs -h {_ROOT}",
     f"resize2fs -P {_ROOT}",
     f"resize2fs {_ROOT} BLOCKS",

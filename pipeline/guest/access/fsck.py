@@ -1,0 +1,88 @@
+"""What the file system checkers find, told apart from their not being able to look.
+
+An exit status alone is no verdict: xfs_repair leaves with the status of damage when it does not
+know a feature, e2fsck with that of an operational error when a file system is newer than itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import DiskError, HostError
+from pipeline.guest.access.paths import shown
+from pipeline.host.context import Tools
+from pipeline.host.programs import refuse_full
+
+_MENDED, _DAMAGED = 1 | 2, 4  # bits of e2fsck's exit status (e2fsck(8)); the others: it failed
+_TOO_NEW = (  # in whole sentences of e2fsck and xfs_repair
+    "unsupported feature",
+    "newer version of e2fsck",
+    "unknown compat/rocompat/incompat features",
+    "unsupported filesystem features",
+)
+_WORDS = 600
+
+
+@dataclass(frozen=True)
+class Finding:
+    """mended: something was corrected. damaged: something is wrong now. words: the checker's."""
+
+    mended: bool
+    damaged: bool
+    words: str
+
+
+def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
+    """Run e2fsck with these options on an ext file system.
+
+    Raises DiskError when this host's e2fsck is too old for it or cannot open it, HostError when
+    it does not work.
+    """
+    status, words = _said(["e2fsck", *options, image.absolute()], tools, timeout)
+    if status & _DAMAGED or not status & ~_MENDED:
+        return Finding(bool(status & _MENDED), bool(status & _DAMAGED), words)
+    if status == 8:
+        raise DiskError(
+            "check the file system in",
+            image,
+            why=f"e2fsck cannot open it: {words}",
+            next_step="Repair it on the disk itself (e2fsck -f), look at what was lost, try again",
+        )
+    raise _failed("e2fsck", image, status, words)
+
+
+def xfs_repair(image: Path, tools: Tools, *, timeout: float) -> Finding:
+    """Have xfs_repair look at an XFS without changing it; raises what `e2fsck` does."""
+    argv = ["xfs_repair", "-n", "-f", image.absolute()]
+    status, words = _said(argv, tools, timeout)
+    if status not in (0, 1, 2):  # 2: a log that was not replayed (xfs_repair(8))
+        raise _failed("xfs_repair", image, status, words)
+    return Finding(mended=False, damaged=status != 0, words=words)
+
+
+def _said(argv: list[str | Path], tools: Tools, timeout: float) -> tuple[int, str]:
+    """Exit status and last words; DiskError if the program does not know the file system."""
+    done = tools.run.run(argv, timeout=timeout, ok=range(256))
+    words = " ".join((done.stdout + done.stderr).decode(errors="replace").split())
+    if done.returncode and any(mark in words for mark in _TOO_NEW):
+        raise DiskError(
+            "check the file system in",
+            argv[-1],
+            why=f"it has features that this host's {argv[0]} does not know: "
+            f"{shown(words[-_WORDS:])}",
+            next_step=f"Build on a host with a newer {argv[0]}, or install on a file system made "
+            "without them",
+        )
+    if done.returncode & ~_MENDED:
+        refuse_full(done.argv)
+    return done.returncode, shown(words[-_WORDS:])
+
+
+def _failed(program: str, image: Path, status: int, words: str) -> HostError:
+    return HostError(
+        "check the file system in",
+        image,
+        why=f"{program} did not finish (exit status {status}): {words}",
+        next_step=f"Run {program} on it by hand to see what is in its way",
+    )
