@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.core.image import DiskImage, PartitionImage
 from pipeline.disk.blocks.qcow2 import MAGIC, Qcow2
 from pipeline.disk.blocks.source import RawFile, Source
+from pipeline.guest.access.xfs_support import require_editable
 from pipeline.host.context import Tools
 
 _OTHER_FORMATS = {
@@ -97,23 +98,30 @@ def _other_format(path: Path, name: str) -> InputError:
     )
 
 
-def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
+def extract(
+    disk: DiskImage,
+    choice: str,
+    tools: Tools,
+    chosen: Callable[[str], None] = lambda _: None,
+) -> Extraction:
     """Copy the root filesystem, and a separate /boot, out of `disk`, which is only read.
 
     choice: "VG/LV", a partition's number, "0" for a disk without partitions, or "" to find the
-    root by inspection. Raises InputError when the choice names nothing or several volumes look
-    like a root, DiskError when the disk is damaged or of a kind that is not supported, HostError
-    when the copy cannot be written.
+    root by inspection. chosen: told the type of the root's file system before it is copied.
+    Raises InputError when the choice names nothing or several volumes look like a root, DiskError
+    when the disk is damaged or of a kind that is not supported here, HostError when the copy
+    cannot be written.
     """
     name = str(disk.path)
     with _opened(disk) as source:
         found = survey(source)
-        root, taken = _take_root(found, choice, name, tools)
+        root, taken = _take_root(found, choice, name, tools, chosen)
         with RawFile(taken.image.path) as copied:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
         parts = [taken]
         if boot.candidate:
+            _require_editable(boot.candidate, tools)
             parts.append(take(boot.candidate, tools.scratch / "boot.img", tools))
     notes = [*found.notes, *(str(error) for error in found.damage), *boot.notes]
     return Extraction(
@@ -158,7 +166,9 @@ def _refuse_running(file: RawFile) -> None:
         )
 
 
-def _take_root(found: Survey, choice: str, disk: str, tools: Tools) -> tuple[Candidate, Taken]:
+def _take_root(
+    found: Survey, choice: str, disk: str, tools: Tools, chosen: Callable[[str], None]
+) -> tuple[Candidate, Taken]:
     """Choose and copy the root. One that exists in its journal alone shows only in the copy."""
     target = tools.scratch / "root.img"
     try:
@@ -170,10 +180,19 @@ def _take_root(found: Survey, choice: str, disk: str, tools: Tools) -> tuple[Can
             with RawFile(target) as copied:
                 is_root = looks_like_root(look_into(copied, candidate.filesystem))
             if is_root and len(dirty) == 1:
+                chosen(candidate.filesystem)
                 return candidate, taken
             target.unlink()
         raise
+    _require_editable(root, tools)
+    chosen(root.filesystem)
     return root, take(root, target, tools)
+
+
+def _require_editable(candidate: Candidate, tools: Tools) -> None:
+    """DiskError for an XFS that this host will not be able to mount and check."""
+    if candidate.filesystem == "xfs" and candidate.superblock is not None:
+        require_editable(candidate.superblock, candidate.place, tools)
 
 
 def _shows_after_replay(candidate: Candidate) -> bool:
@@ -186,7 +205,7 @@ def _shows_after_replay(candidate: Candidate) -> bool:
     )
 
 
-def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
+def foresee(disk: DiskImage, choice: str, tools: Tools) -> list[Foreseen]:
     """What `extract` would copy, root first; for dry runs. Raises what it raises.
 
     A root that shows only once its journal is replayed in a copy is announced as such.
@@ -200,6 +219,8 @@ def foresee(disk: DiskImage, choice: str) -> list[Foreseen]:
             if not dirty:
                 raise
             words = "replay the journal of {} in a copy to look for a root"
-            return [Foreseen(words.format(c.place), PREENED) for c in dirty]
-        boots = [c for c in found.candidates if c.is_boot and c is not root]
-        return [foresee_copy(candidate) for candidate in (root, *boots)]
+            return [Foreseen(words.format(c.place), c.filesystem, PREENED) for c in dirty]
+        volumes = [root, *(c for c in found.candidates if c.is_boot and c is not root)]
+        for candidate in volumes:
+            _require_editable(candidate, tools)
+        return [foresee_copy(candidate) for candidate in volumes]

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from pipeline.convert.survey import EXT
 from pipeline.core.errors import DiskError
 from pipeline.guest.access.fsck import e2fsck
 from pipeline.host.context import Tools
@@ -47,13 +48,13 @@ def _checked(image: Path, how: str, tools: Tools) -> None:
         )
 
 
-def left_out(filesystem: str) -> str:
-    """Why a root with such a file system is not shrunk, for people; "" if it is."""
-    if filesystem in ("ext2", "ext3", "ext4"):
-        return ""
+def left_out(filesystem: str) -> tuple[str, ...]:
+    """Why a root with such a file system is not shrunk, for people; () if it is."""
+    if filesystem in EXT:
+        return ()
     return (
-        f"shrink is left out: a file system of type {filesystem} cannot be made smaller; "
-        "the image keeps the size of the installed volume"
+        f"shrink is left out: a file system of type {filesystem} cannot be made smaller, "
+        "so the image keeps the size of the installed volume",
     )
 
 

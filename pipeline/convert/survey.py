@@ -50,7 +50,8 @@ class Candidate:
     """A volume of the disk.
 
     name: what it is chosen by. place: the same for people. partition: for a partition. is_root
-    and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can.
+    and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can. size: its
+    bytes, which a volume that cannot be read does not tell.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Candidate:
     is_root: bool = False
     is_boot: bool = False
     refusal: str = ""
+    size: int = 0
 
     @property
     def filesystem(self) -> str:
@@ -76,7 +78,7 @@ class Candidate:
         )
         what = self.filesystem or "nothing known"
         why = f"; {self.refusal}" if self.refusal else ""
-        return f"{self.name} ({what}{label}, {self.volume.size >> 20} MiB{why})"
+        return f"{self.name} ({what}{label}, {(self.volume.size or self.size) >> 20} MiB{why})"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ def _logical_volumes(disk: Source, groups: Groups, damage: list[DiskError]) -> I
         except DiskError as error:
             damage.append(error)
             continue
-        yield Candidate(logical.path, place, volume, superblock, refusal=logical.refusal)
+        yield Candidate(
+            logical.path, place, volume, superblock, refusal=logical.refusal, size=logical.size
+        )
 
 
 def _clip(stretch: Stretch, size: int) -> Stretch:

@@ -158,9 +158,13 @@ def _check_seconds(size: int) -> float:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What would be done with one volume: in words with sizes, and the command that checks it."""
+    """What would be done with one volume: in words with sizes, and the command that checks it.
+
+    filesystem: its type.
+    """
 
     what: str
+    filesystem: str
     check: tuple[str, ...] = ()
 
 
@@ -182,7 +186,7 @@ def foresee_copy(candidate: Candidate) -> Foreseen:
         check = ("e2fsck", "-f", "-n", _as_e2fsck_opens_it(volume) or "COPY")
     elif candidate.filesystem in EXT:
         check = PREENED
-    return Foreseen(words, check)
+    return Foreseen(words, candidate.filesystem, check)
 
 
 def _need_space(need: int, directory: Path) -> None:

@@ -41,7 +41,7 @@ from pipeline.builds.report import write_report
 from pipeline.builds.workspace import Workspace
 from pipeline.convert import assemble
 from pipeline.convert.extract import extract, open_format
-from pipeline.convert.shrink import shrink
+from pipeline.convert.shrink import left_out, shrink
 from pipeline.core import settings
 from pipeline.core.errors import DiskError, VerifyError
 from pipeline.core.events import Progress
@@ -99,6 +99,7 @@ class _Job:
     clock: dict[str, StageRecord] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
     versions: dict[str, str] = field(default_factory=dict)
+    unshrunk: tuple[str, ...] = ()
     _acceleration: Acceleration | None = None
 
     @property
@@ -164,7 +165,8 @@ class _Job:
         request, tools = self.request, self.tools
         place = self.workspace.stage_directory("image")
         with self._timed("extract"):
-            extraction = extract(disk, request.root or request.recipe.root, tools)
+            choice = request.root or request.recipe.root
+            extraction = extract(disk, choice, tools, self._root_found)
         for note in extraction.notes:
             tools.progress.say(note)
         root = extraction.root
@@ -184,7 +186,9 @@ class _Job:
         warnings = (*boot.warnings, *edits.warnings)
         for warning in warnings:
             tools.progress.warn(warning)
-        size = shrink(root.path, tools) if request.recipe.shrink else root.size
+        warnings += self.unshrunk
+        shrinks = request.recipe.shrink and not self.unshrunk
+        size = shrink(root.path, tools) if shrinks else root.size
         finish(root.path, place / "machine")
         names = ["machine", "kernel", "ramdisk"]
         if request.wants_disk:
@@ -229,6 +233,12 @@ class _Job:
                 user=self.request.recipe.user,
             ).model_dump(),
         }
+
+    def _root_found(self, filesystem: str) -> None:
+        """What there is to tell before the root is copied."""
+        self.unshrunk = left_out(filesystem) if self.request.recipe.shrink else ()
+        for warning in self.unshrunk:
+            self.tools.progress.warn(warning)
 
     def _remember(self, image: dict[str, Any]) -> None:
         files = [self._file(image, role) for role in image["files"]]

@@ -14,6 +14,7 @@ from pipeline.builders.installer import answers
 from pipeline.builds.manifest import FILE
 from pipeline.builds.workspace import Workspace
 from pipeline.convert.extract import foresee, open_format
+from pipeline.convert.shrink import left_out
 from pipeline.core import settings
 from pipeline.core.events import Progress
 from pipeline.core.image import Acceleration, DiskImage
@@ -61,18 +62,17 @@ def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[St
     that is there; the last step is `reused` when nothing would be done from it on.
     """
     with tempfile.TemporaryDirectory() as scratch, Runner(secrets=secrets) as runner:
-        acceleration = hypervisor.acceleration(
-            Tools(runner, progress, Path(scratch)), force=request.accelerator
-        )
-    known = _remembered(request)
-    how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
-    return [
-        Step(how),
-        *(_given(request.disk) if request.disk else _install(request, acceleration)),
-        *([_USED] if "image" in known else _image(request)),
-        *_check(request, acceleration, known),
-        *_write(request, known),
-    ]
+        tools = Tools(runner, progress, Path(scratch))
+        acceleration = hypervisor.acceleration(tools, force=request.accelerator)
+        known = _remembered(request)
+        how = f"run guests with {acceleration.accelerator}: {acceleration.reason}"
+        return [
+            Step(how),
+            *(_given(request.disk) if request.disk else _install(request, acceleration)),
+            *([_USED] if "image" in known else _image(request, tools)),
+            *_check(request, acceleration, known),
+            *_write(request, known),
+        ]
 
 
 def unchanged(steps: Sequence[Step]) -> bool:
@@ -134,22 +134,26 @@ def _install(request: BuildRequest, acceleration: Acceleration) -> list[Step]:
     return [Step(f"check and fill in {recipe.answers}"), Step(tree), installs, Step(keeps)]
 
 
-def _image(request: BuildRequest) -> list[Step]:
+def _image(request: BuildRequest, tools: Tools) -> list[Step]:
     choice = request.root or request.recipe.root
     known = request.disk or _directory(request) / "disk.img"
     what = f"copy the root filesystem ({choice or 'found by inspection'}) and a separate /boot"
     copies = Step(what, _COPY_CHECKS)
+    unshrunk: tuple[str, ...] = ()
     if request.disk or (known.exists() and not request.fresh):
-        found = foresee(open_format(known) if request.disk else DiskImage(known, "raw"), choice)
+        disk = open_format(known) if request.disk else DiskImage(known, "raw")
+        found = foresee(disk, choice, tools)
         checks = tuple(shlex.join(each.check) for each in found if each.check)
         copies = Step("; ".join(each.what for each in found), checks)
+        unshrunk = left_out(found[0].filesystem)
     ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
     edits = Step(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
     if request.backend == "guestfs":
         edits = Step("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
     steps = [copies, edits]
     if request.recipe.shrink:
-        steps.append(Step("shrink it to its content", _SHRINK))
+        shrinks = Step("shrink it to its content", _SHRINK)
+        steps += [Step(why) for why in unshrunk] or [shrinks]
     if request.wants_disk:
         steps.append(Step("make a bootable GPT disk of the three files"))
     return steps

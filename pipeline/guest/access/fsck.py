@@ -39,7 +39,8 @@ def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
     Raises DiskError when this host's e2fsck is too old for it or cannot open it, HostError when
     it does not work.
     """
-    status, words = _said(["e2fsck", *options, image.absolute()], tools, timeout)
+    argv: list[str | Path] = ["e2fsck", *options, image.absolute()]
+    status, words = _said(argv, tools, timeout)
     if status & _DAMAGED or not status & ~_MENDED:
         return Finding(bool(status & _MENDED), bool(status & _DAMAGED), words)
     if status == 8:
@@ -54,7 +55,7 @@ def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
 
 def xfs_repair(image: Path, tools: Tools, *, timeout: float) -> Finding:
     """Have xfs_repair look at an XFS without changing it; raises what `e2fsck` does."""
-    argv = ["xfs_repair", "-n", "-f", image.absolute()]
+    argv: list[str | Path] = ["xfs_repair", "-n", "-f", image.absolute()]
     status, words = _said(argv, tools, timeout)
     if status not in (0, 1, 2):  # 2: a log that was not replayed (xfs_repair(8))
         raise _failed("xfs_repair", image, status, words)

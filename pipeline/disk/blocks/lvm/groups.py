@@ -25,7 +25,7 @@ class LogicalVolume:
     """A logical volume that a user can see.
 
     partitions: names of the devices it lies on. stretches: its bytes on the disk, in order;
-    empty when `refusal` says why it cannot be read.
+    empty when `refusal` says why it cannot be read. size: its bytes, whatever it lies on.
     """
 
     group: str
@@ -33,6 +33,7 @@ class LogicalVolume:
     partitions: tuple[str, ...]
     stretches: tuple[Stretch, ...]
     refusal: str = ""
+    size: int = 0
 
     @property
     def path(self) -> str:
@@ -120,7 +121,8 @@ def _volumes(metadata: Metadata, by_uuid: Mapping[str, Placed]) -> list[LogicalV
         if "VISIBLE" in text.strings(volume, "status"):
             places = tuple(dict.fromkeys(_places(volume, devices)))
             shown = () if refusal else stretches
-            found.append(LogicalVolume(metadata.group, name, places, shown, refusal))
+            size = sum(text.number(s, "extent_count") for s in _segments(volume)) * extent
+            found.append(LogicalVolume(metadata.group, name, places, shown, refusal, size))
     clash = overlap(claimed)
     if clash:
         raise MetadataError(f"two of its volumes share byte {clash[1].start} of the disk")
