@@ -172,7 +172,7 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
             subprocess.run(["curl", "-sf", *auth, *kind, "-T", str(file), target], check=True)
 
         def curl_all(_out: Path) -> None:
-            for image in images.files():
+            for image in images.triple:
                 curl(image.path)
 
         yield {

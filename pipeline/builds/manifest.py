@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import InputError
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 from pipeline.host.files import write_whole
 
 VERSION: Literal[1] = 1
@@ -151,14 +151,14 @@ class Manifest(_Record):
         None, description="kvm or tcg; null when this run started no guest"
     )
 
-    def image_set(self, directory: Path, *, whole_disk: bool = False) -> ImageSet:
+    def image_set(self, directory: Path, *, whole_disk: bool = False) -> Image:
         """The files in `directory`, for `upload`. InputError when one was changed since.
 
         whole_disk: `verified` speaks of the whole disk, not of the three files.
         """
         check = self.disk_verification if whole_disk else self.verification
 
-        def file(role: Role, record: FileRecord) -> ImageFile:
+        def file(role: Role, record: FileRecord) -> Artifact:
             path = directory / record.file
             try:
                 size = path.stat().st_size
@@ -166,9 +166,9 @@ class Manifest(_Record):
                 raise _stale(path, "it is gone") from None
             if size != record.bytes:
                 raise _stale(path, f"it has {size} bytes where the manifest has {record.bytes}")
-            return ImageFile(role, path, record.sha256, record.bytes, record.allocated)
+            return Artifact(role, path, record.sha256, record.bytes, record.allocated)
 
-        return ImageSet(
+        return Image(
             name=self.name,
             architecture=self.boot.architecture,
             machine=file(Role.MACHINE, self.machine),
@@ -183,7 +183,7 @@ class Manifest(_Record):
         )
 
 
-def file_record(image: ImageFile, name: str) -> FileRecord:
+def file_record(image: Artifact, name: str) -> FileRecord:
     """The manifest's form of an image file that will be called `name`."""
     return FileRecord(file=name, sha256=image.sha256, bytes=image.size, allocated=image.allocated)
 

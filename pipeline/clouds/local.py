@@ -28,7 +28,7 @@ from pipeline.clouds.whole_disk import disk_digest, require_disk
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import Meter, Progress
 from pipeline.core.identity import content_key, next_generation
-from pipeline.core.image import ImageFile, ImageSet, Registration, Role
+from pipeline.core.image import Artifact, Image, Registration, Role
 from pipeline.core.settings import catalogue_dir
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.identify import disk_format
@@ -87,7 +87,7 @@ class LocalCloud:
         """Where the images' bytes lie."""
         return self.directory / streams.FILES_PATH
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud."""
         unknown = [
             word
@@ -115,7 +115,7 @@ class LocalCloud:
             raise self._error("write to", OSError(errno.EACCES, "not a writable directory", place))
         self._read()
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         key = content_key(images, whole_disk=options.whole_disk)
         entry = self._find(self._read(), key)
@@ -136,9 +136,7 @@ class LocalCloud:
             f"bring {streams.INDEX_PATH} up to date",
         ]
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud."""
         key = content_key(images, whole_disk=options.whole_disk)
         try:
@@ -261,7 +259,7 @@ class LocalCloud:
             if not path.exists() or path.read_text() != text:
                 write_whole(path, text)
 
-    def _store(self, file: _File, images: ImageSet, progress: Progress) -> None:
+    def _store(self, file: _File, images: Image, progress: Progress) -> None:
         if self._whole(file):
             return
         final = self.files / file.sha256
@@ -285,7 +283,7 @@ class LocalCloud:
             partial.unlink(missing_ok=True)
 
     def _heal(
-        self, entry: _Entry, images: ImageSet, options: PublishOptions, progress: Progress
+        self, entry: _Entry, images: Image, options: PublishOptions, progress: Progress
     ) -> None:
         """Store again what somebody deleted or cut off; CloudError if this build has it no more."""
         lost = {item.sha256 for item in entry.version.items.values() if not self._whole(item)}
@@ -403,7 +401,7 @@ def _kind(options: PublishOptions) -> Literal["triple", "disk"]:
 
 
 def _files(
-    images: ImageSet, options: PublishOptions, key: str, progress: Progress | None = None
+    images: Image, options: PublishOptions, key: str, progress: Progress | None = None
 ) -> list[_File]:
     if options.whole_disk:
         path = require_disk(images, "local")
@@ -412,10 +410,10 @@ def _files(
         return [
             _File("disk", ftype, path, path.stat().st_size, digest, image_id(Role.MACHINE, key))
         ]
-    return [_triple_file(file, key) for file in images.files()]
+    return [_triple_file(file, key) for file in images.triple]
 
 
-def _triple_file(file: ImageFile, key: str) -> _File:
+def _triple_file(file: Artifact, key: str) -> _File:
     # A machine image's id stands for the triple: the same root with another kernel is another.
     identity = key if file.role is Role.MACHINE else file.sha256
     return _File(
@@ -429,7 +427,7 @@ def _triple_file(file: ImageFile, key: str) -> _File:
 
 
 def _new_version(
-    images: ImageSet, options: PublishOptions, key: str, files: Iterable[_File]
+    images: Image, options: PublishOptions, key: str, files: Iterable[_File]
 ) -> streams.Version:
     ids = {file.item: file.id for file in files}
     items = {
@@ -448,7 +446,7 @@ def _new_version(
     return streams.Version(key=key, pubname=images.name, items=items, **attributes)
 
 
-def _attributes(images: ImageSet, options: PublishOptions) -> streams.Attributes:
+def _attributes(images: Image, options: PublishOptions) -> streams.Attributes:
     return streams.Attributes(
         command_line=images.command_line,
         kernel_version=images.kernel_version,
@@ -462,7 +460,7 @@ def _attributes(images: ImageSet, options: PublishOptions) -> streams.Attributes
     )
 
 
-def _merged(version: streams.Version, images: ImageSet, options: PublishOptions) -> streams.Version:
+def _merged(version: streams.Version, images: Image, options: PublishOptions) -> streams.Version:
     return version.model_copy(update=dict(_attributes(images, options)))
 
 

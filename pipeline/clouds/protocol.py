@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 
 
 class Interrupted(BaseException):
@@ -36,7 +36,7 @@ class PublishOptions:
     members: projects or accounts that images of visibility "shared" are shared with.
     properties: added to the image set's own. keep: prune own older generations down to this
     many, the new one included, after it is proved; None keeps all. whole_disk: register
-    `ImageSet.disk` in place of the triple; a cloud that cannot says so in `probe`.
+    `Image.disk` in place of the triple; a cloud that cannot says so in `probe`.
     regions: further regions that get a copy by the cloud's own API, where it has one.
     """
 
@@ -64,15 +64,13 @@ class Cloud(Protocol):
     def name(self) -> str:
         """The user's word for it, such as "glance:mycloud"; unique in a run."""
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """Fail now, in seconds, if credentials, permissions or image types will not do."""
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """The API calls `publish` would make now, one a line; changes nothing."""
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """Register the triple, or find it; see the module's contract."""
 
     def generations(self, name: str) -> list[Registration]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress, QuietProgress
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 from pipeline.host.sparse import digests
 
 
-def require_disk(images: ImageSet, cloud: str) -> Path:
+def require_disk(images: Image, cloud: str) -> Path:
     """The whole disk of the build; InputError when it has none."""
     if images.disk is None:
         raise InputError(
@@ -22,7 +22,7 @@ def require_disk(images: ImageSet, cloud: str) -> Path:
     return images.disk
 
 
-def disk_digest(images: ImageSet, cloud: str, progress: Progress | None = None) -> str:
+def disk_digest(images: Image, cloud: str, progress: Progress | None = None) -> str:
     """sha256 of the build's whole disk, read now; CloudError when the manifest says another."""
     path = require_disk(images, cloud)
     shown = progress or QuietProgress()

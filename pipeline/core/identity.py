@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 
 MARK_NAME = "image_pipeline_name"
 """The recipe's name."""
@@ -34,14 +34,14 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 _STAMP_PATTERN = re.compile(r"\d{8}T\d{6}Z")
 
 
-def content_key(images: ImageSet, *, whole_disk: bool = False) -> str:
+def content_key(images: Image, *, whole_disk: bool = False) -> str:
     """Identity of what is registered: hex sha256 over the name and the digests of the files.
 
     A whole disk has a key of its own, made of the same digests, for it holds the same content, and
     of the kernel command line, which lies in its boot loader.
     """
     parts = ["disk" if whole_disk else "triple", images.name, images.architecture]
-    parts += [f"{file.role}:{file.sha256}" for file in images.files()]
+    parts += [f"{file.role}:{file.sha256}" for file in images.triple]
     if whole_disk:
         parts.append(f"command line:{images.command_line}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline.core.events import Meter
-from pipeline.core.image import ImageFile, Role
+from pipeline.core.image import Artifact, Role
 from pipeline.host.memory import outgrows_cache
 
 CHUNK = 1 << 20
@@ -114,8 +114,8 @@ def digests(path: Path, algorithms: Sequence[str], meter: Meter | None = None) -
     return {name: each.hexdigest() for name, each in hashes.items()}
 
 
-def image_file(role: Role, path: Path, meter: Meter | None = None) -> ImageFile:
+def image_file(role: Role, path: Path, meter: Meter | None = None) -> Artifact:
     """The record of one of the three files; reads it once."""
     sha256 = digests(path, ["sha256"], meter)["sha256"]
     status = path.stat()
-    return ImageFile(role, path, sha256, status.st_size, status.st_blocks * 512)
+    return Artifact(role, path, sha256, status.st_size, status.st_blocks * 512)

@@ -18,7 +18,7 @@ from pipeline.clouds.protocol import Cloud
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key
-from pipeline.core.image import ImageFile, ImageSet, Registration, Role
+from pipeline.core.image import Artifact, Image, Registration, Role
 from pipeline.core.text import human_bytes
 from pipeline.host.locks import exclusive, is_held
 
@@ -183,7 +183,7 @@ def known_verdicts(directory: Path) -> dict[str, bool]:
     return verdicts
 
 
-def _images(manifest: Manifest, directory: Path) -> ImageSet:
+def _images(manifest: Manifest, directory: Path) -> Image:
     """The manifest's files, which need not exist any more."""
     records = {
         Role.KERNEL: manifest.kernel,
@@ -191,10 +191,10 @@ def _images(manifest: Manifest, directory: Path) -> ImageSet:
         Role.MACHINE: manifest.machine,
     }
     kernel, ramdisk, machine = (
-        ImageFile(role, directory / record.file, record.sha256, record.bytes, record.allocated)
+        Artifact(role, directory / record.file, record.sha256, record.bytes, record.allocated)
         for role, record in records.items()
     )
-    return ImageSet(
+    return Image(
         name=manifest.name,
         architecture=manifest.boot.architecture,
         machine=machine,

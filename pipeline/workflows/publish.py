@@ -14,7 +14,7 @@ from pipeline.builds.registrations import add_to_record, remove_from_record, sup
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
@@ -33,9 +33,7 @@ class Outcome:
     withdrawn: tuple[Registration, ...] = ()
 
 
-def plan(
-    images: ImageSet, clouds: Sequence[Cloud], options: PublishOptions
-) -> dict[str, list[str]]:
+def plan(images: Image, clouds: Sequence[Cloud], options: PublishOptions) -> dict[str, list[str]]:
     """The calls `publish` would make now, by the cloud's name. Raises what a probe raises."""
     calls = {}
     for cloud in _distinct(clouds):
@@ -45,7 +43,7 @@ def plan(
 
 
 def publish(
-    images: ImageSet,
+    images: Image,
     clouds: Sequence[Cloud],
     options: PublishOptions,
     *,
@@ -93,7 +91,7 @@ def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:
 
 
 def _probe(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, progress: Progress
 ) -> PipelineError | None:
     progress.say(f"{cloud.name}: checking credentials, permissions and image types")
     try:
@@ -105,7 +103,7 @@ def _probe(
     return None
 
 
-def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
+def _trouble(cloud: Cloud, images: Image, error: Exception) -> PipelineError:
     """The host's trouble as that of one cloud; the others go on all the same."""
     return HostError(
         f"publish {images.name} on",
@@ -116,7 +114,7 @@ def _trouble(cloud: Cloud, images: ImageSet, error: Exception) -> PipelineError:
 
 
 def _publish_one(
-    cloud: Cloud, images: ImageSet, options: PublishOptions, record: Path, progress: Progress
+    cloud: Cloud, images: Image, options: PublishOptions, record: Path, progress: Progress
 ) -> Outcome:
     try:
         registration = cloud.publish(images, options, progress)

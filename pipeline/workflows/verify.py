@@ -64,7 +64,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     directory = settings.build_dir() / word
     manifest = read_manifest(directory)
     images = manifest.image_set(directory)
-    files = {file.role.value: file.path for file in images.files()}
+    files = {file.role.value: file.path for file in images.triple}
     if images.disk is not None:
         files["disk"] = images.disk
     user = user or manifest.customization.user

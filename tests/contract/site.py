@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.clouds.protocol import Cloud
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 MIB = 1 << 20
 
@@ -56,7 +56,7 @@ class Site:
 
 def make_images(
     directory: Path, *, name: str = "demo", seed: int = 1, machine_size: int = 5 * MIB + 512
-) -> ImageSet:
+) -> Image:
     """An image set of seeded bytes: a root with data at both ends and a hole between.
 
     Each test, with its children, has bytes of its own: tests share servers, and a Glance without
@@ -75,7 +75,7 @@ def make_images(
         file.truncate(machine_size)
         file.seek(machine_size - 4096)
         file.write(source.randbytes(4096))
-    return ImageSet(
+    return Image(
         name=name,
         architecture="x86_64",
         machine=image_file(Role.MACHINE, machine),
@@ -88,14 +88,14 @@ def make_images(
     )
 
 
-def image_file(role: Role, path: Path) -> ImageFile:
+def image_file(role: Role, path: Path) -> Artifact:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     status = path.stat()
-    return ImageFile(role, path, digest, status.st_size, status.st_blocks * 512)
+    return Artifact(role, path, digest, status.st_size, status.st_blocks * 512)
 
 
-def rebuilt(images: ImageSet, seed: int) -> ImageSet:
+def rebuilt(images: Image, seed: int) -> Image:
     """The same recipe built again: another root, the same kernel and ramdisk."""
     path = images.machine.path.with_name(f"{images.name}-{seed}.img")
     path.write_bytes(images.machine.path.read_bytes())

@@ -16,7 +16,7 @@ import pytest
 from pipeline.clouds.protocol import Interrupted, PublishOptions
 from pipeline.core.errors import CloudError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.workflows.publish import publish
 from tests.contract.observers import Observed
 from tests.contract.site import Site, child_environment, make_images, rebuilt
@@ -26,15 +26,15 @@ _CHILD_SECONDS = 240.0  # a child takes seconds; the machine may be ten times sl
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
-def register(site: Site, images: ImageSet, options: PublishOptions = OPTIONS) -> Registration:
+def register(site: Site, images: Image, options: PublishOptions = OPTIONS) -> Registration:
     return site.open().publish(images, options, QuietProgress())
 
 
-def assert_triple(site: Site, images: ImageSet, registration: Registration) -> None:
+def assert_triple(site: Site, images: Image, registration: Registration) -> None:
     """The triple is visible, whole, linked and holds exactly our bytes."""
     seen = {image.id: image for image in site.visible()}
     machine = seen[registration.machine_id]
@@ -42,7 +42,7 @@ def assert_triple(site: Site, images: ImageSet, registration: Registration) -> N
     assert machine.ramdisk_id == registration.ramdisk_id
     ids = (registration.kernel_id, registration.ramdisk_id, registration.machine_id)
     assert len(set(ids)) == 3
-    for image_id, file in zip(ids, images.files(), strict=True):
+    for image_id, file in zip(ids, images.triple, strict=True):
         assert seen[image_id].role in ("", str(file.role))
         data = site.data(image_id)
         assert data is None or data == file.path.read_bytes()
@@ -63,7 +63,7 @@ def assert_tidy(site: Site) -> None:
     assert_no_partial(site)
 
 
-def test_publishes_a_linked_triple(site: Site, images: ImageSet) -> None:
+def test_publishes_a_linked_triple(site: Site, images: Image) -> None:
     registration = register(site, images)
     assert registration.created
     assert registration.name == "demo"
@@ -72,7 +72,7 @@ def test_publishes_a_linked_triple(site: Site, images: ImageSet) -> None:
     assert len(site.everything()) == 3
 
 
-def test_a_rerun_returns_the_same_ids_and_makes_nothing(site: Site, images: ImageSet) -> None:
+def test_a_rerun_returns_the_same_ids_and_makes_nothing(site: Site, images: Image) -> None:
     first = register(site, images)
     before = site.everything()
     again = register(site, images)
@@ -80,7 +80,7 @@ def test_a_rerun_returns_the_same_ids_and_makes_nothing(site: Site, images: Imag
     assert site.everything() == before
 
 
-def test_a_changed_build_is_a_new_generation(site: Site, images: ImageSet) -> None:
+def test_a_changed_build_is_a_new_generation(site: Site, images: Image) -> None:
     first = register(site, images)
     changed = rebuilt(images, seed=2)
     second = register(site, changed)
@@ -94,7 +94,7 @@ def test_a_changed_build_is_a_new_generation(site: Site, images: ImageSet) -> No
     assert site.open().generations("dem") == []
 
 
-def test_foreign_images_of_the_name_are_left_alone(site: Site, images: ImageSet) -> None:
+def test_foreign_images_of_the_name_are_left_alone(site: Site, images: Image) -> None:
     theirs = site.foreign("demo")
     first = register(site, images)
     assert first.machine_id != theirs
@@ -106,7 +106,7 @@ def test_foreign_images_of_the_name_are_left_alone(site: Site, images: ImageSet)
     assert {image.id for image in site.everything()} == {theirs}
 
 
-def test_withdraw_takes_one_triple_and_can_be_repeated(site: Site, images: ImageSet) -> None:
+def test_withdraw_takes_one_triple_and_can_be_repeated(site: Site, images: Image) -> None:
     first = register(site, images)
     second = register(site, rebuilt(images, seed=2))
     cloud = site.open()
@@ -117,14 +117,14 @@ def test_withdraw_takes_one_triple_and_can_be_repeated(site: Site, images: Image
     assert len(site.everything()) == 3
 
 
-def test_a_withdrawn_build_can_be_published_again(site: Site, images: ImageSet) -> None:
+def test_a_withdrawn_build_can_be_published_again(site: Site, images: Image) -> None:
     site.open().withdraw(register(site, images))
     again = register(site, images)
     assert again.created
     assert_triple(site, images, again)
 
 
-def test_keep_prunes_own_older_generations(site: Site, images: ImageSet) -> None:
+def test_keep_prunes_own_older_generations(site: Site, images: Image) -> None:
     builds = [images, *(rebuilt(images, seed) for seed in (2, 3))]
     registered = [register(site, build) for build in builds]
     again = publish_once(site, builds[2], PublishOptions(keep=2))
@@ -136,7 +136,7 @@ def test_keep_prunes_own_older_generations(site: Site, images: ImageSet) -> None
     assert_tidy(site)
 
 
-def publish_once(site: Site, images: ImageSet, options: PublishOptions) -> Registration:
+def publish_once(site: Site, images: Image, options: PublishOptions) -> Registration:
     record = images.machine.path.with_name("registrations.json")
     (outcome,) = publish(images, [site.open()], options, record=record, progress=QuietProgress())
     assert outcome.error is None
@@ -144,7 +144,7 @@ def publish_once(site: Site, images: ImageSet, options: PublishOptions) -> Regis
     return outcome.registration
 
 
-def test_a_file_changed_since_the_build_is_refused(site: Site, images: ImageSet) -> None:
+def test_a_file_changed_since_the_build_is_refused(site: Site, images: Image) -> None:
     with images.machine.path.open("r+b") as file:
         file.seek(100)
         file.write(b"flipped")
@@ -153,7 +153,7 @@ def test_a_file_changed_since_the_build_is_refused(site: Site, images: ImageSet)
     assert site.visible() == []
 
 
-def test_plan_changes_nothing_and_tells_a_rerun_apart(site: Site, images: ImageSet) -> None:
+def test_plan_changes_nothing_and_tells_a_rerun_apart(site: Site, images: Image) -> None:
     cloud = site.open()
     cloud.probe(images, OPTIONS)
     before = cloud.plan(images, OPTIONS)
@@ -164,7 +164,7 @@ def test_plan_changes_nothing_and_tells_a_rerun_apart(site: Site, images: ImageS
     assert len(after) < len(before)
 
 
-def test_refused_credentials_fail_the_probe(site: Site, images: ImageSet) -> None:
+def test_refused_credentials_fail_the_probe(site: Site, images: Image) -> None:
     if site.stranger is None:
         return  # a directory asks for no credentials
     with pytest.raises(CloudError) as caught:
@@ -213,7 +213,7 @@ def raise_at(number: int) -> Callable[[int, str], None]:
     return at
 
 
-def count_calls(site: Site, images: ImageSet) -> int:
+def count_calls(site: Site, images: Image) -> int:
     progress = Observed(lambda _number, _text: None)
     site.open().publish(images, OPTIONS, progress)
     return progress.calls
@@ -262,7 +262,7 @@ def test_two_uploads_at_once_make_one_triple(site: Site, tmp_path: Path) -> None
     assert_triple(site, images, register(site, images))
 
 
-def test_two_uploads_in_one_process_make_one_triple(site: Site, images: ImageSet) -> None:
+def test_two_uploads_in_one_process_make_one_triple(site: Site, images: Image) -> None:
     """Both start within microseconds of each other."""
     barrier = threading.Barrier(2)
 

@@ -21,7 +21,7 @@ from pipeline.clouds.aws.session import open_site
 from pipeline.clouds.protocol import Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.disk.blocks.source import RawFile
 from tests.contract.observers import Observed
 from tests.contract.site import make_images
@@ -46,11 +46,11 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_disk(tmp_path / "build", seed=1)
 
 
-def make_disk(directory: Path, seed: int) -> ImageSet:
+def make_disk(directory: Path, seed: int) -> Image:
     """A build whose disk holds data, blocks of zeros, holes, and an end that fills no block."""
     images = make_images(directory, seed=seed)
     disk = directory / "demo-disk.raw"
@@ -64,16 +64,16 @@ def make_disk(directory: Path, seed: int) -> ImageSet:
     return replace(images, disk=disk)
 
 
-def publish(images: ImageSet, options: PublishOptions = OPTIONS) -> Registration:
+def publish(images: Image, options: PublishOptions = OPTIONS) -> Registration:
     return open_ebs("").publish(images, options, QuietProgress())
 
 
-def disk_bytes(images: ImageSet) -> bytes:
+def disk_bytes(images: Image) -> bytes:
     assert images.disk is not None
     return images.disk.read_bytes()
 
 
-def assert_registered(cloud: Cloud, images: ImageSet, registration: Registration) -> None:
+def assert_registered(cloud: Cloud, images: Image, registration: Registration) -> None:
     image = cloud.ec2.images[registration.machine_id]
     assert image.state == "available"
     data = disk_bytes(images)
@@ -95,7 +95,7 @@ def at_call(service: str, operation: str, number: int, answer: Answer | None = N
     return fault
 
 
-def test_a_disk_becomes_a_snapshot_and_an_image(cloud: Cloud, images: ImageSet) -> None:
+def test_a_disk_becomes_a_snapshot_and_an_image(cloud: Cloud, images: Image) -> None:
     open_ebs("").probe(images, OPTIONS)
     registration = publish(images, PublishOptions(tags=("team=release",), visibility="public"))
     assert registration.created
@@ -110,7 +110,7 @@ def test_a_disk_becomes_a_snapshot_and_an_image(cloud: Cloud, images: ImageSet) 
     assert cloud.calls["ebs.PutSnapshotBlock"] == len(data)
 
 
-def test_a_rerun_sends_nothing(cloud: Cloud, images: ImageSet) -> None:
+def test_a_rerun_sends_nothing(cloud: Cloud, images: Image) -> None:
     first = publish(images, PublishOptions(visibility="public"))
     before = cloud.calls.copy()
     assert publish(images) == replace(first, created=False)
@@ -119,7 +119,7 @@ def test_a_rerun_sends_nothing(cloud: Cloud, images: ImageSet) -> None:
     assert cloud.ec2.images[first.machine_id].permissions == []
 
 
-def test_the_next_generation_sends_only_what_changed(cloud: Cloud, images: ImageSet) -> None:
+def test_the_next_generation_sends_only_what_changed(cloud: Cloud, images: Image) -> None:
     first = publish(images)
     changed = rebuilt(images)
     before = cloud.calls["ebs.PutSnapshotBlock"]
@@ -138,7 +138,7 @@ def test_the_next_generation_sends_only_what_changed(cloud: Cloud, images: Image
     ]
 
 
-def rebuilt(images: ImageSet) -> ImageSet:
+def rebuilt(images: Image) -> Image:
     """One block changed, one new, one zeroed."""
     assert images.disk is not None
     disk = images.disk.with_name("rebuilt.raw")
@@ -151,7 +151,7 @@ def rebuilt(images: ImageSet) -> ImageSet:
 
 
 def test_a_host_that_never_saw_the_parent_sends_all(
-    cloud: Cloud, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(images)
     monkeypatch.setenv("IMAGE_PIPELINE_CACHE", str(tmp_path / "another-host"))
@@ -161,14 +161,14 @@ def test_a_host_that_never_saw_the_parent_sends_all(
     assert_registered(cloud, changed, second)
 
 
-def test_a_snapshot_unknown_at_first_is_waited_for(cloud: Cloud, images: ImageSet) -> None:
+def test_a_snapshot_unknown_at_first_is_waited_for(cloud: Cloud, images: Image) -> None:
     cloud.ebs.late = 5
     assert_registered(cloud, images, publish(images))
 
 
 @pytest.mark.parametrize("status", [None, 429, 500, 503])
 def test_transient_faults_of_every_call_are_survived(
-    status: int | None, cloud: Cloud, images: ImageSet
+    status: int | None, cloud: Cloud, images: Image
 ) -> None:
     failed: set[str] = set()
 
@@ -187,7 +187,7 @@ def test_transient_faults_of_every_call_are_survived(
     assert {"StartSnapshot", "PutSnapshotBlock", "CompleteSnapshot", "RegisterImage"} <= failed
 
 
-def test_a_proxy_that_answers_in_the_cloud_s_place_is_told(cloud: Cloud, images: ImageSet) -> None:
+def test_a_proxy_that_answers_in_the_cloud_s_place_is_told(cloud: Cloud, images: Image) -> None:
     page = Answer(502, b"<html>Bad gateway", {"Content-Type": "text/html"})
     cloud.fault = lambda service, operation, number: page if service == "ec2" else None
     with pytest.raises(CloudError, match=r"answered in its place|502"):
@@ -195,7 +195,7 @@ def test_a_proxy_that_answers_in_the_cloud_s_place_is_told(cloud: Cloud, images:
 
 
 def test_an_answer_lost_after_registering_makes_no_second_image(
-    cloud: Cloud, images: ImageSet
+    cloud: Cloud, images: Image
 ) -> None:
     """The image is made, the answer is cut: the name and tags give it away."""
     register = cloud.ec2._RegisterImage
@@ -212,7 +212,7 @@ def test_an_answer_lost_after_registering_makes_no_second_image(
 
 @pytest.mark.parametrize("call", ["PutSnapshotBlock", "CompleteSnapshot"])
 def test_what_the_cloud_refuses_is_told_and_the_next_run_goes_on(
-    call: str, cloud: Cloud, images: ImageSet
+    call: str, cloud: Cloud, images: Image
 ) -> None:
     body = json.dumps({"Message": "You may not."}).encode()
     number = 5 if call == "PutSnapshotBlock" else 1
@@ -234,7 +234,7 @@ def test_what_the_cloud_refuses_is_told_and_the_next_run_goes_on(
         assert sent_again == 0
 
 
-def test_blocks_that_the_cloud_lost_are_sent_again(cloud: Cloud, images: ImageSet) -> None:
+def test_blocks_that_the_cloud_lost_are_sent_again(cloud: Cloud, images: Image) -> None:
     def lose(service: str, operation: str, number: int) -> Answer | None:
         if operation == "CompleteSnapshot" and number == 1:
             (snapshot,) = cloud.ebs.snapshots.values()
@@ -247,7 +247,7 @@ def test_blocks_that_the_cloud_lost_are_sent_again(cloud: Cloud, images: ImageSe
     assert_registered(cloud, images, publish(images))
 
 
-def test_a_snapshot_that_ended_in_an_error_is_replaced(cloud: Cloud, images: ImageSet) -> None:
+def test_a_snapshot_that_ended_in_an_error_is_replaced(cloud: Cloud, images: Image) -> None:
     cloud.fault = at_call("ebs", "CompleteSnapshot", 1, Answer(400, b"{}"))
     with pytest.raises(CloudError):
         publish(images)
@@ -258,9 +258,7 @@ def test_a_snapshot_that_ended_in_an_error_is_replaced(cloud: Cloud, images: Ima
     assert_registered(cloud, images, registration)
 
 
-def test_withdraw_takes_image_and_snapshot_and_can_be_repeated(
-    cloud: Cloud, images: ImageSet
-) -> None:
+def test_withdraw_takes_image_and_snapshot_and_can_be_repeated(cloud: Cloud, images: Image) -> None:
     registration = publish(images, PublishOptions(regions=("elsewhere-1",)))
     assert len(cloud.ec2.images) == 2
     open_ebs("").withdraw(registration)
@@ -271,7 +269,7 @@ def test_withdraw_takes_image_and_snapshot_and_can_be_repeated(
     assert_registered(cloud, images, again)
 
 
-def test_a_foreign_image_is_never_withdrawn(cloud: Cloud, images: ImageSet) -> None:
+def test_a_foreign_image_is_never_withdrawn(cloud: Cloud, images: Image) -> None:
     registration = publish(images)
     cloud.ec2.images[registration.machine_id].tags.clear()
     with pytest.raises(CloudError, match="by hand"):
@@ -280,15 +278,13 @@ def test_a_foreign_image_is_never_withdrawn(cloud: Cloud, images: ImageSet) -> N
     assert open_ebs("").generations("demo") == []
 
 
-def test_a_disk_that_is_not_the_builds_is_not_published(cloud: Cloud, images: ImageSet) -> None:
+def test_a_disk_that_is_not_the_builds_is_not_published(cloud: Cloud, images: Image) -> None:
     with pytest.raises(CloudError, match="no longer what the build made"):
         publish(replace(images, disk_sha256="0" * 64))
     assert (cloud.ec2.images, cloud.ebs.snapshots) == ({}, {})
 
 
-def test_a_disk_that_changes_while_it_is_sent_is_not_completed(
-    cloud: Cloud, images: ImageSet
-) -> None:
+def test_a_disk_that_changes_while_it_is_sent_is_not_completed(cloud: Cloud, images: Image) -> None:
     disk = images.disk
     assert disk is not None
 
@@ -302,9 +298,7 @@ def test_a_disk_that_changes_while_it_is_sent_is_not_completed(
     assert "completed" not in {snapshot.state for snapshot in cloud.ebs.snapshots.values()}
 
 
-def test_a_copy_that_somebody_made_with_its_tags_is_left_alone(
-    cloud: Cloud, images: ImageSet
-) -> None:
+def test_a_copy_that_somebody_made_with_its_tags_is_left_alone(cloud: Cloud, images: Image) -> None:
     registration = publish(images)
     site = open_site("ebs", "")
     copy = site.ec2().copy_image(
@@ -322,7 +316,7 @@ def test_a_copy_that_somebody_made_with_its_tags_is_left_alone(
     assert publish(images).machine_id != copy
 
 
-def test_two_regions_hold_the_image(cloud: Cloud, images: ImageSet) -> None:
+def test_two_regions_hold_the_image(cloud: Cloud, images: Image) -> None:
     options = PublishOptions(regions=("elsewhere-1", "stand-in-1"))
     registration = publish(images, options)
     assert sorted(i.region for i in cloud.ec2.images.values()) == ["elsewhere-1", "stand-in-1"]
@@ -331,7 +325,7 @@ def test_two_regions_hold_the_image(cloud: Cloud, images: ImageSet) -> None:
 
 
 def test_a_copy_that_went_is_made_again_and_shared_like_the_image(
-    cloud: Cloud, images: ImageSet
+    cloud: Cloud, images: Image
 ) -> None:
     publish(images, PublishOptions(regions=("elsewhere-1",)))
     (gone,) = (i for i in cloud.ec2.images.values() if i.region == "elsewhere-1")
@@ -346,7 +340,7 @@ def test_a_copy_that_went_is_made_again_and_shared_like_the_image(
 
 
 def test_a_copy_withdrawn_in_its_region_takes_no_other_along(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second copy is made when the image names the first."""
     publish(images, PublishOptions(regions=("elsewhere-1", "elsewhere-2")))
@@ -358,7 +352,7 @@ def test_a_copy_withdrawn_in_its_region_takes_no_other_along(
 
 
 def test_without_ebs_direct_the_disk_is_imported(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.services = ("ec2", "s3")
     with pytest.raises(CloudError, match="EC2_BUCKET"):
@@ -372,7 +366,7 @@ def test_without_ebs_direct_the_disk_is_imported(
 
 
 def test_an_import_goes_on_with_the_parts_that_are_there(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.services = ("ec2", "s3")
     monkeypatch.setenv("EC2_BUCKET", "disks")
@@ -386,7 +380,7 @@ def test_an_import_goes_on_with_the_parts_that_are_there(
 
 
 def test_an_import_that_the_cloud_gave_up_is_begun_anew(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.services = ("ec2", "s3")
     monkeypatch.setenv("EC2_BUCKET", "disks")
@@ -406,19 +400,19 @@ def test_an_import_that_the_cloud_gave_up_is_begun_anew(
     assert_registered(cloud, images, publish(images))
 
 
-def test_a_refused_registration_is_known_before_the_upload(cloud: Cloud, images: ImageSet) -> None:
+def test_a_refused_registration_is_known_before_the_upload(cloud: Cloud, images: Image) -> None:
     cloud.ec2.forbidden.add("RegisterImage")
     with pytest.raises(CloudError, match="not authorized"):
         open_ebs("").probe(images, OPTIONS)
     assert cloud.calls["ebs.StartSnapshot"] == 0
 
 
-def test_a_build_without_a_disk_is_told_the_option(cloud: Cloud, images: ImageSet) -> None:
+def test_a_build_without_a_disk_is_told_the_option(cloud: Cloud, images: Image) -> None:
     with pytest.raises(InputError, match="--disk-image"):
         open_ebs("").probe(replace(images, disk=None), OPTIONS)
 
 
-def test_a_qcow2_disk_is_told_how_to_become_raw(cloud: Cloud, images: ImageSet) -> None:
+def test_a_qcow2_disk_is_told_how_to_become_raw(cloud: Cloud, images: Image) -> None:
     assert images.disk is not None
     images.disk.write_bytes(b"QFI\xfb" + bytes(508))
     with pytest.raises(InputError, match="qemu-img convert -O raw"):
@@ -430,7 +424,7 @@ class Stop(Interrupted):
 
 
 def test_an_interrupt_at_any_step_leaves_one_image_after_the_rerun(
-    cloud: Cloud, images: ImageSet
+    cloud: Cloud, images: Image
 ) -> None:
     calls = Observed(lambda _number, _text: None)
     open_ebs("").publish(images, OPTIONS, calls)
@@ -452,7 +446,7 @@ def test_an_interrupt_at_any_step_leaves_one_image_after_the_rerun(
 
 
 def test_a_killed_upload_goes_on_with_the_blocks_that_are_there(
-    cloud: Cloud, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL after the tenth block; the rerun sends the others, to the same snapshot."""
     assert images.disk is not None
@@ -502,7 +496,7 @@ publish(images)
 
 
 def test_memory_is_bounded_by_blocks_under_way(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However slow the cloud, only so many blocks are read ahead of what it took."""
     monkeypatch.setattr(ebs_direct, "_PUTS", 2)

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipeline.clouds.aws import objects, publication
-from pipeline.clouds.aws.images import Image, Images
+from pipeline.clouds.aws.images import Images, RegisteredImage
 from pipeline.clouds.aws.objects import Bucket, PartUploads
 from pipeline.clouds.aws.s3_backed import open_ec2
 from pipeline.clouds.aws.session import open_site
@@ -28,7 +28,7 @@ from pipeline.clouds.aws.unbundle import unbundle_image
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from tests.contract.ec2_site import openstack_account, standin
 from tests.contract.observers import Observed
 from tests.contract.site import image_file, make_images, rebuilt
@@ -68,7 +68,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     """A root that takes several parts."""
     images = make_images(tmp_path / "build")
     path = images.machine.path
@@ -76,13 +76,13 @@ def images(tmp_path: Path) -> ImageSet:
     return replace(images, machine=image_file(images.machine.role, path))
 
 
-def publish(images: ImageSet, options: PublishOptions = OPTIONS) -> Registration:
+def publish(images: Image, options: PublishOptions = OPTIONS) -> Registration:
     return open_ec2("").publish(images, options, QuietProgress())
 
 
-def assert_registered(cloud: Cloud, images: ImageSet, registration: Registration) -> None:
+def assert_registered(cloud: Cloud, images: Image, registration: Registration) -> None:
     ids = (registration.kernel_id, registration.ramdisk_id, registration.machine_id)
-    for file, image_id in zip(images.files(), ids, strict=True):
+    for file, image_id in zip(images.triple, ids, strict=True):
         image = cloud.ec2.images[image_id]
         assert (image.state, image.kind) == ("available", str(file.role))
         assert image.data == file.path.read_bytes()
@@ -97,7 +97,7 @@ def another_certificate(directory: Path) -> Path:
     return path
 
 
-def test_parts_lie_at_the_root_readable_by_ec2_and_marked(cloud: Cloud, images: ImageSet) -> None:
+def test_parts_lie_at_the_root_readable_by_ec2_and_marked(cloud: Cloud, images: Image) -> None:
     registration = publish(images)
     assert_registered(cloud, images, registration)
     stored_objects = cloud.s3.buckets["images"]
@@ -110,7 +110,7 @@ def test_parts_lie_at_the_root_readable_by_ec2_and_marked(cloud: Cloud, images: 
     assert cloud.ec2.images[registration.machine_id].tags["image_pipeline_role"] == "machine"
 
 
-def test_a_cloud_without_acls_and_tags_is_served(cloud: Cloud, images: ImageSet) -> None:
+def test_a_cloud_without_acls_and_tags_is_served(cloud: Cloud, images: Image) -> None:
     cloud.s3.acls = False
     cloud.ec2.tagging = False
     cloud.ec2.unique_names = False
@@ -119,7 +119,7 @@ def test_a_cloud_without_acls_and_tags_is_served(cloud: Cloud, images: ImageSet)
     assert publish(images) == replace(registration, created=False)
 
 
-def break_off(cloud: Cloud, images: ImageSet) -> None:
+def break_off(cloud: Cloud, images: Image) -> None:
     """An upload that ends at its fifth object; the cloud is well again afterwards."""
 
     def refuse(service: str, operation: str, number: int) -> Answer | None:
@@ -134,7 +134,7 @@ def break_off(cloud: Cloud, images: ImageSet) -> None:
 
 
 def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
-    cloud: Cloud, images: ImageSet
+    cloud: Cloud, images: Image
 ) -> None:
     break_off(cloud, images)
     assert cloud.ec2.images == {}
@@ -145,9 +145,7 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
     assert after == before
 
 
-def test_a_killed_upload_goes_on_with_the_parts_that_are_there(
-    cloud: Cloud, images: ImageSet
-) -> None:
+def test_a_killed_upload_goes_on_with_the_parts_that_are_there(cloud: Cloud, images: Image) -> None:
     """SIGKILL once three parts of the machine image are stored."""
     program = f"""
 import dataclasses, os, pickle, signal, sys
@@ -183,7 +181,7 @@ open_ec2("").publish(images, PublishOptions(), QuietProgress())
 
 
 def test_parts_of_a_build_that_was_never_finished_are_swept_after_a_day(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_off(cloud, images)
     orphans = {key for key in cloud.s3.buckets["images"] if key.startswith("machine-")}
@@ -202,7 +200,7 @@ def test_parts_of_a_build_that_was_never_finished_are_swept_after_a_day(
 
 
 def test_a_part_damaged_on_its_way_is_sent_again_and_stays_readable_by_ec2(
-    cloud: Cloud, images: ImageSet
+    cloud: Cloud, images: Image
 ) -> None:
     def damage(service: str, operation: str, number: int) -> Answer | None:
         if operation == "PutObject" and number in (3, 4):
@@ -214,7 +212,7 @@ def test_a_part_damaged_on_its_way_is_sent_again_and_stays_readable_by_ec2(
     assert {stored.acl for stored in cloud.s3.buckets["images"].values()} == {"aws-exec-read"}
 
 
-def test_a_line_that_damages_every_part_is_told(cloud: Cloud, images: ImageSet) -> None:
+def test_a_line_that_damages_every_part_is_told(cloud: Cloud, images: Image) -> None:
     def damage(service: str, operation: str, number: int) -> Answer | None:
         if operation == "PutObject":
             return error_answer(service, Refused(400, "BadDigest", "it has another MD5"))
@@ -227,7 +225,7 @@ def test_a_line_that_damages_every_part_is_told(cloud: Cloud, images: ImageSet) 
 
 
 def test_a_listing_that_lags_is_asked_again(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "_LISTING_SECONDS", 0.1)
     behind = iter([True, True, False])
@@ -244,9 +242,7 @@ def test_a_listing_that_lags_is_asked_again(
     assert next(behind, None) is None
 
 
-def test_a_bucket_that_another_upload_makes_meanwhile_is_used(
-    cloud: Cloud, images: ImageSet
-) -> None:
+def test_a_bucket_that_another_upload_makes_meanwhile_is_used(cloud: Cloud, images: Image) -> None:
     def overtake(service: str, operation: str, number: int) -> Answer | None:
         if operation == "CreateBucket":
             cloud.s3.buckets["images"] = {}
@@ -258,7 +254,7 @@ def test_a_bucket_that_another_upload_makes_meanwhile_is_used(
 
 
 def test_a_part_that_the_store_lost_is_told_and_sent_again(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "_LISTING_SECONDS", 0.1)
 
@@ -277,7 +273,7 @@ def test_a_part_that_the_store_lost_is_told_and_sent_again(
 
 
 def test_the_wrong_certificate_is_told_and_leaves_no_image(
-    cloud: Cloud, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = os.environ["EUCALYPTUS_CERT"]
     monkeypatch.setenv("EUCALYPTUS_CERT", str(another_certificate(tmp_path)))
@@ -290,7 +286,7 @@ def test_the_wrong_certificate_is_told_and_leaves_no_image(
 
 @pytest.mark.parametrize("status", [None, 503])
 def test_transient_faults_of_every_call_are_survived(
-    status: int | None, cloud: Cloud, images: ImageSet
+    status: int | None, cloud: Cloud, images: Image
 ) -> None:
     failed: set[str] = set()
 
@@ -308,7 +304,7 @@ def test_transient_faults_of_every_call_are_survived(
     assert {"PutObject", "RegisterImage", "DescribeImages"} <= failed
 
 
-def test_a_kernel_that_two_builds_share_goes_with_the_last(cloud: Cloud, images: ImageSet) -> None:
+def test_a_kernel_that_two_builds_share_goes_with_the_last(cloud: Cloud, images: Image) -> None:
     first = publish(images)
     second = publish(rebuilt(images, seed=9))
     assert (first.kernel_id, first.ramdisk_id) == (second.kernel_id, second.ramdisk_id)
@@ -320,7 +316,7 @@ def test_a_kernel_that_two_builds_share_goes_with_the_last(cloud: Cloud, images:
 
 
 def test_a_kernel_that_went_while_the_machine_image_was_made_is_noticed(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when another host's upload of the build rolls back."""
     monkeypatch.setattr(publication, "_LOOK_SECONDS", 0.0)
@@ -339,7 +335,7 @@ def test_a_kernel_that_went_while_the_machine_image_was_made_is_noticed(
 
 
 def test_a_roll_back_spares_what_another_upload_uses(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts: the lock of one does not bind the other."""
     monkeypatch.setattr(
@@ -372,7 +368,7 @@ def test_a_network_that_goes_while_an_image_is_waited_for_is_the_clouds_fault(
         account.wait("ami-1", "the image", 1.0, lambda: None)
 
 
-def test_public_and_shared_images_and_back(cloud: Cloud, images: ImageSet) -> None:
+def test_public_and_shared_images_and_back(cloud: Cloud, images: Image) -> None:
     registration = publish(images, PublishOptions(visibility="public"))
     machine = cloud.ec2.images[registration.machine_id]
     kernel = cloud.ec2.images[registration.kernel_id]
@@ -383,7 +379,7 @@ def test_public_and_shared_images_and_back(cloud: Cloud, images: ImageSet) -> No
     assert machine.permissions == kernel.permissions == []
 
 
-def test_a_kernel_of_a_public_image_stays_public(cloud: Cloud, images: ImageSet) -> None:
+def test_a_kernel_of_a_public_image_stays_public(cloud: Cloud, images: Image) -> None:
     first = publish(images, PublishOptions(visibility="public"))
     second = publish(rebuilt(images, seed=9))
     assert first.kernel_id == second.kernel_id
@@ -392,7 +388,7 @@ def test_a_kernel_of_a_public_image_stays_public(cloud: Cloud, images: ImageSet)
 
 
 def test_an_image_that_an_earlier_run_left_stuck_is_replaced(
-    cloud: Cloud, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registration = publish(images)
     del cloud.ec2.images[registration.machine_id]
@@ -417,7 +413,7 @@ def test_an_image_that_an_earlier_run_left_stuck_is_replaced(
     ],
 )
 def test_what_ec2_does_not_know_is_refused_before_any_request(
-    options: PublishOptions, words: str, cloud: Cloud, images: ImageSet
+    options: PublishOptions, words: str, cloud: Cloud, images: Image
 ) -> None:
     with pytest.raises(InputError, match=words):
         open_ec2("").probe(images, options)
@@ -425,7 +421,7 @@ def test_what_ec2_does_not_know_is_refused_before_any_request(
 
 
 def test_unbundle_reads_a_bundle_from_the_bucket(
-    cloud: Cloud, images: ImageSet, tmp_path: Path
+    cloud: Cloud, images: Image, tmp_path: Path
 ) -> None:
     registration = publish(images)
     source = f"s3://{registration.location}"
@@ -433,7 +429,7 @@ def test_unbundle_reads_a_bundle_from_the_bucket(
     assert (tmp_path / "out").read_bytes() == images.machine.path.read_bytes()
 
 
-def test_progress_moves_while_parts_are_sent(cloud: Cloud, images: ImageSet) -> None:
+def test_progress_moves_while_parts_are_sent(cloud: Cloud, images: Image) -> None:
     words: list[str] = []
     open_ec2("").publish(images, OPTIONS, Observed(lambda _number, text: words.append(text)))
     moving = [word for word in words if word.startswith("advance") and "machine" in word]
@@ -460,7 +456,7 @@ def openstack(
 
 
 def test_ec2_api_takes_a_bundle_of_several_parts(
-    openstack: tuple[Endpoints, dict[str, str]], images: ImageSet
+    openstack: tuple[Endpoints, dict[str, str]], images: Image
 ) -> None:
     """Several parts and a hole: the bytes Glance stores are ours."""
     endpoints, _ = openstack
@@ -553,7 +549,7 @@ def test_moto_s_ec2_registers_finds_shares_and_tags(moto: str) -> None:
         ],
     }
 
-    def find() -> list[Image]:
+    def find() -> list[RegisteredImage]:
         return [image for image in account.own() if image.name == "demo-1"]
 
     image_id, created = account.register("demo-1", request, find, lambda: None)

@@ -20,7 +20,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import MIB, make_images
 from tests.servers import glance
@@ -33,7 +33,7 @@ QUICK = Patience(tries=3, first=0.1, most=1.0, poll=0.2)
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
@@ -68,7 +68,7 @@ def cloud() -> GlanceCloud:
     return GlanceCloud("glance:mine", "mine", QUICK)
 
 
-def test_properties_of_the_triple(raw: RawGlance, images: ImageSet) -> None:
+def test_properties_of_the_triple(raw: RawGlance, images: Image) -> None:
     options = PublishOptions(
         visibility="shared",
         protected=True,
@@ -113,7 +113,7 @@ def test_properties_of_the_triple(raw: RawGlance, images: ImageSet) -> None:
         assert [member["member_id"] for member in members] == ["0123456789abcdef"]
 
 
-def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: ImageSet) -> None:
+def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: Image) -> None:
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     raw.call("PUT", f"images/{first.machine_id}/tags/by-hand")
     options = PublishOptions(tags=("v2",), visibility="community", properties={"hw_rng_model": "x"})
@@ -130,7 +130,7 @@ def test_options_of_a_rerun_change_the_images_in_place(raw: RawGlance, images: I
 
 
 def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
-    raw: RawGlance, images: ImageSet
+    raw: RawGlance, images: Image
 ) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     marks = {key: value for key, value in raw.image(found.machine_id).items() if "pipeline" in key}
@@ -143,7 +143,7 @@ def test_a_record_that_came_late_beside_a_whole_triple_is_deleted(
     assert len(raw.seen(hidden=True)) == 3
 
 
-def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet) -> None:
+def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: Image) -> None:
     """Nova gives it all properties of the image that the server was started from."""
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     given = ("image_pipeline", "kernel_id", "ramdisk_id", "os_", "architecture")
@@ -170,7 +170,7 @@ def test_the_snapshot_of_a_server_is_left_alone(raw: RawGlance, images: ImageSet
 
 
 def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
-    raw: RawGlance, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    raw: RawGlance, images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.clouds.glance.cloud._DELETED_IDS", 2)
     made = set()
@@ -182,9 +182,7 @@ def test_a_build_deleted_more_often_than_ids_are_asked_for_is_made_again(
     assert raw.seen(hidden=True) == []
 
 
-def test_a_record_of_our_id_that_is_not_ours_is_passed_over(
-    raw: RawGlance, images: ImageSet
-) -> None:
+def test_a_record_of_our_id_that_is_not_ours_is_passed_over(raw: RawGlance, images: Image) -> None:
     """Ids can be foreseen by who knows the build."""
     key = identity.content_key(images)
     taken = raw.add("theirs", id=record_id("", key, "kernel", 0))
@@ -193,7 +191,7 @@ def test_a_record_of_our_id_that_is_not_ours_is_passed_over(
     assert raw.data(taken) == b"somebody else's"
 
 
-def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: ImageSet) -> None:
+def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: Image) -> None:
     options = PublishOptions(hidden=True)
     first = cloud().publish(images, options, QuietProgress())
     assert raw.seen(hidden=False) == []
@@ -201,21 +199,21 @@ def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: Image
     assert cloud().generations("demo") == [replace(first, created=False)]
 
 
-def test_an_unverified_set_says_so(raw: RawGlance, images: ImageSet) -> None:
+def test_an_unverified_set_says_so(raw: RawGlance, images: Image) -> None:
     unverified = replace(images, verified=False)
     found = cloud().publish(unverified, PublishOptions(), QuietProgress())
     for image_id in (found.kernel_id, found.ramdisk_id, found.machine_id):
         assert raw.image(image_id)[identity.MARK_VERIFIED] == "false"
 
 
-def test_a_protected_triple_is_not_withdrawn(raw: RawGlance, images: ImageSet) -> None:
+def test_a_protected_triple_is_not_withdrawn(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(protected=True), QuietProgress())
     with pytest.raises(CloudError, match="--unprotected"):
         cloud().withdraw(found)
     assert len(raw.seen(hidden=False)) == 3
 
 
-def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: ImageSet) -> None:
+def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: Image) -> None:
     found = cloud().publish(images, PublishOptions(), QuietProgress())
     theirs = raw.add("demo")
     with pytest.raises(CloudError, match="not an image of this upload"):
@@ -224,7 +222,7 @@ def test_an_image_of_others_is_not_withdrawn(raw: RawGlance, images: ImageSet) -
 
 
 @pytest.mark.parametrize("state", ["lost", "empty"])
-def test_a_broken_triple_is_repaired(raw: RawGlance, images: ImageSet, state: str) -> None:
+def test_a_broken_triple_is_repaired(raw: RawGlance, images: Image, state: str) -> None:
     """The kernel deleted by hand, or replaced by a queued record of ours."""
     first = cloud().publish(images, PublishOptions(), QuietProgress())
     record = raw.image(first.kernel_id)
@@ -246,7 +244,7 @@ def test_a_broken_triple_is_repaired(raw: RawGlance, images: ImageSet, state: st
     assert len(raw.seen(hidden=True)) == 3
 
 
-def test_a_whole_disk(raw: RawGlance, images: ImageSet, tmp_path: Path) -> None:
+def test_a_whole_disk(raw: RawGlance, images: Image, tmp_path: Path) -> None:
     disk = tmp_path / "demo.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
     with_disk = replace(images, disk=disk)
@@ -272,14 +270,14 @@ def test_a_whole_disk(raw: RawGlance, images: ImageSet, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_told(
-    raw: RawGlance, images: ImageSet, options: PublishOptions, word: str
+    raw: RawGlance, images: Image, options: PublishOptions, word: str
 ) -> None:
     with pytest.raises(InputError, match=word):
         cloud().probe(images, options)
 
 
 def test_a_public_image_needs_the_right_before_anything_is_sent(
-    raw: RawGlance, images: ImageSet
+    raw: RawGlance, images: Image
 ) -> None:
     with pytest.raises(CloudError, match=r"policy forbids.*HTTP 403"):
         cloud().publish(images, PublishOptions(visibility="public"), QuietProgress())
@@ -287,7 +285,7 @@ def test_a_public_image_needs_the_right_before_anything_is_sent(
 
 
 def test_a_cloud_without_amazon_formats_says_so_in_the_probe(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = "[image_format]\ncontainer_formats = bare,ovf\ndisk_formats = raw,qcow2\n"
     with own_glance(tmp_path / "glance", settings) as url:
@@ -297,7 +295,7 @@ def test_a_cloud_without_amazon_formats_says_so_in_the_probe(
 
 
 def test_a_quota_is_told_and_nothing_is_left(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_glance(tmp_path / "glance", f"user_storage_quota = {2 * MIB}\n") as url:
         raw = account(url, tmp_path, monkeypatch)
@@ -308,20 +306,20 @@ def test_a_quota_is_told_and_nothing_is_left(
 
 
 def test_where_direct_upload_is_forbidden_the_import_is_used(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_glance(tmp_path / "glance", upload_image="!") as url:
         raw = account(url, tmp_path, monkeypatch)
         found = cloud().publish(images, PublishOptions(), QuietProgress())
         for image_id, file in zip(
-            (found.kernel_id, found.ramdisk_id, found.machine_id), images.files(), strict=True
+            (found.kernel_id, found.ramdisk_id, found.machine_id), images.triple, strict=True
         ):
             assert raw.image(image_id)["status"] == "active"
             assert raw.data(image_id) == file.path.read_bytes()
         assert len(raw.seen(hidden=True)) == 3
 
 
-def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: ImageSet) -> None:
+def test_what_a_killed_import_left_is_replaced(raw: RawGlance, images: Image) -> None:
     """Data staged and never imported: no upload and no import gets such a record going again."""
     (part, *_), key = parts(images, PublishOptions(), ""), identity.content_key(images)
     image_id = record_id("", key, part.role, 0)

@@ -25,7 +25,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from tests.contract.glance_site import RawGlance
 from tests.contract.site import make_images
 from tests.servers.faults import Choose, Fault, FaultProxy, Kind, Request
@@ -52,7 +52,7 @@ class Bench:
 
     proxy: FaultProxy
     raw: RawGlance
-    images: ImageSet
+    images: Image
     environment: dict[str, str]
 
     def publish(self, patience: Patience = HASTY) -> Registration:
@@ -64,7 +64,7 @@ class Bench:
         assert machine["kernel_id"] == registration.kernel_id
         assert machine["ramdisk_id"] == registration.ramdisk_id
         ids = (registration.kernel_id, registration.ramdisk_id, registration.machine_id)
-        for image_id, file in zip(ids, self.images.files(), strict=True):
+        for image_id, file in zip(ids, self.images.triple, strict=True):
             assert self.raw.data(image_id) == file.path.read_bytes()
         assert len(self.raw.seen(hidden=True)) == 3
         assert len(self.raw.seen(hidden=False)) == 3

@@ -13,7 +13,13 @@ from typing import Any, Literal
 
 from pipeline.clouds.aws.ebs_direct import BlockIndex, DirectUpload, Parent, volume_gib
 from pipeline.clouds.aws.ebs_import import ImportUpload
-from pipeline.clouds.aws.images import Image, Images, UnavailableError, check_options, user_tags
+from pipeline.clouds.aws.images import (
+    Images,
+    RegisteredImage,
+    UnavailableError,
+    check_options,
+    user_tags,
+)
 from pipeline.clouds.aws.objects import Bucket
 from pipeline.clouds.aws.session import (
     Addressing,
@@ -31,7 +37,7 @@ from pipeline.clouds.whole_disk import disk_digest, require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.core.text import human_bytes
 from pipeline.disk.blocks.identify import disk_format
 
@@ -61,7 +67,7 @@ class EbsCloud:
     boot_mode: BootMode = "uefi-preferred"
     role: str = ""
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
         check_options(options, self.name)
         disk = require_disk(images, self.name)
@@ -79,7 +85,7 @@ class EbsCloud:
         account.try_register(self._request(images, options, "probe", _NO_SNAPSHOT, {}))
         self._chosen_method()
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         if found := self._find(Images(self.site).own(), images):
             return [f"nothing: {found.id} holds this build"]
@@ -103,9 +109,7 @@ class EbsCloud:
             calls.append(f"ModifyImageAttribute LaunchPermission: {options.visibility}")
         return calls
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. A snapshot that a run left unfinished or unused is adopted."""
         require_disk(images, self.name)
         account = Images(self.site)
@@ -157,8 +161,8 @@ class EbsCloud:
         BlockIndex(self.name, registration.location).forget()
 
     def _make(
-        self, account: Images, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> tuple[Image, bool]:
+        self, account: Images, images: Image, options: PublishOptions, progress: Progress
+    ) -> tuple[RegisteredImage, bool]:
         generations = self.generations(images.name)
         generation = identity.next_generation(g.generation for g in generations)
         marks = {
@@ -172,7 +176,7 @@ class EbsCloud:
         stem = self._stem(images)
         request = self._request(images, options, stem, snapshot_id, marks)
 
-        def find() -> list[Image]:
+        def find() -> list[RegisteredImage]:
             image = self._find(account.own(), images, available=False)
             return [image] if image else []
 
@@ -191,7 +195,7 @@ class EbsCloud:
 
     def _snapshot(
         self,
-        images: ImageSet,
+        images: Image,
         marks: Mapping[str, str],
         generations: list[Registration],
         progress: Progress,
@@ -267,7 +271,7 @@ class EbsCloud:
 
     def _request(
         self,
-        images: ImageSet,
+        images: Image,
         options: PublishOptions,
         name: str,
         snapshot_id: str,
@@ -298,7 +302,7 @@ class EbsCloud:
         return request
 
     def _copy(
-        self, account: Images, machine: Image, options: PublishOptions, progress: Progress
+        self, account: Images, machine: RegisteredImage, options: PublishOptions, progress: Progress
     ) -> None:
         """Copy the image to further regions; a copy that is there is kept, and shared likewise."""
         copies = _copies(machine)
@@ -354,7 +358,9 @@ class EbsCloud:
             next_step="Set image_pipeline_bucket in the AWS profile, or EC2_BUCKET",
         ) from missing
 
-    def _find(self, own: list[Image], images: ImageSet, *, available: bool = True) -> Image | None:
+    def _find(
+        self, own: list[RegisteredImage], images: Image, *, available: bool = True
+    ) -> RegisteredImage | None:
         marks = {
             identity.MARK_NAME: images.name,
             identity.MARK_KEY: identity.content_key(images, whole_disk=True),
@@ -365,10 +371,12 @@ class EbsCloud:
                 return image
         return None
 
-    def _stem(self, images: ImageSet) -> str:
+    def _stem(self, images: Image) -> str:
         return _image_name(images.name, identity.content_key(images, whole_disk=True))
 
-    def _registration(self, name: str, image: Image, *, created: bool = False) -> Registration:
+    def _registration(
+        self, name: str, image: RegisteredImage, *, created: bool = False
+    ) -> Registration:
         return Registration(
             cloud=self.name,
             name=name,
@@ -386,7 +394,7 @@ def _image_name(name: str, key: str) -> str:
     return f"{name}-{key[:_DIGITS]}"
 
 
-def _keeps_its_name(image: Image) -> bool:
+def _keeps_its_name(image: RegisteredImage) -> bool:
     """Whether a marked image has the name it was given: a copy within the account has another.
 
     CopyImage takes tags along when asked to (CopyImageTags).
@@ -395,7 +403,7 @@ def _keeps_its_name(image: Image) -> bool:
     return image.name == _image_name(*marks)
 
 
-def _copies(image: Image) -> dict[str, str]:
+def _copies(image: RegisteredImage) -> dict[str, str]:
     """Region -> id of the image's copies, as its tag says."""
     owner, *places = image.tags.get(_COPIES, "").split() or [""]
     return dict(place.split(":", 1) for place in places) if owner == image.id else {}

@@ -33,7 +33,7 @@ class UnavailableError(CloudError):
 
 
 @dataclass(frozen=True)
-class Image:
+class RegisteredImage:
     """What DescribeImages says of one of our images; "" where the cloud leaves it out."""
 
     id: str
@@ -47,7 +47,7 @@ class Image:
     tags: Mapping[str, str]
 
     @classmethod
-    def of(cls, entry: ImageTypeDef) -> Image:
+    def of(cls, entry: ImageTypeDef) -> RegisteredImage:
         """Read an entry of DescribeImages."""
         devices = entry.get("BlockDeviceMappings") or []
         snapshots = (device.get("Ebs", {}).get("SnapshotId", "") for device in devices)
@@ -87,17 +87,17 @@ class Images:
         """The region requests are signed for."""
         return self._client.meta.region_name
 
-    def own(self) -> list[Image]:
+    def own(self) -> list[RegisteredImage]:
         """All images of the account."""
         with step(self._word, "list the images on", self._word):
             pages = self._client.get_paginator("describe_images").paginate(Owners=["self"])
-            return [Image.of(entry) for page in pages for entry in page["Images"]]
+            return [RegisteredImage.of(entry) for page in pages for entry in page["Images"]]
 
     def register(
         self,
         what: str,
         request: Mapping[str, Any],
-        find: Callable[[], Sequence[Image]],
+        find: Callable[[], Sequence[RegisteredImage]],
         heartbeat: Callable[[], None],
     ) -> tuple[str, bool]:
         """Register an image that is to exist once: its id, and whether this call made it.
@@ -125,7 +125,7 @@ class Images:
         )
 
     def _register(
-        self, what: str, request: Mapping[str, Any], find: Callable[[], Sequence[Image]]
+        self, what: str, request: Mapping[str, Any], find: Callable[[], Sequence[RegisteredImage]]
     ) -> str | None:
         """Send RegisterImage until it was answered; None when somebody registered it meanwhile."""
         from botocore.exceptions import BotoCoreError, ClientError
@@ -149,7 +149,7 @@ class Images:
 
     def wait(
         self, image_id: str, what: str, seconds: float, heartbeat: Callable[[], None]
-    ) -> Image:
+    ) -> RegisteredImage:
         """The image, once it is available; UnavailableError when it does not become so."""
         from botocore.exceptions import ClientError
 
@@ -159,7 +159,7 @@ class Images:
             with step(self._word, "wait for", what):
                 try:
                     entries = self._client.describe_images(ImageIds=[image_id])["Images"]
-                    image = Image.of(entries[0]) if entries else None
+                    image = RegisteredImage.of(entries[0]) if entries else None
                 except ClientError as error:
                     if code_of(error) not in _GONE:
                         raise
@@ -245,7 +245,7 @@ class Images:
                 if code_of(error) in ("UnauthorizedOperation", "AuthFailure", "AccessDenied"):
                     raise
 
-    def copy(self, image: Image, region: str, *, instead: str = "") -> str:
+    def copy(self, image: RegisteredImage, region: str, *, instead: str = "") -> str:
         """Copy an image of another region here, tags included; the copy's id.
 
         instead: the id of a copy that is gone. A token gives the copy it made for ever.

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.clouds.aws.images import Image
+from pipeline.clouds.aws.images import RegisteredImage
 from pipeline.core import identity
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 MANIFEST = ".manifest.xml"
 _DIGITS = 32  # of a digest: 128 bits, and the longest name stays within EC2's 128 characters
@@ -26,11 +26,11 @@ class Names:
     bucket: str
     prefix: str = ""
 
-    def machine(self, images: ImageSet) -> str:
+    def machine(self, images: Image) -> str:
         """The stem of the machine image."""
         return self._stem(Role.MACHINE, images.name, identity.content_key(images))
 
-    def of(self, images: ImageSet, file: ImageFile) -> str:
+    def of(self, images: Image, file: Artifact) -> str:
         """The stem of any of the three."""
         if file.role is Role.MACHINE:
             return self.machine(images)
@@ -59,7 +59,7 @@ class Names:
         return [f"{self.prefix}{role}-{name}-" for role in Role]
 
     def orphans(
-        self, ages: Mapping[str, float], own: Sequence[Image], name: str, seconds: float
+        self, ages: Mapping[str, float], own: Sequence[RegisteredImage], name: str, seconds: float
     ) -> list[str]:
         """Keys of that recipe's bundles that were begun and never finished.
 
@@ -85,7 +85,7 @@ class Names:
             for key in keys
         )
 
-    def whole(self, own: Sequence[Image], stem: str) -> list[Image]:
+    def whole(self, own: Sequence[RegisteredImage], stem: str) -> list[RegisteredImage]:
         """The available machine images of a stem whose kernel and ramdisk are available too."""
         ids = {image.id for image in own if image.state == "available"}
         return [

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.clouds.aws.images import Image, Images, UnavailableError, pause, user_tags
+from pipeline.clouds.aws.images import Images, RegisteredImage, UnavailableError, pause, user_tags
 from pipeline.clouds.aws.keys import bundle_secret
 from pipeline.clouds.aws.names import MANIFEST, Names, to_metadata
 from pipeline.clouds.aws.objects import Bucket, PartUploads
@@ -17,7 +17,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 # A cloud fetches, decrypts and stores an image before it is available: ec2-api does so at some
 # 50 MB/s on a slow core. A tenth of that, and five minutes for a queue before it.
@@ -30,7 +30,7 @@ class Publication:
     """What one upload works with, and what it has made so far."""
 
     cloud: str
-    images: ImageSet
+    images: Image
     options: PublishOptions
     progress: Progress
     account: Images
@@ -42,13 +42,13 @@ class Publication:
     generation: str
     _made: list[str] = field(default_factory=list)
 
-    def make(self) -> Image:
+    def make(self) -> RegisteredImage:
         """Upload and register what is missing; at any failure deregister what this run made."""
         self._clear_failed()
         self.bucket.ensure()
         manifests = {
             file.role: self._upload(file)
-            for file in self.images.files()
+            for file in self.images.triple
             if file.role is Role.MACHINE or not self._find(self.names.of(self.images, file))
         }
         try:
@@ -64,18 +64,18 @@ class Publication:
             )
             machine_id = self._register(self.images.machine, manifest)
             machine = self._wait(machine_id, self.images.machine)
-            self._update(machine, {file.role: self._tags(file) for file in self.images.files()})
+            self._update(machine, {file.role: self._tags(file) for file in self.images.triple})
             self._require_whole(machine)
         except BaseException:
             self._roll_back()
             raise
         return machine
 
-    def update(self, machine: Image) -> None:
+    def update(self, machine: RegisteredImage) -> None:
         """Bring launch permissions and the user's tags of the three up to date."""
         self._update(machine, {})
 
-    def _update(self, machine: Image, marks: Mapping[Role, Mapping[str, str]]) -> None:
+    def _update(self, machine: RegisteredImage, marks: Mapping[Role, Mapping[str, str]]) -> None:
         ids = (machine.kernel_id, machine.ramdisk_id, machine.id)
         others = [image for image in self.account.own() if image.id != machine.id]
         used = {i for image in others for i in (image.kernel_id, image.ramdisk_id)}
@@ -84,7 +84,7 @@ class Publication:
             self.account.share(image_id, self.options, narrow=image_id not in used)
         tags = user_tags(self.options.tags)
         try:
-            for file, image_id in zip(self.images.files(), ids, strict=True):
+            for file, image_id in zip(self.images.triple, ids, strict=True):
                 if wanted := {**marks.get(file.role, {}), **tags}:
                     self.account.tag([image_id], wanted)
         except CloudError as error:
@@ -92,7 +92,7 @@ class Publication:
             show = self.progress.warn if tags else self.progress.say
             show(f"{self.cloud}: the images stay without tags: {error.why}")
 
-    def _upload(self, file: ImageFile) -> Manifest:
+    def _upload(self, file: Artifact) -> Manifest:
         stem = self.names.of(self.images, file)
         status = file.path.stat()
         keys = BundleKeys.derived(
@@ -132,7 +132,7 @@ class Publication:
             uploads.finish(prefix)
         return manifest
 
-    def _register(self, file: ImageFile, manifest: Manifest | None) -> str:
+    def _register(self, file: Artifact, manifest: Manifest | None) -> str:
         """The id of an image with that content, registered now unless it is there."""
         stem = self.names.of(self.images, file)
         if manifest is None:
@@ -159,7 +159,7 @@ class Publication:
             self._made.append(image_id)
         return image_id
 
-    def _require_whole(self, machine: Image) -> None:
+    def _require_whole(self, machine: RegisteredImage) -> None:
         """CloudError when kernel or ramdisk went since they were seen, as by another's roll-back.
 
         Asked more than once, because a list may lag.
@@ -179,7 +179,7 @@ class Publication:
             next_step="Run it again: what was uploaded is used",
         )
 
-    def _wait(self, image_id: str, file: ImageFile) -> Image:
+    def _wait(self, image_id: str, file: Artifact) -> RegisteredImage:
         label = f"{self.cloud}: waiting for {image_id}"
         with self.progress.task(label, unit="steps") as meter:
             seconds = _AVAILABLE_SECONDS + file.size / _AVAILABLE_RATE
@@ -192,7 +192,7 @@ class Publication:
                 self._made.append(image_id)
                 raise
 
-    def _find(self, stem: str) -> list[Image]:
+    def _find(self, stem: str) -> list[RegisteredImage]:
         location = self.names.location(stem)
         return [
             image for image in self.account.own() if image.location == location and not image.failed
@@ -203,7 +203,7 @@ class Publication:
         own = self.account.own()
         ids = {image.id for image in own}
         machine = self.names.location(self.names.machine(self.images))
-        ours = {self.names.location(self.names.of(self.images, f)) for f in self.images.files()}
+        ours = {self.names.location(self.names.of(self.images, f)) for f in self.images.triple}
         for image in own:
             unlinked = image.location == machine and not (
                 image.state == "pending" or {image.kernel_id, image.ramdisk_id} <= ids
@@ -211,7 +211,7 @@ class Publication:
             if unlinked or (image.location in ours and image.failed):
                 self.account.deregister(image.id)
 
-    def _marks(self, file: ImageFile) -> Mapping[str, str]:
+    def _marks(self, file: Artifact) -> Mapping[str, str]:
         return {
             identity.MARK_NAME: self.images.name,
             identity.MARK_KEY: identity.content_key(self.images),
@@ -221,7 +221,7 @@ class Publication:
             identity.MARK_VERIFIED: str(self.images.verified).lower(),
         }
 
-    def _tags(self, file: ImageFile) -> Mapping[str, str]:
+    def _tags(self, file: Artifact) -> Mapping[str, str]:
         # ec2-api takes a tag's value "true" for a boolean and fails.
         return {k: v for k, v in self._marks(file).items() if k != identity.MARK_VERIFIED}
 

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.clouds.aws.images import Image, Images, check_options
+from pipeline.clouds.aws.images import Images, RegisteredImage, check_options
 from pipeline.clouds.aws.keys import certificate_path, load_public_key, signing_key
 from pipeline.clouds.aws.names import MANIFEST, Names, from_metadata
 from pipeline.clouds.aws.objects import Bucket
@@ -32,7 +32,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration, Role
+from pipeline.core.image import Image, Registration, Role
 from pipeline.core.text import human_bytes
 
 _UNFINISHED_SECONDS = 24 * 3600.0
@@ -57,7 +57,7 @@ class Ec2Cloud:
     user: str = _NOBODY
     compression: Compression = "fast"
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks for the account's images and for the bucket."""
         check_options(options, self.name)
         for wrong, why in (
@@ -86,7 +86,7 @@ class Ec2Cloud:
         account.own()
         self._bucket().check()
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         names = self._names()
         found = names.whole(Images(self.site).own(), names.machine(images))
@@ -95,7 +95,7 @@ class Ec2Cloud:
             tags = f"CreateTags {ids}: {', '.join(options.tags)}"
             return [tags] if options.tags else [f"nothing: {found[0].id} holds this build"]
         calls = [] if self._bucket().check() else [f"CreateBucket {self.bucket}"]
-        for file in images.files():
+        for file in images.triple:
             stem = names.of(images, file)
             size = f"{human_bytes(file.size)} before compression"
             calls.append(
@@ -108,9 +108,7 @@ class Ec2Cloud:
             calls.append(f"ModifyImageAttribute LaunchPermission of all: {options.visibility}")
         return calls
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud. What was uploaded by a run that failed is used by the next."""
         account, names, bucket = Images(self.site), self._names(), self._bucket()
         with one_at_a_time(f"{images.name} on {self.name}, bucket {self.bucket}", progress):
@@ -138,7 +136,9 @@ class Ec2Cloud:
             self._sweep(images.name, account.own(), bucket, progress)
         return self._registration(images.name, machine, bucket, created=not whole)
 
-    def _sweep(self, name: str, own: list[Image], bucket: Bucket, progress: Progress) -> None:
+    def _sweep(
+        self, name: str, own: list[RegisteredImage], bucket: Bucket, progress: Progress
+    ) -> None:
         """Delete what uploads that were killed, and never taken up again, left in the bucket."""
         names = self._names()
         try:
@@ -187,7 +187,9 @@ class Ec2Cloud:
                     account.deregister(image.id)
                     bucket.delete(f"{stem}.")
 
-    def _generations(self, name: str, own: list[Image], bucket: Bucket) -> list[Registration]:
+    def _generations(
+        self, name: str, own: list[RegisteredImage], bucket: Bucket
+    ) -> list[Registration]:
         names = self._names()
         stems = {names.stem(image.location) for image in own}
         found = [
@@ -208,7 +210,7 @@ class Ec2Cloud:
         return Sealer(load_public_key(self.certificate), signing_key())
 
     def _registration(
-        self, name: str, image: Image, bucket: Bucket, *, created: bool = False
+        self, name: str, image: RegisteredImage, bucket: Bucket, *, created: bool = False
     ) -> Registration:
         key = image.location.removeprefix(f"{self.bucket}/")
         marks = {**image.tags, **from_metadata(bucket.metadata(key) or {})}

@@ -30,7 +30,7 @@ from pipeline.clouds.glance.body import ChangedFileError
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress, QuietProgress
 
-Image = dict[str, Any]
+ImageRecord = dict[str, Any]
 """An image as the Image API v2 shows it."""
 
 
@@ -96,9 +96,9 @@ class GlanceApi:
 
     # -- images
 
-    def images(self, attempted: str, **filters: str) -> list[Image]:
+    def images(self, attempted: str, **filters: str) -> list[ImageRecord]:
         """Our project's images that match, hidden ones too, oldest first."""
-        found: list[Image] = []
+        found: list[ImageRecord] = []
         owner = {"owner": self.project} if self.project else {}
         # Hidden ones first: one that is shown between the requests is met twice, not missed.
         for hidden in ("true", "false"):
@@ -112,7 +112,7 @@ class GlanceApi:
         unique = {image["id"]: image for image in found}
         return sorted(unique.values(), key=lambda image: (image["created_at"], image["id"]))
 
-    def image(self, image_id: str, attempted: str) -> Image | None:
+    def image(self, image_id: str, attempted: str) -> ImageRecord | None:
         """The image, or None if there is none of that id."""
         try:
             return self._json("GET", f"images/{image_id}", attempted)
@@ -121,7 +121,7 @@ class GlanceApi:
                 return None
             raise
 
-    def create(self, properties: Mapping[str, Any], attempted: str) -> Image:
+    def create(self, properties: Mapping[str, Any], attempted: str) -> ImageRecord:
         """A new record without data, of an id of our choice. StatusError 409: that id was given
         away, perhaps by this very call, whose first answer was lost.
         """
@@ -158,7 +158,7 @@ class GlanceApi:
     def send(self, image_id: str, body: Iterable[memoryview], size: int, attempted: str) -> None:
         """Upload data in one request. TransientError: look at the image's status, then again."""
         # Glance compares the size at the end, so that a cut-off body never becomes an image.
-        headers = {"X-OpenStack-Image-Size": str(size)}
+        headers = {"X-OpenStack-ImageRecord-Size": str(size)}
         self._upload(f"images/{image_id}/file", body, headers, attempted)
 
     def stage(self, image_id: str, body: Iterable[memoryview], attempted: str) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pipeline.core.events import Meter
-from pipeline.core.image import ImageFile
+from pipeline.core.image import Artifact
 from pipeline.host.sparse import chunks
 
 # A link that brings less than this for two minutes moves a 1 GiB image in three days: it is
@@ -44,7 +44,7 @@ class ImageBody:
         self._counted = 0
 
     @classmethod
-    def of(cls, file: ImageFile, meter: Meter, algorithms: tuple[str, ...]) -> ImageBody:
+    def of(cls, file: Artifact, meter: Meter, algorithms: tuple[str, ...]) -> ImageBody:
         """The body for one of the three files."""
         return cls(file.path, file.size, file.sha256, meter, algorithms)
 

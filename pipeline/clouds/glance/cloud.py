@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from pipeline.clouds.glance.api import (
     GlanceApi,
-    Image,
+    ImageRecord,
     Patience,
     StatusError,
     TransientError,
@@ -48,7 +48,7 @@ from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.host.sparse import digests
 
 _HASHES = ("sha512",)  # Glance's default hashing_algorithm; others are computed when met
@@ -87,7 +87,7 @@ class GlanceCloud:
     cloud: str
     patience: Patience = field(default_factory=Patience)
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Reads only; the right to create shows with the first call."""
         attempted = f"register {images.name} on"
         if options.regions:
@@ -119,7 +119,7 @@ class GlanceCloud:
                 )
             self._own(api, images, options)
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         """See protocol.Cloud."""
         wanted = parts(images, options, self.name)
         with connect(self.name, self.cloud, self.patience) as api:
@@ -144,9 +144,7 @@ class GlanceCloud:
                 calls.append(f"PATCH /v2/images/{image['id'] if image else part.role}: {words}")
         return calls
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud."""
         wanted = parts(images, options, self.name, progress)
         with connect(self.name, self.cloud, self.patience, progress) as api:
@@ -202,7 +200,7 @@ class GlanceCloud:
                 if not linked or not api.images(attempted, **{link: image["id"]}):
                     api.delete(image["id"], attempted)
 
-    def _own(self, api: GlanceApi, images: ImageSet, options: PublishOptions) -> list[Image]:
+    def _own(self, api: GlanceApi, images: Image, options: PublishOptions) -> list[ImageRecord]:
         key = identity.content_key(images, whole_disk=options.whole_disk)
         return _own_images(api, f"look for {images.name} on", **{identity.MARK_KEY: key})
 
@@ -213,19 +211,19 @@ class _Run:
 
     cloud: GlanceCloud
     api: GlanceApi
-    images: ImageSet
+    images: Image
     options: PublishOptions
     parts: Sequence[Part]
     made: list[str] = field(default_factory=list)
     direct: bool = True  # until the cloud turns out to forbid uploads but through its import
     yielded: set[str] = field(default_factory=set)  # records whose maker was given time
 
-    def complete(self, known: Mapping[str, Image]) -> dict[str, Image]:
+    def complete(self, known: Mapping[str, ImageRecord]) -> dict[str, ImageRecord]:
         """Make or adopt the images, fill them, show them; the machine image last.
 
         known: those that count, as they were just now.
         """
-        found: Mapping[str, Image] | None = known
+        found: Mapping[str, ImageRecord] | None = known
         for left in reversed(range(_CLAIM_TRIES)):
             try:
                 claimed, found = self._claim(found), None
@@ -246,7 +244,7 @@ class _Run:
             "See whether another upload of this build is rolling back, and run it again",
         )
 
-    def bring_up_to_date(self, claimed: Mapping[str, Image]) -> Image:
+    def bring_up_to_date(self, claimed: Mapping[str, ImageRecord]) -> ImageRecord:
         """Set what differs from the options on a whole triple; the last image as it is then."""
         for part in reversed(self.parts):
             image = claimed.get(part.role)
@@ -284,7 +282,7 @@ class _Run:
         except CloudError:
             return
 
-    def sweep(self, late: Sequence[Image]) -> None:
+    def sweep(self, late: Sequence[ImageRecord]) -> None:
         """Delete what stands beside a whole triple, as far as that can be done now.
 
         A busy cloud may carry out the last request of a killed run when the next run is done.
@@ -295,7 +293,7 @@ class _Run:
 
     # -- who uses which record
 
-    def _claim(self, known: Mapping[str, Image] | None = None) -> dict[str, Image]:
+    def _claim(self, known: Mapping[str, ImageRecord] | None = None) -> dict[str, ImageRecord]:
         """The record of each role, made where there is none. known: those there are, if known."""
         claimed = claims(self._own(), _roles(self.parts)) if known is None else dict(known)
         for part in self.parts:
@@ -303,7 +301,7 @@ class _Run:
                 claimed[part.role] = self._make(part, claimed)
         return claimed
 
-    def _make(self, part: Part, claimed: Mapping[str, Image]) -> Image:
+    def _make(self, part: Part, claimed: Mapping[str, ImageRecord]) -> ImageRecord:
         """A record of the part's: a new one, or the one that another upload made meanwhile."""
         attempted = self._attempted("register", part)
         for number in range(_DELETED_IDS + 1):
@@ -329,7 +327,7 @@ class _Run:
                 return image
         raise AssertionError("unreachable")
 
-    def _settle(self) -> dict[str, Image]:
+    def _settle(self) -> dict[str, ImageRecord]:
         """Those that count, as far as there are; surplus ones are deleted by who sees them."""
         found = self._own()
         claimed = claims(found, _roles(self.parts))
@@ -339,7 +337,7 @@ class _Run:
 
     # -- data
 
-    def _fill(self, part: Part, claimed: dict[str, Image]) -> dict[str, Image]:
+    def _fill(self, part: Part, claimed: dict[str, ImageRecord]) -> dict[str, ImageRecord]:
         """Get the part's bytes into its record, replacing the record when that is spoilt."""
         for _ in range(_SPOILT_TRIES):
             image = claimed[part.role]
@@ -443,7 +441,7 @@ class _Run:
             self.api.import_staged(image_id, attempted)
             return body
 
-    def _compare(self, part: Part, image: Image, body: ImageBody | None) -> None:
+    def _compare(self, part: Part, image: ImageRecord, body: ImageBody | None) -> None:
         """Our bytes against what the cloud says it holds."""
         found = server_digest(image)
         if found is None:
@@ -469,7 +467,7 @@ class _Run:
                 part, f"{part.path} cannot be read: {error}", "Build it again"
             ) from error
 
-    def _finish(self, claimed: Mapping[str, Image]) -> None:
+    def _finish(self, claimed: Mapping[str, ImageRecord]) -> None:
         """Attributes of kernel and ramdisk, then the machine image, whole; then show the others.
 
         A triple is seen from the moment its machine image is, and everything it needs works then.
@@ -502,7 +500,7 @@ class _Run:
     def _key(self) -> str:
         return identity.content_key(self.images, whole_disk=self.options.whole_disk)
 
-    def _own(self, api: GlanceApi | None = None) -> list[Image]:
+    def _own(self, api: GlanceApi | None = None) -> list[ImageRecord]:
         return self.cloud._own(api or self.api, self.images, self.options)
 
     def _attempted(self, verb: str, part: Part) -> str:
@@ -513,7 +511,7 @@ class _Run:
         return CloudError(attempted, self.cloud.name, why=why, next_step=next_step)
 
 
-def _own_images(api: GlanceApi, attempted: str, **marks: str) -> list[Image]:
+def _own_images(api: GlanceApi, attempted: str, **marks: str) -> list[ImageRecord]:
     """Our images with these marks, oldest first, without copies that others made of them."""
     return [image for image in api.images(attempted, **marks) if is_own(image, api.project)]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.clouds.glance.api import Image
+from pipeline.clouds.glance.api import ImageRecord
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.whole_disk import disk_digest, require_disk
 from pipeline.core import identity
 from pipeline.core.events import Progress
-from pipeline.core.image import ImageSet, Registration, Role
+from pipeline.core.image import Image, Registration, Role
 from pipeline.disk.blocks.identify import disk_format
 
 KERNEL, RAMDISK, MACHINE, DISK = "kernel", "ramdisk", "machine", "disk"
@@ -43,7 +43,7 @@ class Part:
 
 
 def parts(
-    images: ImageSet, options: PublishOptions, cloud: str, progress: Progress | None = None
+    images: Image, options: PublishOptions, cloud: str, progress: Progress | None = None
 ) -> tuple[Part, ...]:
     """What to register, in order; the last stands for all. Hashes a whole disk."""
     if options.whole_disk:
@@ -60,7 +60,7 @@ def parts(
             _FORMATS[file.role],
             _FORMATS[file.role],
         )
-        for file in images.files()
+        for file in images.triple
     )
 
 
@@ -71,7 +71,7 @@ def formats(options: PublishOptions) -> list[tuple[str, str]]:
     return [(each, each) for each in _FORMATS.values()]
 
 
-def attributes(part: Part, images: ImageSet, options: PublishOptions) -> dict[str, Any]:
+def attributes(part: Part, images: Image, options: PublishOptions) -> dict[str, Any]:
     """What the image shall say once it is whole, but for its links and its protection."""
     wanted: dict[str, Any] = {
         "name": part.name,
@@ -99,7 +99,7 @@ def record_id(project: str, key: str, role: str, number: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, "/".join((project, key, role, str(number)))))
 
 
-def is_own(image: Image, project: str) -> bool:
+def is_own(image: ImageRecord, project: str) -> bool:
     """Whether an image with our marks is ours: a copy has them too, but not the id they tell.
 
     Nova gives the snapshot of a server all properties of the image it was started from. project:
@@ -110,7 +110,7 @@ def is_own(image: Image, project: str) -> bool:
 
 
 def unfinished(
-    part: Part, images: ImageSet, options: PublishOptions, key: str, image_id: str
+    part: Part, images: Image, options: PublishOptions, key: str, image_id: str
 ) -> dict[str, Any]:
     """The record to create: hidden and marked as ours, with all else it shall have."""
     state = {identity.MARK_STATE: identity.PARTIAL} if part.role in (MACHINE, DISK) else {}
@@ -128,14 +128,14 @@ def unfinished(
     }
 
 
-def links(claimed: Mapping[str, Image]) -> dict[str, str]:
+def links(claimed: Mapping[str, ImageRecord]) -> dict[str, str]:
     """kernel_id and ramdisk_id for the machine image; none for a whole disk."""
     if MACHINE not in claimed:
         return {}
     return {"kernel_id": claimed[KERNEL]["id"], "ramdisk_id": claimed[RAMDISK]["id"]}
 
 
-def differences(image: Image, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def differences(image: ImageRecord, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What to set on an image so that it says `wanted`.
 
     Nothing is taken away: tags and properties that somebody added stay.
@@ -150,7 +150,7 @@ def differences(image: Image, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
+def claims(found: Sequence[ImageRecord], roles: Sequence[str]) -> dict[str, ImageRecord]:
     """The image of each role that counts; the same answer for all who see the same images.
 
     What belongs to a finished machine image wins, then what has data or gets it just now, then the
@@ -163,7 +163,7 @@ def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
         if machine.get(identity.MARK_STATE) == identity.WHOLE:
             linked = {machine["id"], machine.get("kernel_id"), machine.get("ramdisk_id")}
             break
-    claimed: dict[str, Image] = {}
+    claimed: dict[str, ImageRecord] = {}
     for image in sorted(found, key=lambda image: (image["id"] not in linked, _rank(image))):
         role = image.get(identity.MARK_ROLE, "")
         if role in roles:
@@ -171,12 +171,12 @@ def claims(found: Sequence[Image], roles: Sequence[str]) -> dict[str, Image]:
     return claimed
 
 
-def _rank(image: Image) -> tuple[bool, bool, str, str]:
+def _rank(image: ImageRecord) -> tuple[bool, bool, str, str]:
     status = image["status"]
     return status != "active", status not in BUSY, image["created_at"], image["id"]
 
 
-def losers(found: Sequence[Image], claimed: Mapping[str, Image]) -> list[Image]:
+def losers(found: Sequence[ImageRecord], claimed: Mapping[str, ImageRecord]) -> list[ImageRecord]:
     """Images of the same key that lost to another of their role."""
     kept = {image["id"] for image in claimed.values()}
     return [
@@ -186,7 +186,7 @@ def losers(found: Sequence[Image], claimed: Mapping[str, Image]) -> list[Image]:
     ]
 
 
-def is_whole(claimed: Mapping[str, Image], roles: Sequence[str]) -> bool:
+def is_whole(claimed: Mapping[str, ImageRecord], roles: Sequence[str]) -> bool:
     """Whether every image is there, active, and the last one marked as finished and linked."""
     if set(claimed) != set(roles) or any(i["status"] != "active" for i in claimed.values()):
         return False
@@ -195,14 +195,14 @@ def is_whole(claimed: Mapping[str, Image], roles: Sequence[str]) -> bool:
     return last.get(identity.MARK_STATE) == identity.WHOLE and linked
 
 
-def server_digest(image: Image) -> tuple[str, str] | None:
+def server_digest(image: ImageRecord) -> tuple[str, str] | None:
     """(algorithm, hex digest) that the cloud computed: the multihash, or MD5 on an old Glance."""
     if image.get("os_hash_algo") and image.get("os_hash_value"):
         return image["os_hash_algo"], image["os_hash_value"]
     return ("md5", image["checksum"]) if image.get("checksum") else None
 
 
-def registration(cloud: str, image: Image, *, created: bool) -> Registration:
+def registration(cloud: str, image: ImageRecord, *, created: bool) -> Registration:
     """A finished machine image or whole disk as the pipeline's record."""
     return Registration(
         cloud=cloud,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import GuestError
-from pipeline.core.image import ROOT_LABEL
 from pipeline.guest.access.editor import Edit, Editor
 from pipeline.guest.access.paths import shown
 from pipeline.guest.access.protocol import Guest

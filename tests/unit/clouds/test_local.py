@@ -18,7 +18,7 @@ from pipeline.clouds.local import LocalCloud, copy_sparse, image_id, open_local
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import ImageSet, Role
+from pipeline.core.image import Image, Role
 from tests.contract.observers import Observed
 from tests.contract.site import MIB, make_images, rebuilt
 from tests.fixtures.simplestreams_reader import read_mirror
@@ -27,7 +27,7 @@ OPTIONS = PublishOptions()
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
@@ -36,7 +36,7 @@ def catalogue(tmp_path: Path) -> LocalCloud:
     return open_local(str(tmp_path / "catalogue"))
 
 
-def upload(catalogue: LocalCloud, images: ImageSet, options: PublishOptions = OPTIONS) -> str:
+def upload(catalogue: LocalCloud, images: Image, options: PublishOptions = OPTIONS) -> str:
     return catalogue.publish(images, options, QuietProgress()).machine_id
 
 
@@ -48,14 +48,14 @@ def stamps(directory: Path) -> dict[str, int]:
     }
 
 
-def test_a_second_upload_writes_no_file(catalogue: LocalCloud, images: ImageSet) -> None:
+def test_a_second_upload_writes_no_file(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images)
     before = stamps(catalogue.directory)
     upload(catalogue, images)
     assert stamps(catalogue.directory) == before
 
 
-def test_a_standard_reader_finds_the_triple(catalogue: LocalCloud, images: ImageSet) -> None:
+def test_a_standard_reader_finds_the_triple(catalogue: LocalCloud, images: Image) -> None:
     machine_id = upload(catalogue, images, PublishOptions(tags=("nightly", "x")))
     items = {item["ftype"]: item for item in read_mirror(catalogue.directory)}
     assert set(items) == {"boot-kernel", "boot-initrd", "root-image"}
@@ -71,7 +71,7 @@ def test_a_standard_reader_finds_the_triple(catalogue: LocalCloud, images: Image
         assert items[item]["sha256"] == file.sha256
 
 
-def test_ids_are_of_ec2s_form_and_the_same_everywhere(images: ImageSet, tmp_path: Path) -> None:
+def test_ids_are_of_ec2s_form_and_the_same_everywhere(images: Image, tmp_path: Path) -> None:
     one = open_local(str(tmp_path / "one")).publish(images, OPTIONS, QuietProgress())
     two = open_local(str(tmp_path / "two")).publish(images, OPTIONS, QuietProgress())
     ids = (one.kernel_id, one.ramdisk_id, one.machine_id)
@@ -81,9 +81,7 @@ def test_ids_are_of_ec2s_form_and_the_same_everywhere(images: ImageSet, tmp_path
     assert image_id(Role.KERNEL, "x") != image_id(Role.RAMDISK, "x")
 
 
-def test_changed_options_update_the_same_generation(
-    catalogue: LocalCloud, images: ImageSet
-) -> None:
+def test_changed_options_update_the_same_generation(catalogue: LocalCloud, images: Image) -> None:
     first = upload(catalogue, images)
     options = PublishOptions(properties={"hw_disk_bus": "virtio"}, min_ram_mib=512)
     assert upload(catalogue, images, options) == first
@@ -95,7 +93,7 @@ def test_changed_options_update_the_same_generation(
     assert len(catalogue.generations("demo")) == 1
 
 
-def test_a_deleted_file_is_stored_again(catalogue: LocalCloud, images: ImageSet) -> None:
+def test_a_deleted_file_is_stored_again(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images)
     lost = catalogue.files / images.ramdisk.sha256
     lost.unlink()
@@ -103,7 +101,7 @@ def test_a_deleted_file_is_stored_again(catalogue: LocalCloud, images: ImageSet)
     assert lost.read_bytes() == images.ramdisk.path.read_bytes()
 
 
-def test_a_protected_generation_stays(catalogue: LocalCloud, images: ImageSet) -> None:
+def test_a_protected_generation_stays(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images, PublishOptions(protected=True))
     (registration,) = catalogue.generations("demo")
     with pytest.raises(CloudError, match="protected"):
@@ -114,7 +112,7 @@ def test_a_protected_generation_stays(catalogue: LocalCloud, images: ImageSet) -
 
 
 def test_withdrawal_keeps_a_kernel_that_another_triple_uses(
-    catalogue: LocalCloud, images: ImageSet
+    catalogue: LocalCloud, images: Image
 ) -> None:
     upload(catalogue, images)
     upload(catalogue, rebuilt(images, seed=9))
@@ -127,7 +125,7 @@ def test_withdrawal_keeps_a_kernel_that_another_triple_uses(
     assert read_mirror(catalogue.directory) == []
 
 
-def test_what_a_killed_upload_left_is_collected(catalogue: LocalCloud, images: ImageSet) -> None:
+def test_what_a_killed_upload_left_is_collected(catalogue: LocalCloud, images: Image) -> None:
     catalogue.files.mkdir(parents=True)
     left = [catalogue.files / f"{'0' * 64}.partial", catalogue.files / ("1" * 64)]
     for path in left:
@@ -141,9 +139,7 @@ def test_what_a_killed_upload_left_is_collected(catalogue: LocalCloud, images: I
     assert theirs.exists()
 
 
-def test_the_files_of_a_list_that_was_moved_away_stay(
-    catalogue: LocalCloud, images: ImageSet
-) -> None:
+def test_the_files_of_a_list_that_was_moved_away_stay(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images)
     files = set(catalogue.files.iterdir())
     (catalogue.directory / "streams/v1/image-pipeline.json").rename(catalogue.directory / "broken")
@@ -151,9 +147,7 @@ def test_the_files_of_a_list_that_was_moved_away_stay(
     assert files < set(catalogue.files.iterdir())
 
 
-def test_an_index_left_behind_by_a_kill_is_completed(
-    catalogue: LocalCloud, images: ImageSet
-) -> None:
+def test_an_index_left_behind_by_a_kill_is_completed(catalogue: LocalCloud, images: Image) -> None:
     upload(catalogue, images)
     index = catalogue.directory / "streams/v1/index.json"
     whole = index.read_text()
@@ -164,7 +158,7 @@ def test_an_index_left_behind_by_a_kill_is_completed(
 
 
 def test_whole_disks_are_a_product_of_their_own(
-    catalogue: LocalCloud, images: ImageSet, tmp_path: Path
+    catalogue: LocalCloud, images: Image, tmp_path: Path
 ) -> None:
     disk = tmp_path / "demo.qcow2"
     disk.write_bytes(b"QFI\xfb" + bytes(60))
@@ -189,20 +183,20 @@ def test_whole_disks_are_a_product_of_their_own(
     ],
 )
 def test_probe_refuses_what_a_directory_cannot_say(
-    catalogue: LocalCloud, images: ImageSet, options: PublishOptions, word: str
+    catalogue: LocalCloud, images: Image, options: PublishOptions, word: str
 ) -> None:
     with pytest.raises(InputError, match=word):
         catalogue.probe(images, options)
 
 
-def test_a_place_that_cannot_be_written_is_told(images: ImageSet, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told(images: Image, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CloudError, match="IMAGE_PIPELINE_CATALOGUE"):
         open_local(str(tmp_path / "file" / "below")).probe(images, OPTIONS)
 
 
 def test_a_damaged_products_file_is_told_and_left_alone(
-    catalogue: LocalCloud, images: ImageSet
+    catalogue: LocalCloud, images: Image
 ) -> None:
     upload(catalogue, images)
     path = catalogue.directory / "streams/v1/image-pipeline.json"

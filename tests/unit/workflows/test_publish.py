@@ -15,7 +15,7 @@ from pipeline.clouds.local import LocalCloud
 from pipeline.clouds.protocol import Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError
 from pipeline.core.events import Progress, QuietProgress
-from pipeline.core.image import ImageSet, Registration
+from pipeline.core.image import Image, Registration
 from pipeline.workflows.publish import plan, publish
 from tests.contract.site import make_images, rebuilt
 
@@ -39,17 +39,15 @@ class Scripted:
     called: list[str] = field(default_factory=list)
     interrupted: bool = False
 
-    def probe(self, images: ImageSet, options: PublishOptions) -> None:
+    def probe(self, images: Image, options: PublishOptions) -> None:
         self.called.append("probe")
         if self.probe_error:
             raise self.probe_error
 
-    def plan(self, images: ImageSet, options: PublishOptions) -> list[str]:
+    def plan(self, images: Image, options: PublishOptions) -> list[str]:
         return [f"register {images.name}"]
 
-    def publish(
-        self, images: ImageSet, options: PublishOptions, progress: Progress
-    ) -> Registration:
+    def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         self.called.append("publish")
         if self.publish_error:
             raise self.publish_error
@@ -78,7 +76,7 @@ class Scripted:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build", machine_size=8192)
 
 
@@ -91,7 +89,7 @@ def error(cloud: str) -> CloudError:
     return CloudError("register demo on", cloud, why="it is on fire", next_step="Wait")
 
 
-def test_one_failing_cloud_stops_no_other(images: ImageSet, record: Path) -> None:
+def test_one_failing_cloud_stops_no_other(images: Image, record: Path) -> None:
     clouds = [
         Scripted("a", probe_error=error("a")),
         Scripted("b", publish_error=error("b")),
@@ -111,7 +109,7 @@ def test_one_failing_cloud_stops_no_other(images: ImageSet, record: Path) -> Non
 
 @pytest.mark.parametrize("trouble", [OSError(5, "Input/output error", "a.img"), EOFError("short")])
 def test_trouble_of_the_host_on_one_cloud_stops_no_other(
-    images: ImageSet, record: Path, trouble: Exception
+    images: Image, record: Path, trouble: Exception
 ) -> None:
     clouds = [Scripted("a", publish_error=trouble), Scripted("b")]
     clouds.append(Scripted("c", probe_error=trouble))
@@ -122,15 +120,15 @@ def test_trouble_of_the_host_on_one_cloud_stops_no_other(
     assert second.registration is not None
 
 
-def test_every_cloud_is_probed_before_any_publishes(images: ImageSet, record: Path) -> None:
+def test_every_cloud_is_probed_before_any_publishes(images: Image, record: Path) -> None:
     order: list[str] = []
 
     class Listed(Scripted):
-        def probe(self, images: ImageSet, options: PublishOptions) -> None:
+        def probe(self, images: Image, options: PublishOptions) -> None:
             order.append("probe")
 
         def publish(
-            self, images: ImageSet, options: PublishOptions, progress: Progress
+            self, images: Image, options: PublishOptions, progress: Progress
         ) -> Registration:
             order.append("publish")
             return registered(self.name)
@@ -139,12 +137,12 @@ def test_every_cloud_is_probed_before_any_publishes(images: ImageSet, record: Pa
     assert order == ["probe", "probe", "publish", "publish"]
 
 
-def test_clouds_work_at_the_same_time(images: ImageSet, record: Path) -> None:
+def test_clouds_work_at_the_same_time(images: Image, record: Path) -> None:
     gate = threading.Event()
 
     class Opener(Scripted):
         def publish(
-            self, images: ImageSet, options: PublishOptions, progress: Progress
+            self, images: Image, options: PublishOptions, progress: Progress
         ) -> Registration:
             gate.set()
             return registered(self.name)
@@ -154,14 +152,14 @@ def test_clouds_work_at_the_same_time(images: ImageSet, record: Path) -> None:
     assert all(outcome.registration for outcome in outcomes)
 
 
-def test_an_interrupt_reaches_every_cloud(images: ImageSet, record: Path) -> None:
+def test_an_interrupt_reaches_every_cloud(images: Image, record: Path) -> None:
     stuck = [Scripted("a", gate=threading.Event()), Scripted("b", gate=threading.Event())]
     with pytest.raises(KeyboardInterrupt):
         _interrupting(images, stuck, record)
     assert [cloud.interrupted for cloud in stuck] == [True, True]
 
 
-def _interrupting(images: ImageSet, clouds: Sequence[Scripted], record: Path) -> None:
+def _interrupting(images: Image, clouds: Sequence[Scripted], record: Path) -> None:
     """publish(), with a Ctrl-C while it runs."""
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()
@@ -172,7 +170,7 @@ def _interrupting(images: ImageSet, clouds: Sequence[Scripted], record: Path) ->
 
 
 def test_a_bug_in_one_cloud_is_raised_after_the_others_are_done(
-    images: ImageSet, record: Path
+    images: Image, record: Path
 ) -> None:
     clouds = [Scripted("a", publish_error=ZeroDivisionError("bug")), Scripted("b")]
     with pytest.raises(ZeroDivisionError):
@@ -180,7 +178,7 @@ def test_a_bug_in_one_cloud_is_raised_after_the_others_are_done(
     assert [entry["cloud"] for entry in read_record(record)] == ["b"]
 
 
-def test_a_cloud_named_twice_is_refused(images: ImageSet, record: Path) -> None:
+def test_a_cloud_named_twice_is_refused(images: Image, record: Path) -> None:
     with pytest.raises(InputError, match="twice"):
         publish(
             images,
@@ -191,7 +189,7 @@ def test_a_cloud_named_twice_is_refused(images: ImageSet, record: Path) -> None:
         )
 
 
-def test_pruning_keeps_the_newest_and_withdraws_in_order(images: ImageSet, record: Path) -> None:
+def test_pruning_keeps_the_newest_and_withdraws_in_order(images: Image, record: Path) -> None:
     older = [registered(f"ami-{n}", generation=f"2026112{n}T000000Z") for n in (3, 2, 1)]
     cloud = Scripted("a", older=older)
     (outcome,) = publish(
@@ -202,7 +200,7 @@ def test_pruning_keeps_the_newest_and_withdraws_in_order(images: ImageSet, recor
 
 
 def test_a_pruning_that_fails_is_a_warning(
-    images: ImageSet, record: Path, capsys: pytest.CaptureFixture[str]
+    images: Image, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud = Scripted("a", older=[registered("ami-1")], withdraw_error=error("a"))
     (outcome,) = publish(
@@ -241,7 +239,7 @@ def test_superseded_counts_whole_disks_apart() -> None:
     assert [g.machine_id for g in superseded(generations, generations[0], 1)] == ["b"]
 
 
-def test_plan_changes_nothing(images: ImageSet, tmp_path: Path) -> None:
+def test_plan_changes_nothing(images: Image, tmp_path: Path) -> None:
     catalogue = LocalCloud("local", tmp_path / "catalogue")
     calls = plan(images, [catalogue, Scripted("b")], OPTIONS)
     assert calls["b"] == ["register demo"]
@@ -250,7 +248,7 @@ def test_plan_changes_nothing(images: ImageSet, tmp_path: Path) -> None:
 
 
 def test_an_unverified_set_is_told(
-    images: ImageSet, record: Path, capsys: pytest.CaptureFixture[str]
+    images: Image, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unverified = replace(images, verified=False)
     publish(unverified, [Scripted("a")], OPTIONS, record=record, progress=QuietProgress())
@@ -258,7 +256,7 @@ def test_an_unverified_set_is_told(
 
 
 def test_replace_on_the_local_catalogue_updates_the_record(
-    images: ImageSet, record: Path, tmp_path: Path
+    images: Image, record: Path, tmp_path: Path
 ) -> None:
     catalogue = LocalCloud("local", tmp_path / "catalogue")
     options = PublishOptions(keep=1)

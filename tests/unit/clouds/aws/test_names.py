@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clouds.aws.images import Image, check_options, user_tags
+from pipeline.clouds.aws.images import RegisteredImage, check_options, user_tags
 from pipeline.clouds.aws.keys import certificate_path
 from pipeline.clouds.aws.names import Names, from_metadata, to_metadata
 from pipeline.clouds.aws.objects import Stored, missing
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.errors import InputError
-from pipeline.core.image import ImageFile, ImageSet, Role
+from pipeline.core.image import Artifact, Image, Role
 
 NAMES = Names("images", "ci-")
 
 
-def images(name: str = "vmlinuz-like", machine: str = "c" * 64) -> ImageSet:
+def images(name: str = "vmlinuz-like", machine: str = "c" * 64) -> Image:
     files = {
-        role: ImageFile(role, Path(role), digest, 1, 1)
+        role: Artifact(role, Path(role), digest, 1, 1)
         for role, digest in (
             (Role.KERNEL, "a" * 64),
             (Role.RAMDISK, "b" * 64),
             (Role.MACHINE, machine),
         )
     }
-    return ImageSet(
+    return Image(
         name=name,
         architecture="x86_64",
         machine=files[Role.MACHINE],
@@ -39,8 +39,8 @@ def images(name: str = "vmlinuz-like", machine: str = "c" * 64) -> ImageSet:
     )
 
 
-def image(image_id: str, location: str, kernel: str = "", ramdisk: str = "") -> Image:
-    return Image(image_id, "", location, "available", "", kernel, ramdisk, "", {})
+def image(image_id: str, location: str, kernel: str = "", ramdisk: str = "") -> RegisteredImage:
+    return RegisteredImage(image_id, "", location, "available", "", kernel, ramdisk, "", {})
 
 
 def test_names_are_made_of_content_and_never_begin_like_a_kernel_s_file() -> None:

@@ -36,14 +36,14 @@ from pipeline.clouds.glance.images import (
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import InputError
-from pipeline.core.image import ImageSet
+from pipeline.core.image import Image
 from tests.contract.site import MIB, make_images
 
 ROLES = ["kernel", "ramdisk", "machine"]
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> ImageSet:
+def images(tmp_path: Path) -> Image:
     return make_images(tmp_path / "build")
 
 
@@ -62,7 +62,7 @@ def whole_triple() -> dict[str, dict[str, Any]]:
 # -- what is registered
 
 
-def test_a_triple_has_amazon_formats_in_order(images: ImageSet) -> None:
+def test_a_triple_has_amazon_formats_in_order(images: Image) -> None:
     found = parts(images, PublishOptions(), "glance")
     assert [(p.role, p.container_format, p.disk_format) for p in found] == [
         ("kernel", "aki", "aki"),
@@ -72,7 +72,7 @@ def test_a_triple_has_amazon_formats_in_order(images: ImageSet) -> None:
     assert [p.name for p in found] == ["demo-kernel", "demo-ramdisk", "demo"]
 
 
-def test_a_whole_disk_is_bare_of_its_own_format(images: ImageSet, tmp_path: Path) -> None:
+def test_a_whole_disk_is_bare_of_its_own_format(images: Image, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"QFI\xfb" + bytes(100))
     (part,) = parts(replace(images, disk=disk), PublishOptions(whole_disk=True), "glance")
@@ -80,7 +80,7 @@ def test_a_whole_disk_is_bare_of_its_own_format(images: ImageSet, tmp_path: Path
     assert part.sha256 == hashlib.sha256(disk.read_bytes()).hexdigest()
 
 
-def test_attributes_of_the_machine_image(images: ImageSet) -> None:
+def test_attributes_of_the_machine_image(images: Image) -> None:
     options = PublishOptions(
         visibility="shared",
         tags=("b", "a", "b"),
@@ -101,7 +101,7 @@ def test_attributes_of_the_machine_image(images: ImageSet) -> None:
     assert unverified[identity.MARK_VERIFIED] == "false"
 
 
-def test_a_new_record_is_hidden_marked_and_never_whole(images: ImageSet) -> None:
+def test_a_new_record_is_hidden_marked_and_never_whole(images: Image) -> None:
     for part in parts(images, PublishOptions(), "glance"):
         record = unfinished(part, images, PublishOptions(), "k" * 64, "an-id")
         assert record["id"] == "an-id"
@@ -233,12 +233,12 @@ class Counter:
         raise AssertionError
 
 
-def body(images: ImageSet, meter: Counter | None = None) -> ImageBody:
+def body(images: Image, meter: Counter | None = None) -> ImageBody:
     file = images.machine
     return ImageBody(file.path, file.size, file.sha256, meter or Counter(), ("sha512",))
 
 
-def test_a_body_is_the_file_and_its_digests(images: ImageSet) -> None:
+def test_a_body_is_the_file_and_its_digests(images: Image) -> None:
     meter = Counter()
     sent = body(images, meter)
     assert len(sent) == images.machine.size
@@ -249,7 +249,7 @@ def test_a_body_is_the_file_and_its_digests(images: ImageSet) -> None:
     assert meter.count == len(data)
 
 
-def test_a_body_starts_again_and_counts_once(images: ImageSet) -> None:
+def test_a_body_starts_again_and_counts_once(images: Image) -> None:
     meter = Counter()
     sent = body(images, meter)
     pieces = iter(sent)
@@ -269,7 +269,7 @@ def test_holes_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 2 * MIB, -1])
-def test_the_last_piece_of_a_changed_file_is_kept_back(images: ImageSet, position: int) -> None:
+def test_the_last_piece_of_a_changed_file_is_kept_back(images: Image, position: int) -> None:
     path = images.machine.path
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -281,14 +281,14 @@ def test_the_last_piece_of_a_changed_file_is_kept_back(images: ImageSet, positio
     assert sent < images.machine.size
 
 
-def test_a_file_of_another_length_is_not_begun(images: ImageSet) -> None:
+def test_a_file_of_another_length_is_not_begun(images: Image) -> None:
     with images.machine.path.open("ab") as file:
         file.write(b"more")
     with pytest.raises(ChangedFileError, match="long"):
         next(iter(body(images)))
 
 
-def test_a_file_that_goes_or_shrinks_is_not_the_connections_fault(images: ImageSet) -> None:
+def test_a_file_that_goes_or_shrinks_is_not_the_connections_fault(images: Image) -> None:
     path = images.machine.path
     pieces = iter(body(images))
     next(pieces)
@@ -302,7 +302,7 @@ def test_a_file_that_goes_or_shrinks_is_not_the_connections_fault(images: ImageS
 
 
 def test_a_receiver_that_takes_next_to_nothing_is_given_up(
-    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    images: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_module, "FLOOR_SECONDS", 0.0)
     monkeypatch.setattr(body_module, "FLOOR_BYTES_PER_SECOND", 1)
