@@ -30,7 +30,7 @@ COPY invoke ./
 COPY setup/requirements.lock setup/
 RUN --mount=type=secret,id=extra-ca \
     if [ -s /run/secrets/extra-ca ]; then export PIP_CERT=/run/secrets/extra-ca; fi \
-    && PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore ./invoke --version \
+    && PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore ./invoke --set-up \
     && rm -f /opt/venv.log
 
 COPY LICENSE tasks.py ./

@@ -26,11 +26,11 @@ from benchmarks.measure import (
     measure,
 )
 from pipeline.builders.recipes import choose_recipe, load_recipes
-from pipeline.core import settings
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import PartitionImage
 from pipeline.core.recipe import Recipe
 from pipeline.core.request import Backend, BuildRequest
+from pipeline.core.resources import PROJECT
 from pipeline.core.secrets import Secrets
 from pipeline.guest.access.open import open_guest
 from pipeline.host.context import Tools
@@ -47,7 +47,7 @@ _STAGES = ("extract", "customize", "image", "digests", "inventory")
 
 
 def _recipe(*, shrink: bool) -> Recipe:
-    demo = choose_recipe(load_recipes(settings.PROJECT / "kickstart" / "recipes.toml"), "demo")
+    demo = choose_recipe(load_recipes(PROJECT / "kickstart" / "recipes.toml"), "demo")
     return demo.model_copy(update={"name": "bench", "shrink": shrink})
 
 
@@ -62,10 +62,10 @@ def _build(disk: Disk, backend: Backend, shrink: bool, out: Path) -> Mapping[str
         verify=False,
     )
     manifest = build(request, QuietProgress(), Secrets())
-    files = manifest.stages["image"]
+    files = manifest.steps["image"]
     return {
         "files": (files.begun or 0.0) + files.seconds,
-        **{name: manifest.stages[name].seconds for name in _STAGES},
+        **{name: manifest.steps[name].seconds for name in _STAGES},
     }
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 DOCUMENT = PROJECT / "docs" / "benchmarks.md"
 TITLES = {

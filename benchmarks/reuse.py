@@ -28,7 +28,7 @@ from benchmarks.measure import (
     markdown,
     measure,
 )
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 _COPIED = ("tasks.py", "pipeline", "templates", "kickstart")
 _WHOLE = (

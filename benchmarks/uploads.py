@@ -33,7 +33,7 @@ from pipeline.clouds.aws.session import Site, open_site
 from pipeline.clouds.bundle.codec import PART_SIZE
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.disk.blocks.source import RawFile
 from tests.contract.site import image_file, make_images
 
@@ -154,7 +154,7 @@ def glance_rivals(disk: Path, work: Path) -> Iterator[dict[str, Work]]:
         config.write_text(json.dumps({"clouds": {"bench": token_settings(url, token)}}))
         os.environ["OS_CLIENT_CONFIG_FILE"] = str(config)
         images = make_images(work / "build")
-        images = replace(images, machine=image_file(images.machine.role, disk))
+        images = images.replacing(image_file(images.machine.role, disk))
 
         def ours(_out: Path) -> None:
             build = replace(images, name=f"b{uuid.uuid4().hex[:8]}")

@@ -13,7 +13,9 @@ from pipeline.guest import inventory
 from pipeline.guest.inventory import Inventory
 
 # Differ between any two builds, or are shown as packages and files.
-_NOT_COMPARED = ("created", "stages", "verification.seconds_to_ssh", "verification.boot_seconds")
+_NOT_COMPARED = ("created", "steps")
+_OF_EACH_RUN = ("].detail", "].seconds_to_ssh", "].boot_seconds")
+_NAMES = ("name", "path", "role", "target")  # what tells the members of a list apart
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,23 @@ def _flat(manifest: Manifest) -> dict[str, str]:
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     # What an assertion saw has times in it; whether it passed is compared.
-    if prefix in _NOT_COMPARED or prefix.endswith("].detail"):
+    if prefix in _NOT_COMPARED or prefix.endswith(_OF_EACH_RUN):
         return
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from _leaves(f"{prefix}.{key}" if prefix else key, each)
     elif isinstance(value, list):
         for index, each in enumerate(value):
-            # A changed assertion or edit is found by its name, wherever it stands.
-            name = each.get("name") or each.get("path") if isinstance(each, Mapping) else None
-            yield from _leaves(f"{prefix}[{name or index}]", each)
+            # A changed assertion, file or edit is found by its name, wherever it stands.
+            yield from _leaves(f"{prefix}[{_name(each) or index}]", each)
     elif value is not None:
         yield prefix, str(value)
+
+
+def _name(each: Any) -> str | None:
+    if not isinstance(each, Mapping):
+        return None
+    return next((str(each[key]) for key in _NAMES if each.get(key)), None)
 
 
 def _fields(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Change]:

@@ -13,6 +13,7 @@ from pipeline.builds.manifest import FILE, Manifest, read_manifest
 from pipeline.builds.registrations import FILE as REGISTRATIONS
 from pipeline.builds.registrations import registrations
 from pipeline.builds.workspace import LOCK
+from pipeline.core.checks import CheckTarget
 from pipeline.core.errors import InputError
 from pipeline.core.image import Registration
 from pipeline.core.text import human_bytes
@@ -24,7 +25,11 @@ _SHOWN = 40  # lines of a long list on a terminal; --json has all
 
 @dataclass(frozen=True)
 class Summary:
-    """One directory of builds/. bytes: what all of it takes on its file system."""
+    """One directory of builds/.
+
+    bytes: what all of it takes on its file system. boot_check: of all that was booted; failed: what
+    did not pass of it.
+    """
 
     name: str
     state: State
@@ -33,6 +38,7 @@ class Summary:
     created: str = ""
     kernel: str = ""
     boot_check: Literal["passed", "failed", "skipped", ""] = ""
+    failed: tuple[CheckTarget, ...] = ()
     registered: tuple[Registration, ...] = ()
     earlier: int = 0
 
@@ -69,15 +75,21 @@ def summary(directory: Path) -> Summary:
         created=manifest.created,
         kernel=manifest.boot.kernel_version,
         boot_check=boot_check(manifest),
+        failed=tuple(check.target for check in manifest.failed_checks),
         **facts,
     )
 
 
 def boot_check(manifest: Manifest) -> Literal["passed", "failed", "skipped"]:
-    """The verdict in one word."""
-    if manifest.verification is None:
+    """The outcome of all boot checks in one word: "passed" if all that were made passed."""
+    if not manifest.checks:
         return "skipped"
-    return "passed" if manifest.verification.passed else "failed"
+    return "failed" if manifest.failed_checks else "passed"
+
+
+def boot_check_words(check: str, failed: Sequence[CheckTarget]) -> str:
+    """The outcome for people; a failed one says of what: "failed (disk)"."""
+    return f"{check} ({', '.join(failed)})" if failed else check
 
 
 def taken(path: Path) -> int:
@@ -99,7 +111,8 @@ def summary_lines(known: Sequence[Summary]) -> list[str]:
     lines = []
     for one in known:
         state = "being built" if one.busy else one.state
-        check = f"boot check {one.boot_check}" if one.boot_check else ""
+        outcome = boot_check_words(one.boot_check, one.failed)
+        check = f"boot check {outcome}" if outcome else ""
         words = [f"{human_bytes(one.bytes):>10}", f"{state:11}", one.created, one.kernel, check]
         lines.append(f"{one.name:{width}}  " + "  ".join(word for word in words if word).rstrip())
         lines += [
@@ -118,20 +131,19 @@ def show_lines(manifest: Manifest, known: Summary) -> list[str]:
         ("root", f"{manifest.root.filesystem} {manifest.root.label} {manifest.root.uuid}"),
         ("kernel", f"{manifest.boot.kernel_version} ({manifest.boot.chosen})"),
         ("command line", manifest.boot.command_line),
-        ("boot check", boot_check(manifest)),
+        ("boot check", boot_check_words(known.boot_check, known.failed)),
     ]
     lines = [manifest.name, *(f"  {name:13} {value}" for name, value in pairs)]
-    for role in ("machine", "kernel", "ramdisk", "disk"):
-        record = getattr(manifest, role)
-        if record is not None:
-            size = f"{human_bytes(record.bytes)}, {human_bytes(record.allocated)} on disk"
-            lines += [f"  {role:13} {record.file}  {size}", f"  {'':13} sha256 {record.sha256}"]
+    for record in manifest.artifacts:
+        size = f"{human_bytes(record.size)}, {human_bytes(record.allocated)} on disk"
+        lines += [f"  {record.role:13} {record.file}  {size}", f"  {'':13} sha256 {record.sha256}"]
     for name, value in manifest.properties.items():
         lines.append(f"  {'property':13} {name}={value}")
     for edit in manifest.customization.edits:
         lines.append(f"  {'edited':13} {edit.path}")
-    if manifest.verification is not None:
-        for assertion in manifest.verification.assertions:
+    for check in manifest.checks:
+        lines.append(f"  {check.target:13} boot check {'passed' if check.passed else 'FAILED'}")
+        for assertion in check.assertions:
             word = "ok" if assertion.passed else "FAILED" if assertion.reached else "not reached"
             lines.append(f"  {word:13} {assertion.name}: {assertion.detail}")
     for entry in known.registered:

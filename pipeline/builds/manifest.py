@@ -1,7 +1,8 @@
 """manifest.json: what a finished build is, for people, for `upload` and for other programs.
 
 The models are the schema; `json_schema` prints it and docs/manifest.schema.json is its copy, held
-equal by a test. `version` changes when a reader of the old form would misread the new one.
+equal by a test. `version` changes when a reader of the old form would misread the new one; version
+1 is read too (manifest_v1.py).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.builds import manifest_v1
+from pipeline.core.checks import CheckReport, CheckTarget
 from pipeline.core.errors import InputError
-from pipeline.core.image import Artifact, Image, Role
+from pipeline.core.image import SUFFIXES, Artifact, Format, Image, Role
 from pipeline.host.files import write_whole
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 FILE = "manifest.json"
 
 
@@ -24,12 +27,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FileRecord(_Record):
+class ArtifactRecord(_Record):
     """One file beside the manifest."""
 
+    role: Role = Field(description="what it is: machine, kernel, ramdisk or disk")
+    format: Format = Field(description="the form of its bytes: raw, qcow2 ...")
     file: str = Field(description="its name in the build's directory")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of all its bytes")
-    bytes: int = Field(ge=0, description="length of the file")
+    size: int = Field(ge=0, description="length of the file in bytes")
     allocated: int = Field(ge=0, description="bytes it takes on the build's file system")
 
 
@@ -90,32 +95,8 @@ class BootRecord(_Record):
     architecture: str = Field(description="as uname(1) names it")
 
 
-class AssertionRecord(_Record):
-    """One thing the boot check looked at; `reached` is false when the boot ended before it."""
-
-    name: str = Field(description="as docs/verify.md lists them")
-    passed: bool = Field(description="whether it holds")
-    reached: bool = Field(description="whether a boot came far enough to tell")
-    detail: str = Field(description="what was seen")
-
-
-class VerificationRecord(_Record):
-    """The boot check of exactly these files."""
-
-    passed: bool = Field(description="whether all assertions hold")
-    seconds_to_ssh: float | None = Field(description="of the first boot; null without a login")
-    boot_seconds: dict[str, float] = Field(description="how long each boot took, by its name")
-    assertions: tuple[AssertionRecord, ...] = Field(description="in the order of causes")
-    console_lines: tuple[str, ...] = Field(description="what matters for the first failure")
-
-    @classmethod
-    def from_report(cls, report: dict[str, Any]) -> VerificationRecord:
-        """The part of verify.VerifyReport.to_json that is kept."""
-        return cls.model_validate({name: report[name] for name in cls.model_fields})
-
-
-class StageRecord(_Record):
-    """Where the time went; `reused` stages were done by an earlier run."""
+class StepRecord(_Record):
+    """Where the time went; `reused` steps were done by an earlier run."""
 
     seconds: float = Field(description="how long it took")
     reused: bool = Field(description="whether an earlier run had done it")
@@ -125,67 +106,110 @@ class StageRecord(_Record):
 class Manifest(_Record):
     """A finished build."""
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     name: str = Field(description="the recipe's name, of which the files' names begin")
     created: str = Field(description="UTC, ISO 8601")
     product: str = Field(description="version of this pipeline")
     recipe: RecipeRecord
     source: SourceRecord
-    machine: FileRecord
-    kernel: FileRecord
-    ramdisk: FileRecord
-    disk: FileRecord | None = Field(None, description="bootable whole disk of the same three")
+    artifacts: tuple[ArtifactRecord, ...] = Field(
+        description="the files: machine image, kernel and ramdisk, and whole disks of the same"
+    )
     root: RootRecord
     boot: BootRecord
     customization: CustomizationRecord
-    verification: VerificationRecord | None = Field(None, description="null when it was skipped")
-    disk_verification: VerificationRecord | None = Field(
-        None, description="the boot check of `disk`, under BIOS and UEFI"
+    checks: tuple[CheckReport, ...] = Field(
+        (), description="boot checks of exactly these files; empty when all were skipped"
     )
     properties: dict[str, str] = Field(description="image properties for the cloud")
     tools: dict[str, str] = Field(
         default_factory=dict, description="versions of the programs that made the files"
     )
-    stages: dict[str, StageRecord]
+    steps: dict[str, StepRecord]
     acceleration: str | None = Field(
         None, description="kvm or tcg; null when this run started no guest"
     )
 
-    def image_set(self, directory: Path, *, whole_disk: bool = False) -> Image:
-        """The files in `directory`, for `upload`. InputError when one was changed since.
+    def find(self, role: Role) -> ArtifactRecord | None:
+        """The file of that role; None when the build has none."""
+        return next((record for record in self.artifacts if record.role is role), None)
 
-        whole_disk: `verified` speaks of the whole disk, not of the three files.
-        """
-        check = self.disk_verification if whole_disk else self.verification
+    @property
+    def image_allocated(self) -> int:
+        """Bytes that the machine image takes on the build's file system; 0 without one."""
+        record = self.find(Role.MACHINE)
+        return record.allocated if record else 0
 
-        def file(role: Role, record: FileRecord) -> Artifact:
-            path = directory / record.file
-            try:
-                size = path.stat().st_size
-            except FileNotFoundError:
-                raise _stale(path, "it is gone") from None
-            if size != record.bytes:
-                raise _stale(path, f"it has {size} bytes where the manifest has {record.bytes}")
-            return Artifact(role, path, record.sha256, record.bytes, record.allocated)
+    def check(self, target: CheckTarget) -> CheckReport | None:
+        """The boot check of the triple or of the disk; None when it was skipped."""
+        return next((check for check in self.checks if check.target == target), None)
 
+    @property
+    def failed_checks(self) -> tuple[CheckReport, ...]:
+        """The boot checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def with_check(self, report: CheckReport) -> Manifest:
+        """The manifest with this boot check in place of an earlier one of the same target."""
+        others = [check for check in self.checks if check.target != report.target]
+        order: tuple[CheckTarget, ...] = ("triple", "disk")
+        checks = sorted((*others, report), key=lambda check: order.index(check.target))
+        return self.model_copy(update={"checks": tuple(checks)})
+
+    def digests(self, *roles: Role) -> dict[str, str]:
+        """Role -> sha256 of those of the files; all of them without an argument."""
+        return {
+            str(record.role): record.sha256
+            for record in self.artifacts
+            if not roles or record.role in roles
+        }
+
+    def described(self, directory: Path) -> Image:
+        """The image that is written down; its files in `directory` need not be there any more."""
         return Image(
             name=self.name,
             architecture=self.boot.architecture,
-            machine=file(Role.MACHINE, self.machine),
-            kernel=file(Role.KERNEL, self.kernel),
-            ramdisk=file(Role.RAMDISK, self.ramdisk),
+            artifacts=tuple(
+                Artifact(
+                    record.role,
+                    directory / record.file,
+                    record.sha256,
+                    record.size,
+                    record.allocated,
+                    record.format,
+                )
+                for record in self.artifacts
+            ),
             kernel_version=self.boot.kernel_version,
             command_line=self.boot.command_line,
-            verified=check is not None and check.passed,
             properties=self.properties,
-            disk=directory / self.disk.file if self.disk else None,
-            disk_sha256=self.disk.sha256 if self.disk else "",
+            checks=self.checks,
         )
 
+    def image(self, directory: Path) -> Image:
+        """The image in `directory`, for `upload`. InputError when a file is gone or was cut."""
+        image = self.described(directory)
+        for artifact in image.artifacts:
+            try:
+                size = artifact.path.stat().st_size
+            except FileNotFoundError:
+                raise _stale(artifact.path, "it is gone") from None
+            if size != artifact.size:
+                why = f"it has {size} bytes where the manifest has {artifact.size}"
+                raise _stale(artifact.path, why)
+        return image
 
-def file_record(image: Artifact, name: str) -> FileRecord:
-    """The manifest's form of an image file that will be called `name`."""
-    return FileRecord(file=name, sha256=image.sha256, bytes=image.size, allocated=image.allocated)
+
+def artifact_record(artifact: Artifact, name: str) -> ArtifactRecord:
+    """The manifest's form of an artifact of the build `name`."""
+    return ArtifactRecord(
+        role=artifact.role,
+        format=artifact.format,
+        file=name + SUFFIXES[artifact.role],
+        sha256=artifact.sha256,
+        size=artifact.size,
+        allocated=artifact.allocated,
+    )
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
@@ -202,7 +226,10 @@ def read_manifest(directory: Path) -> Manifest:
     """The manifest of a finished build; InputError when there is none or it is not ours."""
     path = directory / FILE
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and document.get("version") == manifest_v1.VERSION:
+            document = manifest_v1.upgrade(document)
+        return Manifest.model_validate_json(json.dumps(document))
     except FileNotFoundError:
         raise InputError(
             "use the build",
@@ -210,13 +237,15 @@ def read_manifest(directory: Path) -> Manifest:
             why=f"there is no {path}, so it was never finished",
             next_step=f"Run `invoke build {directory.name}`",
         ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            why = ".".join(str(part) for part in first["loc"]) + f" {first['msg']}"
         raise InputError(
             "read",
             path,
-            why=f"it is no manifest of version {VERSION}: {place} {first['msg']}",
+            why=f"it is no manifest of version {VERSION} or {manifest_v1.VERSION}: {why}",
             next_step=f"Run `invoke build {directory.name}` again",
         ) from error
 
@@ -230,13 +259,13 @@ def as_it_was(manifest: Manifest, directory: Path) -> Manifest:
         before = read_manifest(directory)
     except InputError:
         return manifest
-    alike = ("recipe", "verification", "disk_verification")
+    alike = ("recipe", "checks")
     if any(getattr(before, name) != getattr(manifest, name) for name in alike):
         return manifest
     kept = ("created", "product", "acceleration", "tools")
-    stages = {n: s.model_copy(update={"reused": True}) for n, s in before.stages.items()}
+    steps = {n: s.model_copy(update={"reused": True}) for n, s in before.steps.items()}
     return manifest.model_copy(
-        update={name: getattr(before, name) for name in kept} | {"stages": stages}
+        update={name: getattr(before, name) for name in kept} | {"steps": steps}
     )
 
 

@@ -1,4 +1,4 @@
-"""A build's directory: its lock, its scratch space, and which finished stages can be reused.
+"""A build's directory: its lock, its scratch space, and which finished steps can be reused.
 
 Work in progress lies below `.work/` and is deleted by the next run that holds the lock. A file
 under its final name is whole: it was synced, then renamed.
@@ -13,11 +13,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from pipeline.host.files import write_whole
 from pipeline.host.locks import exclusive
 
+_Result = TypeVar("_Result")
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
 _RESERVE = 16
@@ -31,7 +34,7 @@ class Workspace:
         self.directory = directory
         self.name = directory.name
         self.scratch = directory / ".work"
-        self._stamps = directory / ".stages"
+        self._entries = directory / ".stages"
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -44,52 +47,65 @@ class Workspace:
             for _ in range(_RESERVE):
                 reserve.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             self.scratch.mkdir(mode=0o755)
-            self._stamps.mkdir(exist_ok=True)
+            self._entries.mkdir(exist_ok=True)
             try:
                 yield
             finally:
                 reserve.close()
                 shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def reuse(self, stage: str, key: str) -> dict[str, Any] | None:
-        """What `stamp` recorded, if the key is the same and its files are untouched since."""
+    def lookup(self, step: str, key: str, kind: type[_Result]) -> _Result | None:
+        """What `remember` kept, if the key is the same and its files are untouched since.
+
+        kind: the record's class, a pydantic model or a dataclass.
+        """
         try:
-            record = json.loads((self._stamps / f"{stage}.json").read_text())
-            if record["key"] != key:
+            entry = json.loads((self._entries / f"{step}.json").read_text())
+            if entry["key"] != key:
                 return None
-            for name, fingerprint in record["files"].items():
+            for name, fingerprint in entry["files"].items():
                 if _fingerprint(self.directory / name) != fingerprint:
                     return None
-            result: dict[str, Any] = record["result"]
+            return TypeAdapter(kind).validate_json(json.dumps(entry["result"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return result
 
-    def stamp(self, stage: str, key: str, files: Iterable[Path], result: dict[str, Any]) -> None:
-        """Record a finished stage with the files it left in the build's directory."""
+    def untouched(self, step: str, name: str) -> bool:
+        """Whether the file of that name is the very one that the step's entry speaks of."""
+        try:
+            entry = json.loads((self._entries / f"{step}.json").read_text())
+            return bool(entry["files"][name] == _fingerprint(self.directory / name))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def remember(self, step: str, key: str, files: Iterable[Path], result: object) -> None:
+        """Keep a finished step's result with the files it left in the build's directory.
+
+        result: a pydantic model or a dataclass.
+        """
         named = {str(file.relative_to(self.directory)): file for file in files}
-        write_whole(*self.record(stage, key, named, result))
+        write_whole(*self.entry(step, key, named, result))
 
-    def record(
-        self, stage: str, key: str, files: Mapping[str, Path], result: dict[str, Any]
+    def entry(
+        self, step: str, key: str, files: Mapping[str, Path], result: object
     ) -> tuple[Path, str]:
-        """Where `stamp` writes, and what. files: by name in the directory, where they are now."""
-        record = {
+        """Where `remember` writes, and what. files: by final name, where they are now."""
+        entry = {
             "key": key,
             "files": {name: _fingerprint(file) for name, file in files.items()},
-            "result": result,
+            "result": TypeAdapter(type(result)).dump_python(result, mode="json"),
         }
-        return self._stamps / f"{stage}.json", json.dumps(record, indent=1)
+        return self._entries / f"{step}.json", json.dumps(entry, indent=1)
 
-    def forget(self, *stages: str) -> None:
-        """Make sure that `reuse` finds nothing for these stages."""
-        for stage in stages:
-            (self._stamps / f"{stage}.json").unlink(missing_ok=True)
+    def invalidate(self, *steps: str) -> None:
+        """Make sure that `lookup` finds nothing for these steps."""
+        for step in steps:
+            (self._entries / f"{step}.json").unlink(missing_ok=True)
 
-    def stage_directory(self, stage: str) -> Path:
-        """An empty directory for a stage's files that are whole but not yet a finished build."""
-        self.forget(stage)
-        directory = self._stamps / stage
+    def step_directory(self, step: str) -> Path:
+        """An empty directory for a step's files that are whole but not yet a finished build."""
+        self.invalidate(step)
+        directory = self._entries / step
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
         return directory

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
@@ -14,6 +14,9 @@ from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables
 from pipeline.cli.session import front_door
 from pipeline.core import settings
 from pipeline.core.errors import InputError, VerifyError
+
+if TYPE_CHECKING:
+    from pipeline.core.checks import VerifyReport
 
 
 @command(
@@ -56,9 +59,9 @@ def build(
     """Install, take the root filesystem out, make it an image, boot it to prove it works."""
     with front_door(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.builders.recipes import choose_recipe, load_recipes
+        from pipeline.cli.render import plan_lines
         from pipeline.core.request import BuildRequest
-        from pipeline.workflows.build import build
-        from pipeline.workflows.plan import plan, plan_lines, unchanged
+        from pipeline.workflows.build import build, plan, unchanged
 
         if backend not in ("auto", "guestfs", "e2fsprogs"):
             raise InputError(
@@ -91,30 +94,30 @@ def build(
 
 
 def _summary(manifest: Any) -> list[str]:
-    from pipeline.builds.report.timeline import OUTER, elapsed
+    from pipeline.builds.report.timeline import elapsed
+    from pipeline.core.steps import OUTER
     from pipeline.core.text import human_bytes, human_seconds
 
     directory = settings.build_dir() / manifest.name
     place = _short(directory)
-    again = all(stage.reused for stage in manifest.stages.values())
+    again = all(stage.reused for stage in manifest.steps.values())
     did = "nothing to do for" if again else "built"
-    took = "" if again else f" in {human_seconds(elapsed(manifest.stages))}"
+    took = "" if again else f" in {human_seconds(elapsed(manifest.steps))}"
     lines = [f"{did} {manifest.name}{took}: kernel {manifest.boot.kernel_version}"]
-    for role in ("machine", "kernel", "ramdisk", "disk"):
-        record = getattr(manifest, role)
-        if record is not None:
-            size = human_bytes(record.bytes)
-            lines += [f"  {role:10}  {place / record.file}  {size}  sha256 {record.sha256}"]
-    checked = manifest.verification
-    if checked is None:
+    for record in manifest.artifacts:
+        size = human_bytes(record.size)
+        lines += [f"  {record.role:10}  {place / record.file}  {size}  sha256 {record.sha256}"]
+    if not manifest.checks:
         lines.append("  boot check  skipped")
-    elif checked.passed:
-        lines.append(
-            f"  boot check  {len(checked.assertions)} assertions hold, "
-            f"SSH after {human_seconds(checked.seconds_to_ssh)}"
-        )
+    for check in manifest.checks:
+        of = " of the disk" if check.target == "disk" else ""
+        if check.passed:
+            lines.append(
+                f"  boot check  {len(check.assertions)} assertions{of} hold, "
+                f"SSH after {human_seconds(check.seconds_to_ssh)}"
+            )
     spent = sorted(
-        ((name, stage) for name, stage in manifest.stages.items() if name in OUTER),
+        ((name, stage) for name, stage in manifest.steps.items() if name in OUTER),
         key=lambda pair: -pair[1].seconds,
     )
     if not again:
@@ -140,7 +143,7 @@ def _short(path: Path) -> Path:
         whole_disk="boot the build's bootable disk through its own boot loader, BIOS and UEFI",
         user="who gets the SSH key, where that is not the build's own",
         keep="keep what the guests wrote beside the consoles",
-        evidence="where consoles and screen pictures go; by default build/NAME/verify",
+        evidence="where consoles and pictures go; by default build/NAME/verify (or verify-disk)",
     ),
 )
 def verify(
@@ -160,12 +163,12 @@ def verify(
         from pipeline.workflows import verify
 
         target = verify.find_target(name, whole_disk=whole_disk, user=user)
-        place = Path(evidence) if evidence else (target.build or Path(target.name)) / "verify"
+        place = Path(evidence) if evidence else target.evidence
         echo = view.progress.say if verbose else None
         report = verify.check(target, place, view.progress, view.secrets, keep=keep, echo=echo)
         marks = {True: "holds", False: "FAILS"}
         view.result(
-            report.to_json(),
+            _report(report),
             [
                 f"{marks[a.passed] if a.reached else 'not reached':12}{a.name}: {a.detail}"
                 for a in report.assertions
@@ -173,6 +176,14 @@ def verify(
         )
         if not report.passed:
             sys.exit(VerifyError.exit_code)
+
+
+def _report(report: VerifyReport) -> dict[str, Any]:
+    """The outcome for --json: paths as text."""
+    paths = {
+        name: [str(path) for path in getattr(report, name)] for name in ("evidence", "overlays")
+    }
+    return asdict(report) | paths
 
 
 @command(

@@ -12,9 +12,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from pipeline.cli import MANY, command
-from pipeline.core import settings
+from pipeline.core import resources
 
-ROOT = settings.PROJECT
+ROOT = resources.PROJECT
 _TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
 
 

@@ -136,15 +136,19 @@ def _upload(
 
     directory = settings.build_dir() / name
     manifest = read_manifest(directory)
-    images = manifest.image_set(directory, whole_disk=options.whole_disk)
-    if not (images.verified or unverified):
+    images = manifest.image(directory)
+    if not (images.verified(whole_disk=options.whole_disk) or unverified):
         raise InputError(
             "upload the build",
             name,
             why="its boot check failed or was skipped",
             next_step=f"Run `invoke build {name}`, or add --unverified to register it marked so",
         )
+    for failed in manifest.failed_checks:
+        if failed.target != ("disk" if options.whole_disk else "triple"):
+            view.progress.warn(f"the boot check of {name}'s {failed.target} failed")
     clouds = open_clouds(words)
+    publish.confirm(images, directory, whole_disk=options.whole_disk, progress=view.progress)
     if dry_run:
         plans = publish.plan(images, clouds, options)
         calls = [f"{cloud}: {call}" for cloud, steps in plans.items() for call in steps]

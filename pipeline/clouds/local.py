@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.catalogue import simplestreams as streams
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.clouds.whole_disk import require_disk
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import Meter, Progress
 from pipeline.core.identity import content_key, next_generation
@@ -145,7 +145,7 @@ class LocalCloud:
                 catalogue = self._read()
                 entry = self._find(catalogue, key)
                 if entry is None:
-                    files = _files(images, options, key, progress)
+                    files = _files(images, options, key)
                     for file in files:
                         self._store(file, images, progress)
                     version = _new_version(images, options, key, files)
@@ -289,7 +289,7 @@ class LocalCloud:
         lost = {item.sha256 for item in entry.version.items.values() if not self._whole(item)}
         if not lost:
             return
-        for file in _files(images, options, entry.version.key, progress):
+        for file in _files(images, options, entry.version.key):
             if file.sha256 in lost:
                 self._store(file, images, progress)
                 lost.remove(file.sha256)
@@ -400,16 +400,12 @@ def _kind(options: PublishOptions) -> Literal["triple", "disk"]:
     return "disk" if options.whole_disk else "triple"
 
 
-def _files(
-    images: Image, options: PublishOptions, key: str, progress: Progress | None = None
-) -> list[_File]:
+def _files(images: Image, options: PublishOptions, key: str) -> list[_File]:
     if options.whole_disk:
-        path = require_disk(images, "local")
-        digest = disk_digest(images, "local", progress)
-        ftype = streams.FTYPES[disk_format(path)]
-        return [
-            _File("disk", ftype, path, path.stat().st_size, digest, image_id(Role.MACHINE, key))
-        ]
+        disk = require_disk(images, "local")
+        ftype = streams.FTYPES[disk_format(disk.path)]
+        known = image_id(Role.MACHINE, key)
+        return [_File("disk", ftype, disk.path, disk.size, disk.sha256, known)]
     return [_triple_file(file, key) for file in images.triple]
 
 
@@ -450,7 +446,7 @@ def _attributes(images: Image, options: PublishOptions) -> streams.Attributes:
     return streams.Attributes(
         command_line=images.command_line,
         kernel_version=images.kernel_version,
-        verified="true" if images.verified else "false",
+        verified=str(images.verified(whole_disk=options.whole_disk)).lower(),
         protected="true" if options.protected else "false",
         visibility=options.visibility,
         tags=",".join(options.tags),

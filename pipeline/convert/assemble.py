@@ -11,9 +11,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pipeline.convert import grub, layout
 from pipeline.core.errors import HostError, InputError
@@ -22,21 +20,9 @@ from pipeline.host.context import Tools
 from pipeline.host.files import finish, naming, write_scratch
 from pipeline.host.sparse import data_runs
 
-__all__ = ["DiskFormat", "make_disk"]
-
-DiskFormat = Literal["raw", "qcow2", "vmdk", "vhd"]
-
-_QEMU_OPTIONS: dict[DiskFormat, tuple[str, ...]] = {
-    "qcow2": ("-O", "qcow2"),
-    # Stream-optimised is what the import services of EC2 and vSphere take.
-    "vmdk": ("-O", "vmdk", "-o", "subformat=streamOptimized"),
-    # Without force_size qemu rounds the size to a whole number of cylinders.
-    "vhd": ("-O", "vpc", "-o", "subformat=dynamic,force_size=on"),
-}
 _COPY = 64 << 20  # bytes a system call: progress is shown, an interrupt is heard
 # copy_file_range(2): between file systems, or one without support
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-_CONVERT_SECONDS = 4 * 3600  # a bound for a hung disk, not an estimate
 _EPOCH = {"SOURCE_DATE_EPOCH": "1300000000"}  # mtools stamps files with it: same input, same bytes
 
 
@@ -47,9 +33,8 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
     command_line: str,
     out: Path,
     tools: Tools,
-    formats: Sequence[DiskFormat] = ("raw",),
-) -> dict[DiskFormat, Path]:
-    """Write the disk as `out` with one suffix a format (.raw, .qcow2, .vmdk, .vhd).
+) -> None:
+    """Write the raw disk `out`.
 
     command_line: the kernel command line its boot menu uses; it must find the root by LABEL=,
     UUID= or PARTUUID=, since the root is not the whole disk any more. Same inputs give the same
@@ -59,7 +44,6 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
     _require(machine, kernel, ramdisk, command_line)
     ids = layout.identify(_fingerprint(machine, kernel, ramdisk, command_line))
     plan = layout.lay_out(machine.stat().st_size, kernel.stat().st_size + ramdisk.stat().st_size)
-    targets = {name: out.with_name(f"{out.name}.{name}") for name in formats}
     total = machine.stat().st_blocks * 512
     with contextlib.ExitStack() as stack:
         stack.enter_context(tools.run.cleanup(remove=(partial := _partial(out))))
@@ -80,12 +64,7 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
             grub.embed(disk.fileno(), core, plan.bios.start, plan.bios.sectors)
             copy_sparse(esp, disk.fileno(), plan.esp.start * layout.SECTOR)
             copy_sparse(machine, disk.fileno(), plan.root.start * layout.SECTOR, meter)
-        for name, target in targets.items():
-            if name != "raw":
-                _convert(partial, target, name, tools)
-        if "raw" in targets:
-            finish(partial, targets["raw"])
-    return targets
+        finish(partial, out)
 
 
 def copy_sparse(source: Path, target: int, offset: int, meter: Meter | None = None) -> None:
@@ -162,20 +141,6 @@ def _system_partition(  # noqa: PLR0917 # private: named after what they are eve
     for argv in commands:
         tools.run.run(argv, env=_EPOCH, timeout=300, attempted="fill the EFI system partition")
     return image
-
-
-def _convert(raw: Path, target: Path, name: DiskFormat, tools: Tools) -> None:
-    partial = _partial(target)
-    with tools.run.cleanup(remove=partial):
-        try:
-            tools.run.run(
-                ["qemu-img", "convert", "-f", "raw", *_QEMU_OPTIONS[name], raw, partial],
-                timeout=_CONVERT_SECONDS,
-                attempted=f"convert the disk image to {name}",
-            )
-            finish(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:

@@ -14,13 +14,13 @@ import struct
 from pathlib import Path
 
 from pipeline.core.errors import HostError, InputError
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import TEMPLATES
 from pipeline.host.context import Tools
 
 DIRECTORY = "/EFI/image"
 """Where the menu, the kernel and the ramdisk lie on the EFI system partition."""
 
-_TEMPLATE = PROJECT / "templates" / "grub-disk.cfg"
+_TEMPLATE = TEMPLATES / "grub-disk.cfg"
 _IMAGES = Path("/usr/lib/grub/i386-pc")
 _SECTOR = 512
 _BOOT_CODE = 440  # bytes; the disk signature and the protective MBR's table follow

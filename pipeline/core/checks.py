@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pipeline.core.image import ROOT_LABEL
+from pydantic import ConfigDict, Field
+
+_RECORD = ConfigDict(extra="forbid")
+
+ROOT_LABEL = "uec-rootfs"
+"""Label of every root filesystem the pipeline makes (the name Ubuntu's UEC images introduced)."""
+
+CheckTarget = Literal["triple", "disk"]
+"""What a boot check boots: the three files as Nova would, or the disk by its own boot loader."""
 
 Firmware = Literal["bios", "uefi"]
 
@@ -57,15 +66,45 @@ class Assertion:
     but the cause is another assertion's failure.
     """
 
-    name: str
-    passed: bool
-    detail: str
-    reached: bool = True
+    __pydantic_config__ = _RECORD
+
+    name: Annotated[str, Field(description="as docs/verify.md lists them")]
+    passed: Annotated[bool, Field(description="whether it holds")]
+    detail: Annotated[str, Field(description="what was seen")]
+    reached: Annotated[bool, Field(description="whether a boot came far enough to tell")] = True
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """One boot check as the manifest keeps it, of exactly the artifacts it names."""
+
+    __pydantic_config__ = _RECORD
+
+    target: Annotated[CheckTarget, Field(description="what was booted: triple or disk")]
+    artifacts: Annotated[
+        dict[str, str], Field(description="role of each file that was booted -> its sha256")
+    ]
+    passed: Annotated[bool, Field(description="whether all assertions hold")]
+    seconds_to_ssh: Annotated[
+        float | None, Field(description="of the first boot; null without a login")
+    ]
+    boot_seconds: Annotated[
+        dict[str, float], Field(description="how long each boot took, by its name")
+    ]
+    assertions: Annotated[tuple[Assertion, ...], Field(description="in the order of causes")]
+    console_lines: Annotated[
+        tuple[str, ...], Field(description="what matters for the first failure")
+    ] = ()
+
+    @property
+    def failures(self) -> tuple[Assertion, ...]:
+        """What was looked at and found wrong, in the order of the table."""
+        return tuple(a for a in self.assertions if a.reached and not a.passed)
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The boot check's verdict.
+    """What came of a boot check, with the files it left.
 
     seconds_to_ssh: from the start of the first boot to the first SSH login; None when there was
     none. evidence: console logs and screen pictures. console_lines: the lines that matter for the
@@ -86,16 +125,14 @@ class VerifyReport:
         """What was looked at and found wrong, in the order of the table."""
         return tuple(a for a in self.assertions if a.reached and not a.passed)
 
-    def to_json(self) -> dict[str, Any]:
-        """The record for manifest.json: plain types only, paths as strings."""
-        return {
-            "passed": self.passed,
-            "seconds_to_ssh": self.seconds_to_ssh,
-            "boot_seconds": dict(self.boot_seconds),
-            "assertions": [
-                {"name": a.name, "passed": a.passed, "reached": a.reached, "detail": a.detail}
-                for a in self.assertions
-            ],
-            "evidence": [str(path) for path in self.evidence],
-            "console_lines": list(self.console_lines),
-        }
+    def record(self, target: CheckTarget, artifacts: Mapping[str, str]) -> CheckReport:
+        """What is kept of it. artifacts: role of each file that was booted -> its sha256."""
+        return CheckReport(
+            target=target,
+            artifacts=dict(artifacts),
+            passed=self.passed,
+            seconds_to_ssh=self.seconds_to_ssh,
+            boot_seconds=dict(self.boot_seconds),
+            assertions=self.assertions,
+            console_lines=self.console_lines,
+        )

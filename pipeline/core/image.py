@@ -2,20 +2,20 @@
 
 Words, one meaning each: a *disk image* has a partition table (and perhaps LVM); a *partition
 image* is one file system in a file; the *root filesystem* is content, never the file; *kernel*
-and *ramdisk* are local files; an *image set* is the three files; AKI, ARI and AMI are registered
-images and their ids.
+and *ramdisk* are local files; a *triple* is kernel, ramdisk and machine image; an *artifact* is one
+file of an *image*; AKI, ARI and AMI are registered images and their ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-ROOT_LABEL = "uec-rootfs"
-"""Label of every root filesystem the pipeline makes (the name Ubuntu's UEC images introduced)."""
+if TYPE_CHECKING:
+    from pipeline.core.checks import CheckReport, CheckTarget
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -54,50 +54,112 @@ class PartitionImage:
 
 
 class Role(StrEnum):
-    """The part an image plays in a triple."""
+    """The part an artifact plays in an image."""
 
     KERNEL = "kernel"
     RAMDISK = "ramdisk"
     MACHINE = "machine"
+    DISK = "disk"
+
+
+TRIPLE = (Role.KERNEL, Role.RAMDISK, Role.MACHINE)
+"""The roles of a triple, in the order in which they must be registered."""
+
+Format = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "tar"]
+"""The form of an artifact's bytes; kernels, ramdisks and partition images are raw."""
+
+SUFFIXES = {
+    Role.MACHINE: ".img",
+    Role.KERNEL: "-vmlinuz",
+    Role.RAMDISK: "-initrd",
+    Role.DISK: "-disk.raw",
+}
+"""What the files of a build are called: the recipe's name and this, by role."""
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """One of the three files. size and allocated in bytes; sha256 in lower-case hex."""
+class Artifact:
+    """One file of an image. size and allocated in bytes; sha256 of all its bytes, lower-case hex.
+
+    For the machine image and the disk, `allocated` is what the file takes without its holes.
+    """
 
     role: Role
     path: Path
     sha256: str
     size: int
     allocated: int
+    format: Format = "raw"
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """The three files of a finished build and what a cloud must know of them.
+class Image:
+    """A finished image: its artifacts and what a cloud must know of them.
 
-    name: the recipe's name. architecture: "x86_64". command_line: the kernel command line for
-    Nova's os_command_line. properties: further image properties from the recipe (os_distro,
-    os_version, hw_* ...). verified: whether the boot check passed on exactly these files.
-    disk: a bootable whole disk made from the same three, if the build made one. disk_sha256: its
-    digest in lower-case hex, "" where nobody wrote it down.
+    name: the recipe's name. architecture: as uname(1) names it ("x86_64"). artifacts: a triple's
+    three and, where one was made, whole disks of the same content. command_line: the kernel
+    command line for Nova's os_command_line. properties: further image properties from the recipe
+    (os_distro, os_version, hw_* ...). checks: the boot checks of exactly these artifacts.
     """
 
     name: str
     architecture: str
-    machine: ImageFile
-    kernel: ImageFile
-    ramdisk: ImageFile
+    artifacts: tuple[Artifact, ...]
     kernel_version: str
     command_line: str
-    verified: bool
     properties: Mapping[str, str] = field(default_factory=dict)
-    disk: Path | None = None
-    disk_sha256: str = ""
+    checks: tuple[CheckReport, ...] = ()
 
-    def files(self) -> tuple[ImageFile, ImageFile, ImageFile]:
-        """Kernel, ramdisk, machine: the order in which they must be registered."""
+    def find(self, role: Role, form: Format | None = None) -> Artifact | None:
+        """The artifact of that role, and of that format where one is named; None without one."""
+        fits = (a for a in self.artifacts if a.role is role and form in (None, a.format))
+        return next(fits, None)
+
+    def replacing(self, *artifacts: Artifact) -> Image:
+        """The same image with these artifacts in place of, or beside, those it had."""
+        new = {(a.role, a.format): a for a in artifacts}
+        kept = tuple(a for a in self.artifacts if (a.role, a.format) not in new)
+        return replace(self, artifacts=(*kept, *artifacts))
+
+    def _one(self, role: Role) -> Artifact:
+        found = self.find(role)
+        if found is None:
+            raise LookupError(f"the image {self.name} has no {role}")
+        return found
+
+    @property
+    def kernel(self) -> Artifact:
+        """The kernel; LookupError for an image without one."""
+        return self._one(Role.KERNEL)
+
+    @property
+    def ramdisk(self) -> Artifact:
+        """The ramdisk; LookupError for an image without one."""
+        return self._one(Role.RAMDISK)
+
+    @property
+    def machine(self) -> Artifact:
+        """The machine image, one file system; LookupError for an image without one."""
+        return self._one(Role.MACHINE)
+
+    @property
+    def disk(self) -> Artifact | None:
+        """The bootable whole disk, if the build made one."""
+        return self.find(Role.DISK)
+
+    @property
+    def triple(self) -> tuple[Artifact, Artifact, Artifact]:
+        """Kernel, ramdisk, machine image: the order in which they must be registered."""
         return self.kernel, self.ramdisk, self.machine
+
+    def check(self, target: CheckTarget) -> CheckReport | None:
+        """The boot check of the triple or of the disk; None when it was skipped."""
+        return next((check for check in self.checks if check.target == target), None)
+
+    def verified(self, *, whole_disk: bool = False) -> bool:
+        """Whether the boot check passed on what would be registered."""
+        check = self.check("disk" if whole_disk else "triple")
+        return check is not None and check.passed
 
 
 @dataclass(frozen=True)

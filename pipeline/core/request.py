@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.checks import Triple
 from pipeline.core.recipe import Recipe
 
 Backend = Literal["auto", "guestfs", "e2fsprogs"]
 """What edits the guest: libguestfs, e2fsprogs, or whichever fits."""
-
-SUFFIXES = {"machine": ".img", "kernel": "-vmlinuz", "ramdisk": "-initrd", "disk": "-disk.raw"}
-"""What the files of a build are called: the recipe's name and this, by role."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +38,3 @@ class BuildRequest:
     def wants_disk(self) -> bool:
         """Whether a bootable whole disk is made too."""
         return self.recipe.disk_image or self.disk_image
-
-
-def triple(request: BuildRequest, files: Mapping[str, Path]) -> Triple:
-    """What the boot check boots: the build's files, by role."""
-    return Triple(
-        machine=files["machine"],
-        kernel=files["kernel"],
-        ramdisk=files["ramdisk"],
-        command_line=request.recipe.command_line,
-        user=request.recipe.user,
-    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.core.resources import KICKSTART
+
 _NAME = "image-pipeline"
-PROJECT = Path(__file__).resolve().parent.parent.parent
-"""The checkout: tasks.py, kickstart/ and templates/ lie here."""
 
 
 def _xdg(variable: str, default: str) -> Path:
@@ -46,4 +46,4 @@ def build_dir() -> Path:
 def recipes_file() -> Path:
     """The recipes table. IMAGE_PIPELINE_RECIPES overrides it."""
     value = os.environ.get("IMAGE_PIPELINE_RECIPES")
-    return Path(value).absolute() if value else PROJECT / "kickstart" / "recipes.toml"
+    return Path(value).absolute() if value else KICKSTART / "recipes.toml"

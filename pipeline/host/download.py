@@ -1,31 +1,35 @@
 """Files by HTTP: through the user's proxy, directly when that is dead, verified before use.
 
 Proxies come from the environment as curl(1) reads it: http_proxy, https_proxy and no_proxy.
-Credentials in a URL go into a header and are masked everywhere else.
+Credentials in a URL go into a header and are masked everywhere else. Nothing else of the user's
+environment is used: no .netrc, and the certificates are the system's.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import http.client
 import re
-import urllib.error
-import urllib.request
+import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.secrets import Secrets
 
 _CHUNK = 1 << 18
-_TRIES = 2  # a mirror that drops a connection once is common; the next mirror is the better remedy
+_AGAIN = 1  # a mirror that drops a connection once is common; the next mirror is the better remedy
 _SECONDS = 30.0  # without a byte; mirrors answer within one
+_REDIRECTS = 10
 _SLIRP_HOST = "10.0.2.2"  # the host's loopback as a guest on user-mode networking sees it
-_GATEWAY_ERRORS = (502, 503, 504)
+_PROXY_ERRORS = (407, 502, 503, 504)  # status codes by which a proxy speaks of itself
+_SERVER_ERRORS = range(500, 600)
 
 
 class DownloadError(PipelineError):
@@ -71,23 +75,21 @@ class Downloader:
         self._warn = warn
         self._seconds = seconds
         self._dead: set[str] = set()
+        self._direct = _session(_AGAIN)
+        self._through_proxy = _session(0)
 
     def proxy_for(self, url: str) -> str:
         """The proxy that requests for the URL go through, "" for none or a dead one."""
-        parts = urlsplit(url)
-        if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
-            return ""
-        proxy = urllib.request.getproxies_environment().get(parts.scheme, "")
+        bare, _ = _without_account(url)
+        proxy: str = get_environ_proxies(bare).get(urlsplit(url).scheme, "")
         if proxy and "://" not in proxy:
             proxy = f"http://{proxy}"
         return "" if proxy in self._dead else proxy
 
     def text(self, url: str, limit: int = 1 << 20) -> str:
         """A small file; DownloadError when it is missing, longer than `limit` or no UTF-8."""
-        with self._open(url) as stream:
-            data: bytes = stream.read(limit + 1)
-        if len(data) > limit:
-            raise _failure(url, f"it is longer than {limit} bytes")
+        with self._connect(url) as response:
+            data = b"".join(_content(response, url, limit))
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -107,81 +109,115 @@ class Downloader:
         DownloadError when it is missing, cut short, or longer than `limit` bytes.
         """
         digest = hashlib.new(algorithm)
-        count = 0
-        with self._open(url) as stream, path.open("wb") as file:
-            while chunk := _read(stream, url):
-                count += len(chunk)
-                if count > limit:
-                    raise _failure(url, f"it is longer than {limit} bytes")
+        with self._connect(url) as response, path.open("wb") as file:
+            for chunk in _content(response, url, limit):
                 digest.update(chunk)
                 file.write(chunk)
                 advance(len(chunk))
-            expected = stream.headers.get("Content-Length")
-            if expected is not None and expected.isdigit() and int(expected) != count:
-                raise _failure(url, f"it ended after {count} of {expected} bytes")
         return digest.hexdigest()
 
-    @contextmanager
-    def _open(self, url: str) -> Iterator[Any]:
-        stream = self._connect(url)
-        try:
-            yield stream
-        finally:
-            stream.close()
-
-    def _connect(self, url: str) -> IO[bytes]:
+    def _connect(self, url: str) -> requests.Response:
         proxy = self.proxy_for(url)
         if proxy:
+            self._secrets.add(unquote(urlsplit(proxy).password or ""))
             try:
-                return self._request(url, proxy, tries=1)
+                return self._request(url, proxy)
             except _ProxyDeadError as error:
                 self._dead.add(proxy)
                 self._warn(f"the proxy {masked(proxy)} is dead ({error}); going on without it")
-        return self._request(url, "", tries=_TRIES)
+        return self._request(url, "")
 
-    def _request(self, url: str, proxy: str, tries: int) -> IO[bytes]:
-        parts = urlsplit(url)
-        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        request = urllib.request.Request(  # noqa: S310 # an install tree's or mirror's, by http(s)
-            bare, headers={"User-Agent": "image-pipeline"}
-        )
-        if parts.username is not None:
-            account = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._secrets.add(unquote(parts.password or ""))
-            request.add_header(
-                "Authorization", "Basic " + base64.b64encode(account.encode()).decode()
+    def _request(self, url: str, proxy: str) -> requests.Response:
+        bare, account = _without_account(url)
+        auth = None
+        if account is not None:
+            self._secrets.add(account[1])
+            # requests writes strings as Latin-1; servers read UTF-8 (RFC 7617, 2.1).
+            user, password = (word.encode().decode("latin-1") for word in account)
+            auth = user, password
+        session = self._through_proxy if proxy else self._direct
+        try:
+            response = session.get(
+                bare,
+                auth=auth,
+                proxies={urlsplit(url).scheme: proxy} if proxy else {},
+                timeout=self._seconds,
+                stream=True,
             )
-        handler = urllib.request.ProxyHandler({parts.scheme: proxy} if proxy else {})
-        opener = urllib.request.build_opener(handler)
-        for attempt in range(1, tries + 1):
-            try:
-                stream: IO[bytes] = opener.open(request, timeout=self._seconds)
-            except urllib.error.HTTPError as error:
-                error.close()
-                if proxy and error.code in (407, *_GATEWAY_ERRORS):
-                    raise _ProxyDeadError(f"status {error.code}") from None
-                if error.code < 500 or attempt == tries:
-                    raise _failure(url, f"the server answered {error.code}") from None
-            except (OSError, http.client.HTTPException) as error:
-                why = str(getattr(error, "reason", error)) or type(error).__name__
-                if proxy:
-                    raise _ProxyDeadError(why) from None
-                if attempt == tries:
-                    raise _failure(url, why) from None
-            else:
-                return stream
-        raise AssertionError("unreachable")
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            if proxy:
+                raise _ProxyDeadError(_reason(error)) from None
+            raise _failure(url, _reason(error)) from None
+        if response.ok:
+            return response
+        response.close()
+        if proxy and response.status_code in _PROXY_ERRORS:
+            raise _ProxyDeadError(f"status {response.status_code}")
+        raise _failure(url, f"the server answered {response.status_code}")
+
+
+def _session(again: int) -> requests.Session:
+    """A session that repeats a request `again` times where the server or the line failed."""
+    session = requests.Session()
+    session.trust_env = False  # no .netrc, and the proxy is chosen here
+    session.max_redirects = _REDIRECTS
+    places = ssl.get_default_verify_paths()
+    # The store that curl and the package manager use, with the certificates of the user's site.
+    session.verify = places.cafile or places.capath or True
+    # What is fetched is hashed as it lies on the server: compressed in transit, it would be
+    # inflated or not by what the server says of a ".gz".
+    session.headers.update({"User-Agent": "image-pipeline", "Accept-Encoding": "identity"})
+    retry = Retry(
+        total=again,
+        status_forcelist=_SERVER_ERRORS,
+        allowed_methods=["GET"],
+        raise_on_status=False,
+        respect_retry_after_header=False,  # it may ask for hours, and there is another mirror
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    return session
+
+
+def _without_account(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL without user and password, and these."""
+    parts = urlsplit(url)
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if parts.username is None:
+        return bare, None
+    return bare, (unquote(parts.username), unquote(parts.password or ""))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, which the libraries wrap several times; else their own words."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        if isinstance(inner, TimeoutError):
+            return "it timed out"
+        last, inner = inner, inner.__cause__ or inner.__context__
+    return str(last) or type(last).__name__
 
 
 class _ProxyDeadError(Exception):
     """The proxy, not the server behind it, fails."""
 
 
-def _read(stream: IO[bytes], url: str) -> bytes:
-    try:
-        return stream.read(_CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _failure(url, f"the connection broke: {error}") from None
+def _content(response: requests.Response, url: str, limit: int) -> Iterator[bytes]:
+    """The body as it came over the line, to its end: only there a short one is noticed."""
+    count = 0
+    while True:
+        try:
+            chunk: bytes = response.raw.read(_CHUNK, decode_content=False)
+        except (OSError, HTTPError) as error:
+            raise _failure(url, f"the connection broke: {_reason(error)}") from None
+        if not chunk:
+            return
+        count += len(chunk)
+        if count > limit:
+            raise _failure(url, f"it is longer than {limit} bytes")
+        yield chunk
 
 
 def _failure(url: str, why: str) -> DownloadError:

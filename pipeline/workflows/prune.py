@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.builds import history
-from pipeline.builds.listing import boot_check, build_directories, taken
-from pipeline.builds.manifest import Manifest, read_manifest
+from pipeline.builds.listing import build_directories, taken
+from pipeline.builds.manifest import read_manifest
 from pipeline.builds.registrations import FILE as REGISTRATIONS
 from pipeline.builds.registrations import registrations, remove_from_record, superseded
 from pipeline.builds.workspace import LOCK
@@ -18,7 +18,7 @@ from pipeline.clouds.protocol import Cloud
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key
-from pipeline.core.image import Artifact, Image, Registration, Role
+from pipeline.core.image import Registration
 from pipeline.core.text import human_bytes
 from pipeline.host.locks import exclusive, is_held
 
@@ -170,40 +170,21 @@ def to_withdraw(
 
 
 def known_verdicts(directory: Path) -> dict[str, bool]:
-    """Content key -> whether the boot check passed, of the build and its earlier ones."""
+    """Content key -> whether its boot check passed, of the build and its earlier ones.
+
+    A triple and the whole disk of the same build have a key and a boot check each.
+    """
     verdicts = {}
     for place in [*reversed(history.entries(directory)), directory]:
         try:
             manifest = read_manifest(place)
         except InputError:
             continue
+        image = manifest.described(place)
         for whole_disk in (False, True):
-            key = content_key(_images(manifest, place), whole_disk=whole_disk)
-            verdicts[key] = boot_check(manifest) == "passed"
+            key = content_key(image, whole_disk=whole_disk)
+            verdicts[key] = image.verified(whole_disk=whole_disk)
     return verdicts
-
-
-def _images(manifest: Manifest, directory: Path) -> Image:
-    """The manifest's files, which need not exist any more."""
-    records = {
-        Role.KERNEL: manifest.kernel,
-        Role.RAMDISK: manifest.ramdisk,
-        Role.MACHINE: manifest.machine,
-    }
-    kernel, ramdisk, machine = (
-        Artifact(role, directory / record.file, record.sha256, record.bytes, record.allocated)
-        for role, record in records.items()
-    )
-    return Image(
-        name=manifest.name,
-        architecture=manifest.boot.architecture,
-        machine=machine,
-        kernel=kernel,
-        ramdisk=ramdisk,
-        kernel_version=manifest.boot.kernel_version,
-        command_line=manifest.boot.command_line,
-        verified=boot_check(manifest) == "passed",
-    )
 
 
 def delete(

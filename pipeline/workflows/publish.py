@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.builds.registrations import add_to_record, remove_from_record, superseded
+from pipeline.builds.workspace import Workspace
 from pipeline.clouds.protocol import Cloud, Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Meter, Progress, Unit
-from pipeline.core.image import Image, Registration
+from pipeline.core.image import Image, Registration, Role
+from pipeline.core.steps import StepName
+from pipeline.host.sparse import digests
 
 _Result = TypeVar("_Result")
 _POLL = 0.2  # seconds between looks for an interrupt; waiting without a time-out blocks signals
@@ -58,7 +61,7 @@ def publish(
     loses nothing.
     """
     _distinct(clouds)
-    if not images.verified:
+    if not images.verified(whole_disk=options.whole_disk):
         progress.warn(f"{images.name} was not boot-checked; its images will say so")
     stoppable = _StoppableProgress(progress)
     outcomes: dict[str, Outcome] = {}
@@ -78,6 +81,29 @@ def publish(
             stoppable.stop()
             raise
     return [outcomes[cloud.name] for cloud in clouds]
+
+
+def confirm(image: Image, directory: Path, *, whole_disk: bool, progress: Progress) -> None:
+    """Make sure that the files to be sent are those that the build made.
+
+    One that is the very file of the build's record (size, time, inode) is believed; any other is
+    hashed, once for all clouds. InputError for one whose bytes are not the manifest's.
+    """
+    workspace = Workspace(directory)
+    for artifact in image.artifacts:
+        sent = (artifact.role is Role.DISK) == whole_disk
+        if not sent or workspace.untouched(StepName.IMAGE, artifact.path.name):
+            continue
+        with progress.task(f"hashing {artifact.path.name}", total=artifact.size) as meter:
+            found = digests(artifact.path, ["sha256"], meter)["sha256"]
+        if found != artifact.sha256:
+            raise InputError(
+                f"publish {image.name} from",
+                artifact.path,
+                why=f"it is no longer what the build made: its sha256 is {found}, the manifest"
+                f" says {artifact.sha256}",
+                next_step="Build it again",
+            )
 
 
 def _distinct(clouds: Sequence[Cloud]) -> Sequence[Cloud]:

@@ -11,9 +11,7 @@ from typing import TypeVar
 
 from pipeline import verify
 from pipeline.builds.manifest import (
-    FileRecord,
     Manifest,
-    VerificationRecord,
     read_manifest,
     write_manifest,
 )
@@ -21,11 +19,12 @@ from pipeline.builds.report import write_report
 from pipeline.builds.workspace import LOCK, Workspace
 from pipeline.catalogue.lookup import local_files
 from pipeline.core import settings
-from pipeline.core.checks import Triple, VerifyReport, WholeDisk
+from pipeline.core.checks import CheckTarget, Triple, VerifyReport, WholeDisk
 from pipeline.core.errors import BusyError, InputError
 from pipeline.core.events import Progress
-from pipeline.core.image import Acceleration
+from pipeline.core.image import TRIPLE, Acceleration, Role
 from pipeline.core.secrets import Secrets
+from pipeline.core.steps import StepName
 from pipeline.host import hypervisor
 from pipeline.host.context import Tools
 from pipeline.host.locks import exclusive
@@ -49,6 +48,16 @@ class Target:
     build: Path | None = None
     manifest: Manifest | None = None
 
+    @property
+    def step(self) -> StepName:
+        """The step of a build that makes this check: where its consoles lie and what it stamps."""
+        return StepName.VERIFY if isinstance(self.boots, Triple) else StepName.VERIFY_DISK
+
+    @property
+    def evidence(self) -> Path:
+        """Where consoles and pictures of this check go unless the user says otherwise."""
+        return (self.build or Path(self.name)) / self.step
+
 
 def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     """A build's name, or an id of the local catalogue. InputError when it is neither.
@@ -63,10 +72,8 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
         )
     directory = settings.build_dir() / word
     manifest = read_manifest(directory)
-    images = manifest.image_set(directory)
-    files = {file.role.value: file.path for file in images.triple}
-    if images.disk is not None:
-        files["disk"] = images.disk
+    images = manifest.image(directory)
+    files = {str(artifact.role): artifact.path for artifact in images.artifacts}
     user = user or manifest.customization.user
     target = _target(word, files, images.command_line, user, whole_disk=whole_disk)
     return Target(target.name, target.boots, directory, manifest)
@@ -116,38 +123,37 @@ def check(
 
     report = _with_tools(look, progress, secrets, echo)
     if target.build is not None:
-        record(target, VerificationRecord.from_report(report.to_json()))
+        record(target, report)
     return report
 
 
-def record(target: Target, outcome: VerificationRecord) -> None:
+def record(target: Target, outcome: VerifyReport) -> None:
     """Write the outcome down for the build that was booted; after a failure it is booted again.
 
     BusyError when another run put other files in its place meanwhile.
     """
     assert target.build is not None
     assert target.manifest is not None
-    stage, field = "verify-disk", "disk_verification"
-    if isinstance(target.boots, Triple):
-        stage, field = "verify", "verification"
+    of: CheckTarget = "triple" if isinstance(target.boots, Triple) else "disk"
+    roles = TRIPLE if of == "triple" else (Role.DISK,)
     with exclusive(target.build / LOCK, f"the build {target.name}"):
         manifest = read_manifest(target.build)
-        if _files(manifest) != _files(target.manifest):
+        if _booted(manifest) != _booted(target.manifest):
             raise BusyError(
                 f"write down the boot check of {target.name}",
                 why="another run replaced its files while they were booted",
                 next_step=f"Run `invoke verify {target.name}` again",
             )
         if not outcome.passed:
-            Workspace(target.build).forget(stage)
-        write_manifest(manifest.model_copy(update={field: outcome}), target.build)
+            Workspace(target.build).invalidate(target.step)
+        report = outcome.record(of, manifest.digests(*roles))
+        write_manifest(manifest.with_check(report), target.build)
         write_report(target.build)
 
 
-def _files(manifest: Manifest) -> tuple[FileRecord | str | None, ...]:
+def _booted(manifest: Manifest) -> tuple[dict[str, str], str]:
     """What a boot check speaks of."""
-    files = (manifest.machine, manifest.kernel, manifest.ramdisk, manifest.disk)
-    return (*files, manifest.boot.command_line)
+    return manifest.digests(), manifest.boot.command_line
 
 
 def console(target: Target, progress: Progress, secrets: Secrets) -> int:

@@ -9,10 +9,11 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.clouds.protocol import Cloud
+from pipeline.core.checks import CheckReport, CheckTarget
 from pipeline.core.image import Artifact, Image, Role
 
 MIB = 1 << 20
@@ -78,14 +79,25 @@ def make_images(
     return Image(
         name=name,
         architecture="x86_64",
-        machine=image_file(Role.MACHINE, machine),
-        kernel=image_file(Role.KERNEL, kernel),
-        ramdisk=image_file(Role.RAMDISK, ramdisk),
+        artifacts=(
+            image_file(Role.MACHINE, machine),
+            image_file(Role.KERNEL, kernel),
+            image_file(Role.RAMDISK, ramdisk),
+        ),
         kernel_version="6.1.0-1-test",
         command_line="root=LABEL=uec-rootfs ro console=ttyS0",
-        verified=True,
+        checks=(passed_check("triple"), passed_check("disk")),
         properties={"os_distro": "demo", "os_version": "1"},
     )
+
+
+def passed_check(target: CheckTarget) -> CheckReport:
+    return CheckReport(target, {}, True, 10.0, {}, ())
+
+
+def with_disk(images: Image, disk: Path) -> Image:
+    """The image with a whole disk, too, or with another one."""
+    return images.replacing(image_file(Role.DISK, disk))
 
 
 def image_file(role: Role, path: Path) -> Artifact:
@@ -101,7 +113,7 @@ def rebuilt(images: Image, seed: int) -> Image:
     path.write_bytes(images.machine.path.read_bytes())
     with path.open("r+b") as file:
         file.write(random.Random(seed).randbytes(64))
-    return replace(images, machine=image_file(Role.MACHINE, path))
+    return images.replacing(image_file(Role.MACHINE, path))
 
 
 def child_environment(site: Site) -> dict[str, str]:

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 

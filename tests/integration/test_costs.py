@@ -24,10 +24,10 @@ from benchmarks.measure import MIB, Cost, measure
 from pipeline.builders.recipes import choose_recipe, load_recipes
 from pipeline.clouds.bundle.codec import PART_SIZE, bundle
 from pipeline.clouds.bundle.manifest import Sealer
-from pipeline.core import settings
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Role
 from pipeline.core.request import Backend, BuildRequest
+from pipeline.core.resources import PROJECT
 from pipeline.core.secrets import Secrets
 from pipeline.workflows.build import build
 
@@ -95,17 +95,18 @@ def built(disk: Disk, place: Path, backend: Backend = "auto") -> Cost:
 
     def work(_out: Path) -> Mapping[str, float]:
         os.environ["IMAGE_PIPELINE_BUILD"] = str(place)
-        recipes = load_recipes(settings.PROJECT / "kickstart" / "recipes.toml")
+        recipes = load_recipes(PROJECT / "kickstart" / "recipes.toml")
         recipe = choose_recipe(recipes, "demo").model_copy(update={"shrink": False})
         request = BuildRequest(
             recipe, disk=disk.path, backend=backend, accelerator="tcg", verify=False
         )
         hashed, started = count_hashing(), count_programs()
         manifest = build(request, QuietProgress(), Secrets())
+        sizes = {str(record.role): record.size for record in manifest.artifacts}
         return {
             "copied": manifest.source.copied,
-            "machine": manifest.machine.bytes,
-            "others": manifest.kernel.bytes + manifest.ramdisk.bytes,
+            "machine": sizes["machine"],
+            "others": sizes["kernel"] + sizes["ramdisk"],
             "hashed": hashed.total(),
             "started": started.total(),
         }

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration, PartitionImage
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.boot.select import BootFiles, collect
 from pipeline.guest.customize.apply import Customization, customize

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from tests.fixtures.metadata_server import Service, serving
 
 pytestmark = pytest.mark.integration

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from tests.contract.ec2_site import standin, standin_account
 from tests.fakes.server import Cloud
 from tests.fixtures.demo import Demo, copy_of_the_checkout, environment, shell

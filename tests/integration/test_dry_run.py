@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.builds.manifest import ArtifactRecord, write_manifest
+from pipeline.core.image import Role
 from pipeline.core.settings import cache_dir
 from pipeline.core.text import human_bytes
 from tests.contract.ec2_site import standin, standin_account
@@ -152,9 +154,9 @@ def test_an_upload_does_what_its_dry_run_said_and_the_dry_run_nothing(world: Wor
     plan: dict[str, list[str]] = answer["plan"]
     assert set(plan) == {"local", "glance:mine", "ec2:mine"}
     for cloud, calls in plan.items():
-        for file in (manifest.kernel, manifest.ramdisk, manifest.machine):
+        for file in manifest.artifacts:
             line = next(call for call in calls if file.file in call)
-            assert human_bytes(file.bytes) in line or f"{file.bytes} bytes" in line, (cloud, line)
+            assert human_bytes(file.size) in line or f"{file.size} bytes" in line, (cloud, line)
     lines = world.invoke(*words, "--dry-run").splitlines()
     assert lines == [f"{cloud}: {call}" for cloud, calls in plan.items() for call in calls]
 
@@ -181,13 +183,18 @@ def test_a_whole_disk_is_announced_as_it_is_sent(world: World) -> None:
     with disk.open("wb") as file:
         file.write(b"boot" * 1000)
         file.truncate(3 << 20)
-    record = {
-        "file": disk.name,
-        "sha256": hashlib.sha256(disk.read_bytes()).hexdigest(),
-        "bytes": 3 << 20,
-        "allocated": disk.stat().st_blocks * 512,
-    }
-    finished_build(directory, disk=record)
+    record = ArtifactRecord(
+        role=Role.DISK,
+        format="raw",
+        file=disk.name,
+        sha256=hashlib.sha256(disk.read_bytes()).hexdigest(),
+        size=3 << 20,
+        allocated=disk.stat().st_blocks * 512,
+    )
+    manifest = finished_build(directory)
+    write_manifest(
+        manifest.model_copy(update={"artifacts": (*manifest.artifacts, record)}), directory
+    )
     before = world.state()
     words = ["upload", "--recipe", "tiny", "--whole-disk", "--unverified", "--cloud", "ebs:mine"]
     (answer,) = json.loads(world.invoke(*words, "--dry-run", "--json"))

@@ -73,7 +73,7 @@ def images(tmp_path: Path) -> Image:
     images = make_images(tmp_path / "build")
     path = images.machine.path
     path.write_bytes(os.urandom(35 * MIB))
-    return replace(images, machine=image_file(images.machine.role, path))
+    return images.replacing(image_file(images.machine.role, path))
 
 
 def publish(images: Image, options: PublishOptions = OPTIONS) -> Registration:
@@ -464,13 +464,13 @@ def test_ec2_api_takes_a_bundle_of_several_parts(
         root.truncate(80 * MIB)
         root.seek(60 * MIB)
         root.write(b"after the hole")
-    build = replace(images, machine=image_file(images.machine.role, images.machine.path))
+    build = images.replacing(image_file(images.machine.role, images.machine.path))
     registration = publish(build)
     assert registration.machine_id.startswith("ami-")
     assert registration.kernel_id.startswith("aki-")
     assert registration.ramdisk_id.startswith("ari-")
     stored = [p for p in Path(endpoints.store).rglob("*") if p.is_file()]
-    for file in build.files():
+    for file in build.triple:
         data = file.path.read_bytes()
         assert any(p.stat().st_size == len(data) and p.read_bytes() == data for p in stored)
     open_ec2("").withdraw(registration)

@@ -20,7 +20,7 @@ from pipeline.convert.extract import Extraction, extract, open_format
 from pipeline.core.errors import DiskError, HostError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import DiskImage
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from tests.fixtures.disks import mounted

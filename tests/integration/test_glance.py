@@ -22,7 +22,7 @@ from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Image
 from tests.contract.glance_site import RawGlance
-from tests.contract.site import MIB, make_images
+from tests.contract.site import MIB, make_images, with_disk
 from tests.servers import glance
 from tests.servers.fixtures import LoneGlance, token_settings
 from tests.servers.processes import Processes, free_port
@@ -200,7 +200,7 @@ def test_a_hidden_triple_stays_hidden_and_is_found(raw: RawGlance, images: Image
 
 
 def test_an_unverified_set_says_so(raw: RawGlance, images: Image) -> None:
-    unverified = replace(images, verified=False)
+    unverified = replace(images, checks=())
     found = cloud().publish(unverified, PublishOptions(), QuietProgress())
     for image_id in (found.kernel_id, found.ramdisk_id, found.machine_id):
         assert raw.image(image_id)[identity.MARK_VERIFIED] == "false"
@@ -247,16 +247,16 @@ def test_a_broken_triple_is_repaired(raw: RawGlance, images: Image, state: str) 
 def test_a_whole_disk(raw: RawGlance, images: Image, tmp_path: Path) -> None:
     disk = tmp_path / "demo.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
-    with_disk = replace(images, disk=disk)
+    whole = with_disk(images, disk)
     options = PublishOptions(whole_disk=True)
-    cloud().probe(with_disk, options)
-    found = cloud().publish(with_disk, options, QuietProgress())
+    cloud().probe(whole, options)
+    found = cloud().publish(whole, options, QuietProgress())
     image = raw.image(found.machine_id)
     assert (image["container_format"], image["disk_format"]) == ("bare", "qcow2")
     assert (found.kernel_id, found.ramdisk_id) == ("", "")
     assert "os_command_line" not in image
     assert raw.data(found.machine_id) == disk.read_bytes()
-    assert cloud().publish(with_disk, options, QuietProgress()).machine_id == found.machine_id
+    assert cloud().publish(whole, options, QuietProgress()).machine_id == found.machine_id
     cloud().withdraw(found)
     assert raw.seen(hidden=True) == []
 

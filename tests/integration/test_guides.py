@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from tests.fixtures.demo import Demo, copy_of_the_checkout, shell
 from tests.fixtures.literate import Command, apply, steps
 

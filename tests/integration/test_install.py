@@ -27,10 +27,10 @@ from pipeline.builders.installer import Limits, errors, install, libvirt
 from pipeline.builders.installer.answers import render
 from pipeline.builders.installer.trees import Tree
 from pipeline.builders.recipes import load_recipes
-from pipeline.core import settings
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration, DiskImage
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import PROJECT
 from pipeline.host import hypervisor
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -41,7 +41,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 PATIENCE = 240.0
 """Seconds a guest may take to reach %pre under TCG when the host is shared with other work."""
 LIMITS = Limits(wall=PATIENCE, quiet=PATIENCE)
-DEMO = load_recipes(settings.PROJECT / "kickstart" / "recipes.toml")["demo"]
+DEMO = load_recipes(PROJECT / "kickstart" / "recipes.toml")["demo"]
 SCRIPT = Path(__file__).with_name("install_once.py")
 
 
@@ -454,7 +454,7 @@ def run_apart(bench: Bench) -> Iterator[Callable[..., Process]]:
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(place),
-            "PYTHONPATH": str(settings.PROJECT),
+            "PYTHONPATH": str(PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "XDG_RUNTIME_DIR": str(runtime),
             "IMAGE_PIPELINE_CACHE": str(place / "cache"),

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.builders.recipes import choose_recipe, load_recipes
 from pipeline.cli.console import PlainProgress
-from pipeline.core import settings
 from pipeline.core.request import BuildRequest
+from pipeline.core.resources import PROJECT
 from pipeline.core.secrets import Secrets
 from pipeline.workflows.build import build
 from tests.integration.udebs import complete, netboot
@@ -21,7 +21,7 @@ MIRROR = "http://deb.debian.org/debian"
 
 
 def test_debian_13_to_the_three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kickstarts = settings.PROJECT / "kickstart"
+    kickstarts = PROJECT / "kickstart"
     complete(
         MIRROR,
         "trixie",
@@ -43,5 +43,5 @@ def test_debian_13_to_the_three_files(tmp_path: Path, monkeypatch: pytest.Monkey
     assert manifest.boot.kernel_version.endswith("cloud-amd64")
     assert "VolGroup/lv_root" in manifest.source.volume
     assert not [warning for warning in manifest.customization.warnings if "RESUME" in warning]
-    assert manifest.verification is not None
-    assert manifest.verification.passed
+    (check,) = manifest.checks
+    assert check.passed

@@ -16,9 +16,9 @@ import pytest
 from pipeline.builders.installer.answers import render
 from pipeline.builders.installer.trees import ChecksumError, TreeError, obtain
 from pipeline.builders.recipes import load_recipes
-from pipeline.core import settings
 from pipeline.core.events import QuietProgress
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 
@@ -108,7 +108,7 @@ def make_tree(directory: Path, *, break_sum: bool = False) -> Path:
 
 
 def recipe(*trees: str) -> Recipe:
-    demo = load_recipes(settings.PROJECT / "kickstart" / "recipes.toml")["demo"]
+    demo = load_recipes(PROJECT / "kickstart" / "recipes.toml")["demo"]
     return demo.model_copy(update={"trees": trees})
 
 

@@ -24,7 +24,7 @@ from pipeline.builders.demo import FATAL, PHASES, InstallTree, make_tree
 from pipeline.builders.demo.archive import FileTree, write_cpio
 from pipeline.builders.demo.contents import host_files
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
 from pipeline.host.programs import Program, Runner
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.builders.demo.tree import TEMPLATES
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 pytestmark = pytest.mark.integration
 

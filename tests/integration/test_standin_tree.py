@@ -19,7 +19,7 @@ from pipeline.builders.demo import InstallTree, make_tree, tree, tree_identity
 from pipeline.builders.demo.contents import host_files
 from pipeline.core.errors import HostError
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.convert.assemble import DiskFormat, make_disk
+from pipeline.convert.assemble import make_disk
+from pipeline.convert.formats import convert
 from pipeline.core.checks import WholeDisk
 from pipeline.core.errors import ProgramError
 from pipeline.core.events import QuietProgress
-from pipeline.core.image import Acceleration
+from pipeline.core.image import Acceleration, Format
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import assertion_names, verify
@@ -24,7 +25,7 @@ from tests.fixtures import triples
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
 LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
-FORMATS: tuple[DiskFormat, ...] = ("raw", "qcow2", "vmdk", "vhd")
+FORMATS: tuple[Format, ...] = ("raw", "qcow2", "vmdk", "vhd")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,16 @@ def tools(tmp_path: Path) -> Iterator[Tools]:
 
 
 def make(
-    triple: triples.Files, out: Path, tools: Tools, formats: tuple[DiskFormat, ...] = ("raw",)
-) -> dict[DiskFormat, Path]:
-    return make_disk(triple.machine, triple.kernel, triple.ramdisk, LINE, out, tools, formats)
+    triple: triples.Files, out: Path, tools: Tools, formats: tuple[Format, ...] = ("raw",)
+) -> dict[Format, Path]:
+    made = {form: out.with_name(f"{out.name}.{form}") for form in formats}
+    raw = out.with_name(f"{out.name}.raw")
+    make_disk(triple.machine, triple.kernel, triple.ramdisk, LINE, raw, tools)
+    for form in set(formats) - {"raw"}:
+        convert(raw, made[form], form, tools)
+    if "raw" not in formats:
+        raw.unlink()
+    return made
 
 
 def said(*argv: object) -> str:

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.settings import PROJECT, cache_dir
+from pipeline.core.resources import PROJECT
+from pipeline.core.settings import cache_dir
 from pipeline.host.locks import exclusive
 
 Name = Literal["openstack", "ec2api"]

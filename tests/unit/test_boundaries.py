@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 ROOT = PROJECT
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

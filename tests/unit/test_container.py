@@ -14,7 +14,7 @@ from invoke.collection import Collection
 from invoke.parser import Parser
 
 import tasks
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text().replace("\\\n", " ")
 EXAMPLES = sorted((PROJECT / "docs/ci").iterdir())

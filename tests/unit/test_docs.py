@@ -13,7 +13,7 @@ import tasks
 from pipeline.builds.manifest import Manifest, json_schema
 from pipeline.cli import reference
 from pipeline.core.recipe import Recipe
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from tests.fixtures.finished import finished_manifest
 
 ROOT = PROJECT
@@ -48,7 +48,7 @@ def test_the_schema_is_one_and_takes_what_we_write(tmp_path: Path) -> None:
     (example,) = blocks(manual(), "json")
     validator.validate(json.loads(example))
     Manifest.model_validate_json(example)
-    for fault in ({"version": 2}, {"surprise": 1}, {"kernel": None}):
+    for fault in ({"version": 3}, {"surprise": 1}, {"artifacts": None}):
         with pytest.raises(jsonschema.ValidationError):
             validator.validate({**json.loads(example), **fault})
 

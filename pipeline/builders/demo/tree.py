@@ -11,17 +11,17 @@ from pathlib import Path
 
 from pipeline.builders.demo.archive import FileTree, write_cpio
 from pipeline.builders.demo.contents import Host, host_files, installer_files
+from pipeline.core import resources
 from pipeline.core.errors import HostError
-from pipeline.core.settings import PROJECT
 from pipeline.host.context import Tools
-from pipeline.host.fingerprint import stage_key
+from pipeline.host.fingerprint import step_key
 
 PHASES = ("Partitioning", "Formatting", "Installing", "Configuring", "Running %post", "Complete")
 """What the installer prints on its console after "installer: " as it goes, in this order."""
 FATAL = "installer: FATAL: "
 """How the console line starts that says why the installer gave up."""
 
-TEMPLATES = PROJECT / "templates" / "standin"
+TEMPLATES = resources.TEMPLATES / "standin"
 _KERNEL = "images/pxeboot/vmlinuz"
 _INITRD = "images/pxeboot/initrd.img"
 
@@ -102,7 +102,7 @@ def _identity(host: Host) -> str:
                 inputs[name] = f"-> {path.readlink()}"
             elif "__pycache__" not in path.parts and path.is_file():
                 inputs[name] = _sha256(path)
-    return stage_key("stand-in tree", inputs)
+    return step_key("stand-in tree", inputs)
 
 
 def _sha256(path: Path) -> str:

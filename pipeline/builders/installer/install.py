@@ -32,7 +32,7 @@ from pipeline.core.secrets import Secrets
 from pipeline.host.context import Tools
 from pipeline.host.download import has_password
 from pipeline.host.files import finish, write_whole
-from pipeline.host.fingerprint import stage_key
+from pipeline.host.fingerprint import code_of, step_key
 
 CONSOLE, VIRT_INSTALL, QEMU, SCREEN, REPORT = (
     "console.log",
@@ -134,7 +134,7 @@ def plan(recipe: Recipe, tree: Tree | None, acceleration: Acceleration) -> list[
 
 
 def identity(recipe: Recipe, answers: Answers, tree: Tree) -> dict[str, object]:
-    """What the installed disk depends on, for workspace.stage_key: not on the nonce.
+    """What the installed disk depends on, for `step_key`: not on the nonce.
 
     Secrets enter by a slow hash (scrypt, RFC 7914), for the key is kept with the build.
     """
@@ -150,7 +150,11 @@ def identity(recipe: Recipe, answers: Answers, tree: Tree) -> dict[str, object]:
         ],
         "tree": tree.identity,
         "recipe": {name: getattr(recipe, name) for name in fields.split()},
-        "code": stage_key("install", {}, [Path(__file__).parent]),
+        # What runs programs and writes files does not decide what is installed: an install of an
+        # hour is not made again for it.
+        "code": step_key(
+            "install", {}, code_of(__name__, without=("pipeline.core", "pipeline.host"))
+        ),
     }
 
 

@@ -2,65 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pipeline.builds.compare import Change, Comparison
-from pipeline.builds.report.markup import Markup, join, table, tag
 from pipeline.core.text import human_bytes
 
 _MOST = 300  # rows of a table; `invoke diff` prints all
+_OPEN = 40  # rows; a longer table is folded
 
 
-def draw(comparison: Comparison | None) -> Markup:
-    """Packages, files and manifest fields; a note when there is nothing to compare with."""
-    if comparison is None:
-        return tag("p", "There is no earlier build of this recipe to compare with.", class_="note")
-    intro = tag("p", f"Compared with the build of {comparison.old}.", class_="note")
-    if comparison.same:
-        return join(intro, tag("p", "Nothing differs."))
-    return join(
-        intro,
-        _change_table("Packages", comparison.packages, "version"),
-        _change_table("Files", comparison.files, "size"),
-        _change_table("Manifest", comparison.fields, "value"),
+@dataclass(frozen=True)
+class Row:
+    """One difference; state is "added", "removed" or "changed". grew: "" for not at all."""
+
+    state: str
+    name: str
+    old: str
+    new: str
+    what: str
+    grew: str
+
+
+@dataclass(frozen=True)
+class ChangeTable:
+    """The differences of one kind. value: what is compared: "version", "size" or "value".
+
+    note: said in place of the table. hidden: rows that are left out.
+    """
+
+    name: str
+    value: str
+    note: str = ""
+    counts: str = ""
+    rows: tuple[Row, ...] = ()
+    hidden: int = 0
+    open: bool = False
+
+
+def tables(comparison: Comparison) -> tuple[ChangeTable, ...]:
+    """Packages, files and manifest fields."""
+    return (
+        _table("Packages", comparison.packages, "version"),
+        _table("Files", comparison.files, "size"),
+        _table("Manifest", comparison.fields, "value"),
     )
 
 
-def _change_table(name: str, changes: Sequence[Change] | None, what: str) -> Markup:
+def _table(name: str, changes: Sequence[Change] | None, value: str) -> ChangeTable:
     if changes is None:
-        return tag("p", f"{name} of one of the builds are not known.", class_="note")
+        return ChangeTable(name, value, note=f"{name} of one of the builds are not known.")
     if not changes:
-        return tag("p", f"{name}: no difference.", class_="note")
-    counts = _counts(changes)
-    rows = []
-    for change in changes[:_MOST]:
+        return ChangeTable(name, value, note=f"{name}: no difference.")
+    return ChangeTable(
+        name,
+        value,
+        counts=_counts(changes),
+        rows=tuple(_rows(changes[:_MOST], value)),
+        hidden=max(len(changes) - _MOST, 0),
+        open=len(changes) <= _OPEN,
+    )
+
+
+def _rows(changes: Sequence[Change], value: str) -> Iterator[Row]:
+    for change in changes:
         state = "added" if change.old is None else "removed" if change.new is None else "changed"
         old, new = (
-            human_bytes(int(v)) if v is not None and what == "size" else v
+            human_bytes(int(v)) if v is not None and value == "size" else v or ""
             for v in (change.old, change.new)
         )
-        rows.append(
-            tag(
-                "tr",
-                tag("td", state, class_=f"state {state}"),
-                tag("td", change.name, class_="name"),
-                tag("td", old or ""),
-                tag("td", new or ""),
-                tag("td", change.what) if what == "size" else None,
-                tag("td", _delta(change.bytes), class_="number") if what != "value" else None,
-            )
-        )
-    head = ["", name, f"Old {what}", f"New {what}"]
-    head += ["Differs in"] if what == "size" else []
-    head += ["Grew by"] if what != "value" else []
-    hidden = len(changes) - len(rows)
-    return tag(
-        "details",
-        tag("summary", name, " ", tag("small", counts)),
-        table(head, rows, "changes"),
-        tag("p", f"{hidden:,} more: `invoke diff` prints all.", class_="note") if hidden else None,
-        open="" if len(changes) <= 40 else None,
-    )
+        yield Row(state, change.name, old, new, change.what, _delta(change.bytes))
 
 
 def _counts(changes: Sequence[Change]) -> str:

@@ -23,6 +23,11 @@ class Console:
     text: str
     skipped: int
 
+    @property
+    def lines(self) -> int:
+        """How many are shown."""
+        return self.text.count("\n") + 1
+
 
 @dataclass(frozen=True)
 class Picture:

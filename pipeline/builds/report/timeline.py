@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.builds.manifest import StageRecord
-from pipeline.builds.report.markup import Markup, tag
+from pipeline.builds.manifest import StepRecord
+from pipeline.core.steps import OUTER
 from pipeline.core.text import human_seconds
 
-OUTER = ("install", "image", "inventory", "digests", "verify")
-"""Stages that are no part of another one."""
 _WIDTH, _ROW, _LABELS, _FIGURES = 1120.0, 30.0, 130.0, 90.0
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _TICKS = 8
@@ -26,7 +24,7 @@ class Bar:
     reused: bool
 
 
-def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
+def bars(stages: Mapping[str, StepRecord]) -> list[Bar]:
     """The stages by their begin; one whose begin is not recorded follows the one before it."""
     found: list[Bar] = []
     end = 0.0
@@ -37,58 +35,78 @@ def bars(stages: Mapping[str, StageRecord]) -> list[Bar]:
     return sorted(found, key=lambda bar: (bar.begun, -bar.seconds))
 
 
-def elapsed(stages: Mapping[str, StageRecord]) -> float:
+def elapsed(stages: Mapping[str, StepRecord]) -> float:
     """Seconds from the build's start to the end of its last stage."""
     return max((bar.begun + bar.seconds for bar in bars(stages)), default=0.0)
 
 
-def draw(stages: Mapping[str, StageRecord]) -> Markup:
-    """The chart as SVG; nothing when no stage ran."""
+@dataclass(frozen=True)
+class DrawnBar:
+    """One stage's row; places and lengths in the drawing's units. inner: part of another stage."""
+
+    name: str
+    figure: str
+    inner: bool
+    reused: bool
+    x: float
+    y: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line of the grid and what stands below it."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The chart of all stages. label: the same in words. bar: a bar's height."""
+
+    width: float
+    height: float
+    label: str
+    ticks: tuple[Tick, ...]
+    rows: tuple[DrawnBar, ...]
+    labels_end: float = _LABELS - 10
+    bar: float = _ROW - 10
+
+
+def chart(stages: Mapping[str, StepRecord]) -> Chart | None:
+    """The chart; None when no stage ran."""
     rows = bars(stages)
     if not rows:
-        return Markup("")
+        return None
     total = elapsed(stages) or 1.0
     # A rerun that did nothing keeps the figures of the run that did the work.
     all_reused = all(bar.reused for bar in rows)
     scale = (_WIDTH - _LABELS - _FIGURES) / total
-    height = _ROW * len(rows) + 24
-    return tag(
-        "svg",
-        *_grid(total, scale, height),
-        *(_bar(bar, index, scale, figures=all_reused) for index, bar in enumerate(rows)),
-        class_="timeline",
-        viewBox=f"0 0 {_WIDTH:g} {height:g}",
-        role="img",
-        aria_label="Stages over time: "
+    return Chart(
+        width=_WIDTH,
+        height=_ROW * len(rows) + 24,
+        label="Stages over time: "
         + ", ".join(f"{bar.name} {human_seconds(bar.seconds)}" for bar in rows),
+        ticks=_ticks(total, scale),
+        rows=tuple(
+            DrawnBar(
+                name=bar.name,
+                figure="reused" if bar.reused and not all_reused else human_seconds(bar.seconds),
+                inner=bar.name not in OUTER,
+                reused=bar.reused,
+                x=round(_LABELS + bar.begun * scale, 1),
+                y=index * _ROW,
+                width=round(max(bar.seconds * scale, 2), 1),
+            )
+            for index, bar in enumerate(rows)
+        ),
     )
 
 
-def _grid(total: float, scale: float, height: float) -> Iterable[Markup]:
+def _ticks(total: float, scale: float) -> tuple[Tick, ...]:
     step = next((s for s in _STEPS if total / s <= _TICKS), total / _TICKS)
-    for index in range(int(total / step) + 1):
-        x = round(_LABELS + index * step * scale, 1)
-        yield tag("line", x1=x, x2=x, y1=0.0, y2=height - 20, class_="grid")
-        yield tag("text", human_seconds(index * step), x=x, y=height - 5, class_="tick")
-
-
-def _bar(bar: Bar, index: int, scale: float, *, figures: bool) -> Markup:
-    x = round(_LABELS + bar.begun * scale, 1)
-    y = index * _ROW
-    width = round(max(bar.seconds * scale, 2), 1)
-    figure = "reused" if bar.reused and not figures else human_seconds(bar.seconds)
-    inner = "" if bar.name in OUTER else " inner"
-    return tag(
-        "g",
-        tag("text", bar.name, x=_LABELS - 10, y=y + 19, class_="label"),
-        tag(
-            "rect",
-            x=x,
-            y=y + 5,
-            width=width,
-            height=_ROW - 10,
-            rx=4.0,
-            class_=f"bar{inner}{' reused' if bar.reused else ''}",
-        ),
-        tag("text", figure, x=x + width + 8, y=y + 19, class_="figure"),
+    return tuple(
+        Tick(round(_LABELS + index * step * scale, 1), human_seconds(index * step))
+        for index in range(int(total / step) + 1)
     )

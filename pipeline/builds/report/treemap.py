@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.builds.report.markup import Markup, tag
 from pipeline.core.text import human_bytes
 from pipeline.guest.inventory import Inventory
 
@@ -33,6 +32,25 @@ class Node:
     bytes: int
     children: tuple[Node, ...] = ()
     rest: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A rectangle of the drawing as it is shown, in the drawing's units.
+
+    colour: a class of report.css. opens: its children are drawn in it. title: all of its name.
+    label: name and size; text: as much of the label as fits.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    opens: bool
+    title: str
+    label: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -156,18 +174,6 @@ def _row(row: Sequence[float], box: Box, scale: float) -> tuple[list[Box], Box]:
     return boxes, rest
 
 
-def draw(root: Node, label: str) -> Markup:
-    """The map as SVG; `label` names it for those who do not see it."""
-    return tag(
-        "svg",
-        *_Drawing(root).cells(root, Box(0, 0, WIDTH, HEIGHT)),
-        class_="map",
-        viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
-        role="img",
-        aria_label=label,
-    )
-
-
 def _hues(root: Node) -> dict[str, int]:
     """A colour by path for the nodes that begin one; what lies below them has theirs.
 
@@ -185,6 +191,11 @@ def _hues(root: Node) -> dict[str, int]:
     return hues
 
 
+def cells(root: Node) -> tuple[Cell, ...]:
+    """What is drawn, a group before what lies in it; nothing for an empty root."""
+    return tuple(_Drawing(root).cells(root, Box(0, 0, WIDTH, HEIGHT)))
+
+
 class _Drawing:
     """The cells of one map."""
 
@@ -192,7 +203,7 @@ class _Drawing:
         self._total = root.bytes
         self._hues = _hues(root)
 
-    def cells(self, node: Node, box: Box, depth: int = 0, hue: int = -1) -> Iterator[Markup]:
+    def cells(self, node: Node, box: Box, depth: int = 0, hue: int = -1) -> Iterator[Cell]:
         """The children of `node`, laid out in `box`."""
         shown = [c for c in node.children if c.bytes > 0 and c.bytes >= self._total * _SMALLEST]
         rest = node.bytes - sum(c.bytes for c in shown)
@@ -204,7 +215,7 @@ class _Drawing:
         for child, place in zip(shown, boxes, strict=True):
             yield from self._cell(child, place, depth, self._hues.get(child.path, hue))
 
-    def _cell(self, node: Node, box: Box, depth: int, hue: int) -> Iterator[Markup]:
+    def _cell(self, node: Node, box: Box, depth: int, hue: int) -> Iterator[Cell]:
         inner = Box(
             box.x + _PADDING,
             box.y + _HEAD,
@@ -217,26 +228,16 @@ class _Drawing:
         label = f"{node.name}  {size}"
         room = int((box.width - 8) / _CHARACTER)
         shown = label if len(label) <= room else label[: max(room - 1, 0)] + "…"
-        yield tag(
-            "g",
-            tag(
-                "rect",
-                tag("title", f"{node.path}\n{size}, {100 * node.bytes / self._total:.1f} %"),
-                x=round(box.x, 1),
-                y=round(box.y, 1),
-                width=round(box.width, 1),
-                height=round(box.height, 1),
-                class_=f"{colour} open" if opens else colour,
-                rx=1.5,
-            ),
-            # The script fits labels anew when it looks closer: it needs those that do not fit too.
-            tag(
-                "text",
-                shown if room >= 4 and box.height >= _HEAD else None,
-                x=round(box.x + 4, 1),
-                y=round(box.y + 12.5, 1),
-                data_name=label,
-            ),
+        yield Cell(
+            x=round(box.x, 1),
+            y=round(box.y, 1),
+            width=round(box.width, 1),
+            height=round(box.height, 1),
+            colour=colour,
+            opens=opens,
+            title=f"{node.path}\n{size}, {100 * node.bytes / self._total:.1f} %",
+            label=label,
+            text=shown if room >= 4 and box.height >= _HEAD else "",
         )
         if opens:
             yield from self.cells(node, inner, depth + 1, hue)

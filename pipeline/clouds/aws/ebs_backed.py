@@ -33,7 +33,7 @@ from pipeline.clouds.aws.session import (
 )
 from pipeline.clouds.aws.snapshots import Snapshots
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
@@ -70,7 +70,7 @@ class EbsCloud:
     def probe(self, images: Image, options: PublishOptions) -> None:
         """See protocol.Cloud. Asks whether an image may be registered, as a dry run."""
         check_options(options, self.name)
-        disk = require_disk(images, self.name)
+        disk = require_disk(images, self.name).path
         found = disk_format(disk)
         if found != "raw":
             raise InputError(
@@ -89,7 +89,7 @@ class EbsCloud:
         """See protocol.Cloud."""
         if found := self._find(Images(self.site).own(), images):
             return [f"nothing: {found.id} holds this build"]
-        disk = require_disk(images, self.name)
+        disk = require_disk(images, self.name).path
         gib, size = volume_gib(disk.stat().st_size), human_bytes(disk.stat().st_size)
         if self._chosen_method() == "direct":
             calls = [
@@ -170,7 +170,7 @@ class EbsCloud:
             identity.MARK_KEY: identity.content_key(images, whole_disk=True),
             identity.MARK_ROLE: ROLE,
             identity.MARK_GENERATION: generation,
-            identity.MARK_VERIFIED: str(images.verified).lower(),
+            identity.MARK_VERIFIED: str(images.verified(whole_disk=True)).lower(),
         }
         snapshot_id = self._snapshot(images, marks, generations, progress)
         stem = self._stem(images)
@@ -201,14 +201,13 @@ class EbsCloud:
         progress: Progress,
     ) -> str:
         """A completed snapshot of the disk: one that is there, or a new one."""
-        disk = require_disk(images, self.name)
+        disk = require_disk(images, self.name).path
         snapshots = Snapshots(self.site)
         key = {name: marks[name] for name in (identity.MARK_NAME, identity.MARK_KEY)}
         done = [s for s in snapshots.tagged(key) if s.state == "completed"]
         if done:
             return done[0].id
         status = disk.stat()
-        disk_digest(images, self.name, progress)
 
         def check() -> None:
             now = disk.stat()

@@ -218,7 +218,7 @@ class Publication:
             identity.MARK_ROLE: str(file.role),
             identity.MARK_SHA256: file.sha256,
             identity.MARK_GENERATION: self.generation,
-            identity.MARK_VERIFIED: str(self.images.verified).lower(),
+            identity.MARK_VERIFIED: str(self.images.verified()).lower(),
         }
 
     def _tags(self, file: Artifact) -> Mapping[str, str]:

@@ -146,7 +146,7 @@ class GlanceCloud:
 
     def publish(self, images: Image, options: PublishOptions, progress: Progress) -> Registration:
         """See protocol.Cloud."""
-        wanted = parts(images, options, self.name, progress)
+        wanted = parts(images, options, self.name)
         with connect(self.name, self.cloud, self.patience, progress) as api:
             run = _Run(self, api, images, options, wanted)
             found = self._own(api, images, options)

@@ -10,9 +10,8 @@ from typing import Any
 
 from pipeline.clouds.glance.api import ImageRecord
 from pipeline.clouds.protocol import PublishOptions
-from pipeline.clouds.whole_disk import disk_digest, require_disk
+from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
-from pipeline.core.events import Progress
 from pipeline.core.image import Image, Registration, Role
 from pipeline.disk.blocks.identify import disk_format
 
@@ -42,14 +41,12 @@ class Part:
     disk_format: str
 
 
-def parts(
-    images: Image, options: PublishOptions, cloud: str, progress: Progress | None = None
-) -> tuple[Part, ...]:
-    """What to register, in order; the last stands for all. Hashes a whole disk."""
+def parts(images: Image, options: PublishOptions, cloud: str) -> tuple[Part, ...]:
+    """What to register, in order; the last stands for all."""
     if options.whole_disk:
-        path = require_disk(images, cloud)
-        size, digest = path.stat().st_size, disk_digest(images, cloud, progress)
-        return (Part(DISK, images.name, path, size, digest, "bare", disk_format(path)),)
+        disk = require_disk(images, cloud)
+        form = disk_format(disk.path)
+        return (Part(DISK, images.name, disk.path, disk.size, disk.sha256, "bare", form),)
     return tuple(
         Part(
             str(file.role),
@@ -79,7 +76,7 @@ def attributes(part: Part, images: Image, options: PublishOptions) -> dict[str, 
         "os_hidden": options.hidden,
         "tags": sorted(set(options.tags)),
         "architecture": images.architecture,
-        identity.MARK_VERIFIED: "true" if images.verified else "false",
+        identity.MARK_VERIFIED: str(images.verified(whole_disk=options.whole_disk)).lower(),
     }
     if part.role in (MACHINE, DISK):
         wanted |= {"min_disk": options.min_disk_gib, "min_ram": options.min_ram_mib}

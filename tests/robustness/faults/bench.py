@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 ROOT = PROJECT
 _TRAMPOLINE = Path(__file__).with_name("trampoline.py")

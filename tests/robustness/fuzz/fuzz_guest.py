@@ -33,7 +33,7 @@ from pathlib import Path
 from pipeline.core.errors import DiskError, GuestError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration, PartitionImage
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.disk.filesystems.ext_inodes import Reader
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.boot.select import collect

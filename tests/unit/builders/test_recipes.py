@@ -6,6 +6,7 @@ from pipeline.builders.recipes import choose_recipe, load_recipes
 from pipeline.core import settings
 from pipeline.core.errors import InputError
 from pipeline.core.recipe import FromEnvironment, Recipe
+from pipeline.core.resources import PROJECT
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -84,11 +85,11 @@ def test_the_nearest_name_is_offered() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = (settings.PROJECT / "docs" / "recipes.md").read_text()
+    text = (PROJECT / "docs" / "recipes.md").read_text()
     table = text[text.index("## Fields") : text.index("## Variables")]
     assert [name for name in Recipe.model_fields if f"`{name}`" not in table] == []
 
 
 def test_every_shipped_recipe_is_documented() -> None:
-    text = (settings.PROJECT / "docs" / "recipes.md").read_text()
+    text = (PROJECT / "docs" / "recipes.md").read_text()
     assert [n for n in load_recipes(settings.recipes_file()) if f"`{n}`" not in text] == []

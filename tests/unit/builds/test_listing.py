@@ -20,6 +20,7 @@ from pipeline.builds.workspace import LOCK, Workspace
 from pipeline.cli.reference import arguments
 from pipeline.clouds.protocol import Cloud, PublishOptions
 from pipeline.clouds.registry import open_clouds
+from pipeline.core.checks import Assertion, VerifyReport
 from pipeline.core.errors import BusyError, CloudError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.identity import content_key
@@ -76,30 +77,30 @@ def test_a_failure_seen_by_verify_is_not_outlived_by_an_earlier_success(
 ) -> None:
     monkeypatch.setenv("IMAGE_PIPELINE_BUILD", str(tmp_path))
     directory = tmp_path / "small"
-    passed = finished_build(directory, recipe=recipe("01")).verification
-    assert passed is not None
+    finished_build(directory, recipe=recipe("01"))
+    passed = VerifyReport(True, (Assertion("root by label", True, ""),), 9.0, ())
     workspace = Workspace(directory)
     with workspace.open():
-        workspace.stamp("verify", "key", [], {"passed": True})
+        workspace.remember("verify", "key", [], {"passed": True})
     target = verify.find_target("small", whole_disk=False, user="")
     verify.record(target, passed)
-    assert workspace.reuse("verify", "key")
-    verify.record(target, passed.model_copy(update={"passed": False}))
-    assert workspace.reuse("verify", "key") is None
-    assert not read_manifest(directory).image_set(directory).verified
+    assert workspace.lookup("verify", "key", dict)
+    verify.record(target, replace(passed, passed=False))
+    assert workspace.lookup("verify", "key", dict) is None
+    assert not read_manifest(directory).image(directory).verified()
 
 
 def test_a_verdict_is_not_written_to_a_build_that_came_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGE_PIPELINE_BUILD", str(tmp_path))
-    passed = finished_build(tmp_path / "small", recipe=recipe("01")).verification
+    finished_build(tmp_path / "small", recipe=recipe("01"))
+    passed = VerifyReport(True, (), 9.0, ())
     target = verify.find_target("small", whole_disk=False, user="")
-    assert passed is not None
-    rebuild(tmp_path / "small", 2, verification=None)
+    rebuild(tmp_path / "small", 2, checks=())
     with pytest.raises(BusyError):
         verify.record(target, passed)
-    assert read_manifest(tmp_path / "small").verification is None
+    assert read_manifest(tmp_path / "small").checks == ()
 
 
 def test_history_keeps_records_and_finds_them_by_word(tmp_path: Path) -> None:
@@ -171,7 +172,8 @@ def test_comparison_names_packages_files_and_fields(tmp_path: Path) -> None:
     }
     assert found.files[0].name == "/usr/share/doc/bash/README"
     assert {c.name for c in found.fields} == {
-        "recipe.digest", "machine.sha256", "machine.bytes", "machine.allocated",
+        "recipe.digest", "artifacts[machine].sha256", "artifacts[machine].size",
+        "artifacts[machine].allocated",
     }  # fmt: skip
     assert not found.same
     assert compare(new, new).same
@@ -186,7 +188,7 @@ def test_without_an_inventory_only_fields_are_compared(tmp_path: Path) -> None:
 
 def test_the_list_shows_states_and_registrations(tmp_path: Path) -> None:
     finished_build(tmp_path / "good")
-    finished_build(tmp_path / "skipped", verification=None)
+    finished_build(tmp_path / "skipped", checks=())
     (tmp_path / "half" / ".work").mkdir(parents=True)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "manifest.json").write_text("{}")
@@ -219,7 +221,7 @@ def test_leftovers_of_a_killed_run_go_at_once_and_the_build_stays(tmp_path: Path
     assert [one.kind for one in answer.deleted] == ["scratch", "scratch"]
     assert not (directory / ".work").exists()
     assert (directory / "disk.img").exists()
-    assert before.image_set(directory).verified
+    assert before.image(directory).verified()
 
 
 def test_disks_and_unfinished_stages_need_a_yes(tmp_path: Path) -> None:
@@ -301,7 +303,7 @@ def test_old_generations_go_and_the_record_with_them(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         if number > 1:
             rebuild(directory, number)
-        images = read_manifest(directory).image_set(directory)
+        images = read_manifest(directory).image(directory)
         made = cloud.publish(images, PublishOptions(), QuietProgress())
         registrations.add_to_record(directory / registrations.FILE, made)
     wish = prune.Wish(keep=2)
@@ -365,9 +367,9 @@ def test_pruning_keeps_n_of_each_kind_and_one_that_may_boot(
 def test_verdicts_come_from_the_build_and_its_history(tmp_path: Path) -> None:
     directory = tmp_path / "small"
     finished_build(directory, recipe=recipe("01"))
-    first = content_key(read_manifest(directory).image_set(directory))
-    rebuild(directory, 2, verification=None)
-    second = read_manifest(directory).image_set(directory)
+    first = content_key(read_manifest(directory).image(directory))
+    rebuild(directory, 2, checks=())
+    second = read_manifest(directory).image(directory)
     verdicts = prune.known_verdicts(directory)
     assert verdicts[first] is True
     assert verdicts[content_key(second)] is False

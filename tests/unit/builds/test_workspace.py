@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.builds.workspace import Workspace
 from pipeline.core.errors import BusyError
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.host.files import Replacements, finish, naming, put_back_on_error, write_whole
-from pipeline.host.fingerprint import stage_key
+from pipeline.host.fingerprint import step_key
 from pipeline.host.locks import exclusive
 
 ROOT = PROJECT
@@ -90,50 +90,50 @@ def test_scratch_is_emptied_at_both_ends(tmp_path: Path) -> None:
     assert not workspace.scratch.exists()
 
 
-def test_a_stage_is_reused_only_while_nothing_changed(tmp_path: Path) -> None:
+def test_a_step_is_reused_only_while_nothing_changed(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "demo")
     with workspace.open():
         product = workspace.directory / "disk.img"
         product.write_text("content")
-        assert workspace.reuse("install", "k") is None
-        workspace.stamp("install", "k", [product], {"facts": 1})
-        assert workspace.reuse("install", "k") == {"facts": 1}
-        assert workspace.reuse("install", "other key") is None
+        assert workspace.lookup("install", "k", dict) is None
+        workspace.remember("install", "k", [product], {"facts": 1})
+        assert workspace.lookup("install", "k", dict) == {"facts": 1}
+        assert workspace.lookup("install", "other key", dict) is None
         product.write_text("changed")
-        assert workspace.reuse("install", "k") is None
-        workspace.stamp("install", "k", [product], {})
+        assert workspace.lookup("install", "k", dict) is None
+        workspace.remember("install", "k", [product], {})
         product.unlink()
-        assert workspace.reuse("install", "k") is None
-        workspace.forget("install")
-        workspace.forget("install")
+        assert workspace.lookup("install", "k", dict) is None
+        workspace.invalidate("install")
+        workspace.invalidate("install")
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": "k"}'])
-def test_a_damaged_stamp_is_no_stamp(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_entry_is_no_entry(tmp_path: Path, damage: str) -> None:
     workspace = Workspace(tmp_path / "demo")
     with workspace.open():
-        workspace.stamp("install", "k", [], {})
+        workspace.remember("install", "k", [], {})
         (workspace.directory / ".stages" / "install.json").write_text(damage)
-        assert workspace.reuse("install", "k") is None
+        assert workspace.lookup("install", "k", dict) is None
 
 
 def test_the_key_covers_inputs_and_code(tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text("1")
-    base = stage_key("s", {"a": 1, "b": 2}, [code])
-    assert base == stage_key("s", {"b": 2, "a": 1}, [code])
-    assert base != stage_key("t", {"a": 1, "b": 2}, [code])
-    assert base != stage_key("s", {"a": 1, "b": 3}, [code])
+    base = step_key("s", {"a": 1, "b": 2}, [code])
+    assert base == step_key("s", {"b": 2, "a": 1}, [code])
+    assert base != step_key("t", {"a": 1, "b": 2}, [code])
+    assert base != step_key("s", {"a": 1, "b": 3}, [code])
     (code / "a.py").write_text("2")
-    assert base != stage_key("s", {"a": 1, "b": 2}, [code])
+    assert base != step_key("s", {"a": 1, "b": 2}, [code])
     (code / "a.py").write_text("1")
     (code / "__pycache__").mkdir()
     # Another command may be writing it at this moment, under the name Python gives such a file.
     (code / "__pycache__" / "a.cpython-311.pyc.139872").write_text("half")
-    assert base == stage_key("s", {"a": 1, "b": 2}, [code])
+    assert base == step_key("s", {"a": 1, "b": 2}, [code])
     (code / "b.sh").write_text("")
-    assert base != stage_key("s", {"a": 1, "b": 2}, [code])
+    assert base != step_key("s", {"a": 1, "b": 2}, [code])
 
 
 def test_replacements_take_their_names_together_or_not_at_all(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.clouds.registry import default_words, open_clouds
 from pipeline.clouds.whole_disk import require_disk
 from pipeline.core.errors import InputError
 from pipeline.core.identity import content_key, next_generation
+from pipeline.core.image import Role
 from pipeline.disk.blocks.identify import disk_format
 from tests.contract.site import make_images, rebuilt
 
@@ -98,7 +99,11 @@ def test_keys_tell_content_names_and_kinds_apart(tmp_path: Path) -> None:
         content_key(images, whole_disk=True),
         content_key(rebuilt(images, seed=3)),
         content_key(replace(images, name="other")),
-        content_key(replace(images, kernel=images.ramdisk, ramdisk=images.kernel)),
+        content_key(
+            images.replacing(
+                replace(images.ramdisk, role=Role.KERNEL), replace(images.kernel, role=Role.RAMDISK)
+            )
+        ),
         content_key(replace(images, command_line="other"), whole_disk=True),
     }
     assert len(different) == 6

@@ -17,7 +17,7 @@ import pytest
 from pipeline.builders.installer.forecast import Forecast, read_forecast
 from pipeline.cli.console import PlainProgress, TerminalProgress
 from pipeline.core.events import tell
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 
 def shown(stream: io.StringIO) -> str:

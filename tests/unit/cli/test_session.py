@@ -28,7 +28,7 @@ from pipeline.core.errors import (
     VerifyError,
 )
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.core.text import human_bytes, printable
 
 ROOT = PROJECT

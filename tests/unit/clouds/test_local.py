@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Image, Role
 from tests.contract.observers import Observed
-from tests.contract.site import MIB, make_images, rebuilt
+from tests.contract.site import MIB, make_images, rebuilt, with_disk
 from tests.fixtures.simplestreams_reader import read_mirror
 
 OPTIONS = PublishOptions()
@@ -162,9 +161,9 @@ def test_whole_disks_are_a_product_of_their_own(
 ) -> None:
     disk = tmp_path / "demo.qcow2"
     disk.write_bytes(b"QFI\xfb" + bytes(60))
-    with_disk = replace(images, disk=disk)
-    upload(catalogue, with_disk)
-    registration = catalogue.publish(with_disk, PublishOptions(whole_disk=True), QuietProgress())
+    whole = with_disk(images, disk)
+    upload(catalogue, whole)
+    registration = catalogue.publish(whole, PublishOptions(whole_disk=True), QuietProgress())
     assert registration.kernel_id == ""
     items = [i for i in read_mirror(catalogue.directory) if i["id"] == registration.machine_id]
     assert [item["ftype"] for item in items] == ["disk1.img"]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import HostError, ProgramError
+from pipeline.core.resources import PROJECT
 from pipeline.core.secrets import Secrets
-from pipeline.core.settings import PROJECT
 from pipeline.host.cleanup import start_time
 from pipeline.host.programs import Runner
 from pipeline.host.requirements import require

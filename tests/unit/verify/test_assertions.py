@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from pipeline.core.checks import Assertion, VerifyReport
+from pipeline.core.checks import Assertion, CheckReport, VerifyReport
 from pipeline.verify import assertion_names
 from pipeline.verify.assertions import Boots, Expected, judge
 from pipeline.verify.boot import Record, unless_starved
@@ -295,9 +296,11 @@ def test_the_report_is_json() -> None:
     )
     report = VerifyReport(False, table, None, (Path("x/first-console.log"),), ("line",))
     assert [a.name for a in report.failures] == ["b"]
-    record = json.loads(json.dumps(report.to_json()))
+    kept = report.record("triple", {"kernel": "ab"})
+    record = json.loads(TypeAdapter(CheckReport).dump_json(kept))
     assert record["assertions"][2] == {"name": "c", "passed": False, "reached": False, "detail": ""}
-    assert record["evidence"] == ["x/first-console.log"]
+    assert (record["target"], record["artifacts"]) == ("triple", {"kernel": "ab"})
+    assert record["console_lines"] == ["line"]
 
 
 STARVED = replace(

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.builds.registrations import read_record, superseded
+from pipeline.builds.workspace import Workspace
 from pipeline.clouds.local import LocalCloud
 from pipeline.clouds.protocol import Interrupted, PublishOptions
 from pipeline.core.errors import CloudError, HostError, InputError
-from pipeline.core.events import Progress, QuietProgress
+from pipeline.core.events import Meter, Progress, QuietProgress, Unit
 from pipeline.core.image import Image, Registration
-from pipeline.workflows.publish import plan, publish
+from pipeline.workflows.publish import confirm, plan, publish
 from tests.contract.site import make_images, rebuilt
+from tests.fixtures.finished import finished_build
 
 OPTIONS = PublishOptions()
 
@@ -250,7 +253,7 @@ def test_plan_changes_nothing(images: Image, tmp_path: Path) -> None:
 def test_an_unverified_set_is_told(
     images: Image, record: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unverified = replace(images, verified=False)
+    unverified = replace(images, checks=())
     publish(unverified, [Scripted("a")], OPTIONS, record=record, progress=QuietProgress())
     assert "not boot-checked" in capsys.readouterr().err
 
@@ -264,3 +267,40 @@ def test_replace_on_the_local_catalogue_updates_the_record(
         publish(build, [catalogue], options, record=record, progress=QuietProgress())
     (left,) = catalogue.generations("demo")
     assert [entry["machine_id"] for entry in read_record(record)] == [left.machine_id]
+
+
+def test_files_are_compared_with_the_manifest_once_unless_they_are_the_very_ones(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "small"
+    manifest = finished_build(directory)
+    image = manifest.image(directory)
+    workspace = Workspace(directory)
+    hashed: list[str] = []
+
+    class Watching(QuietProgress):
+        @contextmanager
+        def task(
+            self, label: str, total: int | None = None, unit: Unit = "bytes"
+        ) -> Iterator[Meter]:
+            hashed.append(label)
+            with super().task(label, total, unit) as meter:
+                yield meter
+
+    def look() -> list[str]:
+        hashed.clear()
+        confirm(image, directory, whole_disk=False, progress=Watching())
+        return sorted(hashed)
+
+    everything = ["hashing small-initrd", "hashing small-vmlinuz", "hashing small.img"]
+    assert look() == everything, "nobody wrote down which files these are"
+    with workspace.open():
+        workspace.remember("image", "key", [a.path for a in image.artifacts], {})
+    assert look() == []
+    path = image.machine.path
+    path.write_bytes(path.read_bytes())
+    assert look() == ["hashing small.img"]
+    path.write_bytes(b"R" + path.read_bytes()[1:])
+    with pytest.raises(InputError, match="no longer what the build made"):
+        look()
+    confirm(image, directory, whole_disk=True, progress=QuietProgress())

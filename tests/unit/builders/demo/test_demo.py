@@ -26,7 +26,7 @@ from pipeline.builders.demo.kernel import (
 )
 from pipeline.builders.demo.tree import TEMPLATES, treeinfo
 from pipeline.core.errors import HostError
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 
 PATHS = st.lists(
     st.text("abcxyz0.-é", min_size=1, max_size=9).filter(lambda p: p not in (".", "..")),

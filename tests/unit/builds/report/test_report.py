@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
+from markupsafe import Markup
 
 from pipeline.builds import history, registrations
 from pipeline.builds.manifest import (
     CustomizationRecord,
     EditRecord,
     RecipeRecord,
-    StageRecord,
+    StepRecord,
     read_manifest,
 )
-from pipeline.builds.report import read_facts, write_report
+from pipeline.builds.report import write_report
 from pipeline.builds.report.evidence import read_console, read_picture
-from pipeline.builds.report.markup import Markup, join, tag
-from pipeline.builds.report.timeline import bars
+from pipeline.builds.report.facts import State, Verdict, read_facts
+from pipeline.builds.report.page import environment, fragment
+from pipeline.builds.report.timeline import bars, chart
 from pipeline.builds.report.treemap import (
     Box,
     Node,
     by_directory,
     by_package,
-    draw,
+    cells,
     notable,
     squarify,
 )
+from pipeline.core.checks import Assertion, CheckReport
 from pipeline.core.errors import InputError
 from pipeline.core.image import Registration
+from pipeline.core.resources import PROJECT
 from pipeline.core.text import human_seconds
 from pipeline.guest.inventory import Inventory, Package
-from tests.fixtures.finished import entry, finished_build, png, small_inventory
+from tests.fixtures.finished import entry, finished_build, png, small_inventory, with_disk
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x1b[31m\u202e\udcff"
 
@@ -62,20 +68,31 @@ def elements(page: str) -> Elements:
     return parser
 
 
+def draw(root: Node, label: str) -> str:
+    return fragment("treemap", cells=cells(root), label=label)
+
+
 @given(st.text())
 def test_text_comes_back_as_text(text: str) -> None:
-    page = elements(tag("p", text, title=text))
+    markup = environment().from_string('<p title="{{ text }}">{{ text }}</p>').render(text=text)
+    page = elements(markup)
     assert [name for name, _ in page.found] == ["p"]
-    assert "<" not in tag("p", text).removeprefix("<p>").removesuffix("</p>")
+    assert list(page.found[0][1]) == ["title"]
+    assert "<" not in markup.removeprefix("<p ").removesuffix("</p>")
 
 
 def test_only_markup_passes_unescaped() -> None:
-    inner = tag("b", "x & y")
-    assert join(inner, "<i>") == "<b>x &amp; y</b>&lt;i&gt;"
-    assert isinstance(join("a"), Markup)
-    assert tag("img", src="a") == '<img src="a">'
-    assert tag("td", None, class_=None, data_x="1") == '<td data-x="1"></td>'
-    assert tag("details", open="") == "<details open></details>"
+    render = environment().from_string("{{ one }}{{ other }}").render
+    assert render(one=Markup("<b>x</b>"), other="<i>\x1b") == "<b>x</b>&lt;i&gt;\\x1b"
+    with pytest.raises(UndefinedError):
+        render(one="")
+
+
+def test_no_template_turns_the_escaping_off() -> None:
+    templates = sorted(PROJECT.glob("templates/report/*.j2"))
+    assert len(templates) > 10
+    for path in templates:
+        assert not re.search(r"\|\s*safe\b|autoescape", path.read_text()), path
 
 
 @given(st.lists(st.floats(1, 1e9), min_size=1, max_size=60))
@@ -135,15 +152,31 @@ def test_an_empty_map_is_empty() -> None:
 
 def test_stages_without_a_begin_follow_one_another() -> None:
     stages = {
-        "install": StageRecord(seconds=10, reused=False),
-        "image": StageRecord(seconds=5, reused=True),
-        "verify": StageRecord(seconds=2, reused=False, begun=12.0),
+        "install": StepRecord(seconds=10, reused=False),
+        "image": StepRecord(seconds=5, reused=True),
+        "verify": StepRecord(seconds=2, reused=False, begun=12.0),
     }
     assert [(bar.name, bar.begun) for bar in bars(stages)] == [
         ("install", 0.0),
         ("image", 10.0),
         ("verify", 12.0),
     ]
+
+
+def test_the_check_of_the_whole_disk_is_a_stage_of_its_own() -> None:
+    drawn = chart(
+        {
+            "image": StepRecord(seconds=5, reused=False),
+            "extract": StepRecord(seconds=3, reused=False, begun=0.0),
+            "verify-disk": StepRecord(seconds=60, reused=False, begun=5.0),
+        }
+    )
+    assert drawn is not None
+    assert {row.name: row.inner for row in drawn.rows} == {
+        "image": False,
+        "extract": True,
+        "verify-disk": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -258,7 +291,7 @@ def test_the_page_says_what_the_build_is(tmp_path: Path) -> None:
         "boots",
         "2.6.38.6-26.rc1.fc15.x86_64",
         "root=LABEL=uec-rootfs",
-        read_manifest(directory).kernel.sha256,
+        read_manifest(directory).digests()["kernel"],
         "+LABEL=uec-rootfs / ext4",
         "anaconda began",
         "Compared with the build of 2026-11-20",
@@ -279,9 +312,69 @@ def test_a_rebuild_of_the_same_inputs_is_not_compared_with_itself(tmp_path: Path
 
 
 def test_a_failed_or_skipped_boot_check_is_said(tmp_path: Path) -> None:
-    manifest = finished_build(tmp_path / "small", verification=None)
+    manifest = finished_build(tmp_path / "small", checks=())
     assert "not boot-checked" in write_report(tmp_path / "small").read_text()
-    assert manifest.verification is None
+    assert manifest.checks == ()
+
+
+FAILED = CheckReport(
+    target="disk",
+    artifacts={},
+    passed=False,
+    seconds_to_ssh=None,
+    boot_seconds={"uefi": 31.0},
+    assertions=(
+        Assertion("boots under UEFI", False, "no shim"),
+        Assertion("clean again", False, "", reached=False),
+    ),
+    console_lines=("BdsDxe: failed to load Boot0001",),
+)
+PASSED = replace(FAILED, passed=True, assertions=(), console_lines=())
+
+
+def test_a_failed_check_of_the_whole_disk_is_the_headline(tmp_path: Path) -> None:
+    directory = tmp_path / "small"
+    evidence = {"verify-disk/uefi-console.log": b"Shell> \n"}
+    with_disk(finished_build(directory, evidence=evidence), directory, FAILED)
+    page = elements(write_report(directory).read_text())
+    assert "boot check failed: whole disk" in page.text
+    verdicts = [a["class"] for name, a in page.found if name == "span" and "class" in a]
+    assert "verdict failed" in verdicts
+    assert "verdict passed" not in verdicts
+    for word in (
+        "boots under UEFI",
+        "no shim",
+        "not reached",
+        "BdsDxe: failed to load Boot0001",
+        "uefi-console.log",
+        "Shell>",
+        "/dev/vda is /",
+        "uefi 31 s",
+    ):
+        assert word in page.text, word
+
+
+@pytest.mark.parametrize(
+    ("three_files", "disk", "state", "text"),
+    [
+        (PASSED, PASSED, "passed", "boots"),
+        (FAILED, PASSED, "failed", "boot check failed: image set"),
+        (FAILED, FAILED, "failed", "boot check failed: image set and whole disk"),
+        (None, FAILED, "failed", "boot check failed: whole disk"),
+        (PASSED, None, "skipped", "boots; whole disk not boot-checked"),
+        (None, None, "skipped", "not boot-checked"),
+    ],
+)
+def test_the_headline_is_the_worst_check(
+    three_files: CheckReport | None,
+    disk: CheckReport | None,
+    state: State,
+    text: str,
+    tmp_path: Path,
+) -> None:
+    checks = (replace(three_files, target="triple"),) if three_files else ()
+    with_disk(finished_build(tmp_path, checks=checks), tmp_path, disk)
+    assert read_facts(tmp_path).verdict == Verdict(state, text)
 
 
 def test_there_is_no_report_of_nothing(tmp_path: Path) -> None:

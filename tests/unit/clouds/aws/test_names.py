@@ -30,12 +30,9 @@ def images(name: str = "vmlinuz-like", machine: str = "c" * 64) -> Image:
     return Image(
         name=name,
         architecture="x86_64",
-        machine=files[Role.MACHINE],
-        kernel=files[Role.KERNEL],
-        ramdisk=files[Role.RAMDISK],
+        artifacts=tuple(files.values()),
         kernel_version="1",
         command_line="",
-        verified=True,
     )
 
 
@@ -45,7 +42,7 @@ def image(image_id: str, location: str, kernel: str = "", ramdisk: str = "") -> 
 
 def test_names_are_made_of_content_and_never_begin_like_a_kernel_s_file() -> None:
     build = images()
-    stems = [NAMES.of(build, file) for file in build.files()]
+    stems = [NAMES.of(build, file) for file in build.triple]
     assert stems[0] == f"ci-kernel-vmlinuz-like-{'a' * 32}"
     assert stems[1] == f"ci-ramdisk-vmlinuz-like-{'b' * 32}"
     assert stems[2].startswith("ci-machine-vmlinuz-like-")

@@ -37,7 +37,7 @@ from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
 from pipeline.core.errors import InputError
 from pipeline.core.image import Image
-from tests.contract.site import MIB, make_images
+from tests.contract.site import MIB, make_images, with_disk
 
 ROLES = ["kernel", "ramdisk", "machine"]
 
@@ -75,7 +75,7 @@ def test_a_triple_has_amazon_formats_in_order(images: Image) -> None:
 def test_a_whole_disk_is_bare_of_its_own_format(images: Image, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"QFI\xfb" + bytes(100))
-    (part,) = parts(replace(images, disk=disk), PublishOptions(whole_disk=True), "glance")
+    (part,) = parts(with_disk(images, disk), PublishOptions(whole_disk=True), "glance")
     assert (part.container_format, part.disk_format) == ("bare", "qcow2")
     assert part.sha256 == hashlib.sha256(disk.read_bytes()).hexdigest()
 
@@ -97,7 +97,7 @@ def test_attributes_of_the_machine_image(images: Image) -> None:
     assert wanted["os_version"] == "2"  # the option's, not the recipe's
     assert wanted[identity.MARK_VERIFIED] == "true"
     assert "os_command_line" not in attributes(kernel, images, options)
-    unverified = attributes(machine, replace(images, verified=False), options)
+    unverified = attributes(machine, replace(images, checks=()), options)
     assert unverified[identity.MARK_VERIFIED] == "false"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import GuestError
 from pipeline.core.events import QuietProgress
-from pipeline.core.settings import PROJECT
+from pipeline.core.resources import PROJECT
 from pipeline.guest.customize.apply import Customization, customize
 from pipeline.guest.customize.boot_hooks import is_shell, key_script, merged
 from pipeline.guest.customize.generalise import hosts_without

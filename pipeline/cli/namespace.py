@@ -1,0 +1,33 @@
+"""The tasks of the command line, gathered for Invoke."""
+
+from __future__ import annotations
+
+from invoke.collection import Collection
+
+from pipeline.cli.build import build, console, recipes, verify
+from pipeline.cli.look import diff, doctor, list_, prune, report, show
+from pipeline.cli.upload import unbundle, upload
+from pipeline.core.resources import is_checkout
+
+
+def namespace() -> Collection:
+    """All tasks; those for the work on the product itself only where its files are."""
+    tasks = [
+        build,
+        upload,
+        verify,
+        console,
+        unbundle,
+        recipes,
+        doctor,
+        list_,
+        show,
+        diff,
+        prune,
+        report,
+    ]
+    if is_checkout():
+        from pipeline.cli.develop import benchmark, check, docs, faults, format_, test
+
+        tasks += [docs, test, format_, check, benchmark, faults]
+    return Collection(*tasks)

@@ -1,0 +1,34 @@
+"""The steps of a build, by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StepName(StrEnum):
+    """What a build does, in its order. A name is also that of the step's folder or cache entry.
+
+    EXTRACT, CUSTOMIZE and ASSEMBLE are parts of IMAGE; DIGESTS and INVENTORY run beside the boot
+    checks.
+    """
+
+    INSTALL = "install"
+    IMAGE = "image"
+    EXTRACT = "extract"
+    CUSTOMIZE = "customize"
+    ASSEMBLE = "disk image"
+    DIGESTS = "digests"
+    INVENTORY = "inventory"
+    VERIFY = "verify"
+    VERIFY_DISK = "verify-disk"
+
+
+OUTER = (
+    StepName.INSTALL,
+    StepName.IMAGE,
+    StepName.DIGESTS,
+    StepName.INVENTORY,
+    StepName.VERIFY,
+    StepName.VERIFY_DISK,
+)
+"""Those that are no part of another."""

@@ -1,0 +1,201 @@
+"""What is written down of a build: digests, inventory, manifest; with the last it is whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pipeline
+from pipeline.builds import history
+from pipeline.builds.manifest import (
+    FILE,
+    BootRecord,
+    Manifest,
+    RecipeRecord,
+    artifact_record,
+    as_it_was,
+    manifest_text,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.core.checks import CheckReport
+from pipeline.core.errors import DiskError
+from pipeline.core.image import SUFFIXES, Artifact, Role
+from pipeline.core.steps import StepName
+from pipeline.guest import inventory
+from pipeline.guest.inventory import Inventory
+from pipeline.host.files import Replacements, put_back_on_error
+from pipeline.host.sparse import image_file
+from pipeline.workflows.image_step import MadeFiles
+from pipeline.workflows.install_step import InstalledDisk
+from pipeline.workflows.job import Job
+from pipeline.workflows.steps import Action, Step
+
+
+class Digests(Step[dict[Role, Artifact]]):
+    """The digest of each file: one pass over each, unless the manifest has it.
+
+    Runs beside the boot check, which waits for its guest while this keeps one core busy.
+    """
+
+    name = StepName.DIGESTS
+    background = True
+
+    def __init__(self, job: Job, files: Step[MadeFiles]) -> None:
+        super().__init__(files)
+        self.job = job
+        self.files = files
+
+    def reuse(self) -> dict[Role, Artifact] | None:
+        """The manifest's, if it is of these files."""
+        if not self.files.known or self.files.value.waiting:
+            return None
+        try:
+            known = read_manifest(self.job.directory)
+        except Exception:  # an unreadable manifest only means that we hash again
+            return None
+        if known.recipe.digest != self.files.value.key:
+            return None
+        return {
+            artifact.role: artifact for artifact in known.described(self.job.directory).artifacts
+        }
+
+    def run(self) -> dict[Role, Artifact]:
+        """Hash them all at once."""
+        made = self.files.value
+        paths = {role: self.job.directory / name for role, name in made.files.items()}
+        total = sum(path.stat().st_size for path in paths.values())
+        with self.job.tools.progress.task("hash", total) as meter, ThreadPoolExecutor() as pool:
+            found = pool.map(lambda role: image_file(role, paths[role], meter), paths)
+            return {artifact.role: artifact for artifact in found}
+
+    def describe(self) -> Sequence[Action]:
+        """Nothing to say: it is part of writing the build down."""
+        return []
+
+
+class TakeInventory(Step[Inventory | None]):
+    """What the root is made of; None when the last run wrote it down or nobody can tell."""
+
+    name = StepName.INVENTORY
+    background = True
+
+    def __init__(self, job: Job, files: Step[MadeFiles]) -> None:
+        super().__init__(files)
+        self.job = job
+        self.files = files
+
+    def wanted(self) -> bool:
+        """Whether the files are new."""
+        return not self.files.known or self.files.value.waiting
+
+    def run(self) -> Inventory | None:
+        """Look through the machine image."""
+        made = self.files.value
+        try:
+            return inventory.take(
+                self.job.directory / made.files[Role.MACHINE], made.root.filesystem
+            )
+        except DiskError as error:
+            self.job.tools.progress.say(f"no inventory: {error.why}")
+            return None
+
+    def describe(self) -> Sequence[Action]:
+        """Nothing to say: it is part of writing the build down."""
+        return []
+
+
+class WriteDown(Step[Manifest]):
+    """Gives the files their names and writes the manifest, which makes the build whole."""
+
+    def __init__(
+        self,
+        job: Job,
+        disk: Step[InstalledDisk],
+        files: Step[MadeFiles],
+        digests: Digests,
+        *,
+        contents: TakeInventory,
+        checks: Sequence[Step[CheckReport | None]],
+    ) -> None:
+        super().__init__(disk, files, digests, contents, *checks)
+        self.job = job
+        self.disk, self.files = disk, files
+        self.digests, self.contents, self.checks = digests, contents, checks
+
+    def run(self) -> Manifest:
+        """Write it down."""
+        made, artifacts, contents = self.files.value, self.digests.value, self.contents.value
+        manifest = self._manifest(made, artifacts)
+        if made.waiting:
+            self._replace(made, manifest, contents)
+        else:
+            write_manifest(manifest, self.job.directory)
+        return manifest
+
+    def _manifest(self, made: MadeFiles, artifacts: dict[Role, Artifact]) -> Manifest:
+        job, recipe = self.job, self.job.request.recipe
+        manifest = Manifest(
+            name=recipe.name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            product=pipeline.__version__,
+            recipe=RecipeRecord(name=recipe.name, description=recipe.description, digest=made.key),
+            source=made.source,
+            artifacts=tuple(artifact_record(artifacts[role], recipe.name) for role in made.files),
+            root=made.root,
+            # The recipe's command line may have changed since the files were made.
+            boot=BootRecord(**made.kernel.model_dump(), command_line=recipe.command_line),
+            customization=made.customization,
+            checks=tuple(step.value for step in self.checks if step.value is not None),
+            properties=recipe.properties,
+            tools=self.disk.value.versions | made.tools,
+            steps=job.clock.steps,
+            acceleration=job.accelerator,
+        )
+        if all(step.reused for step in job.clock.steps.values()):
+            return as_it_was(manifest, job.directory)
+        return manifest
+
+    def _replace(self, made: MadeFiles, manifest: Manifest, contents: Inventory | None) -> None:
+        """Put the new build in the earlier one's place: all of it, or nothing."""
+        directory, name = self.job.directory, self.job.name
+        history.keep(directory)
+        named = {role: name + SUFFIXES[role] for role in made.files}
+        waiting = {named[role]: directory / file for role, file in made.files.items()}
+        final = made.model_copy(update={"files": named, "waiting": False})
+        earlier = (*(name + suffix for suffix in SUFFIXES.values()), inventory.FILE, FILE)
+        # All that takes space is written before the last build is given up.
+        with Replacements() as records:
+            entry = self.job.workspace.entry(StepName.IMAGE, made.key, waiting, final)
+            records.add(*entry)
+            if contents is not None:
+                records.add(directory / inventory.FILE, inventory.dump(contents))
+            records.add(directory / FILE, manifest_text(manifest))
+            # From here until the new manifest has its name there is no finished build, unless
+            # something fails: then the last one is there again.
+            with put_back_on_error(directory, earlier, self.job.workspace.scratch / "earlier"):
+                (directory / FILE).unlink(missing_ok=True)
+                for file, aside in waiting.items():
+                    aside.replace(directory / file)
+                if Role.DISK not in named:
+                    (directory / (name + SUFFIXES[Role.DISK])).unlink(missing_ok=True)
+                (directory / inventory.FILE).unlink(missing_ok=True)
+                records.commit()
+
+    def _stays(self) -> bool:
+        """Of a dry run: whether the finished build stays as it is."""
+        checked = all(step.known for step in self.checks)
+        named = self.files.known and not self.files.value.waiting
+        return named and (checked or not self.job.request.verify)
+
+    def describe(self) -> Sequence[Action]:
+        """What is written; a single reused action when the build stays as it is."""
+        directory = self.job.directory
+        if self._stays():
+            return [Action(f"leave {directory / FILE} as it is", reused=True)]
+        if self.files.known and not self.files.value.waiting:
+            return [Action(f"write {directory / FILE}")]
+        roles = [r for r in SUFFIXES if r is not Role.DISK or self.job.request.wants_disk]
+        made = ", ".join(str(directory / (self.job.name + SUFFIXES[role])) for role in roles)
+        return [Action(f"write {made}"), Action(f"write {directory / FILE}")]
