@@ -115,6 +115,8 @@ def _what_to_copy(candidate: Candidate) -> tuple[Iterable[tuple[int, int]], str,
         return ranges, _ALL, ""
     filesystem = Ext(candidate.volume)
     why = check(filesystem)
+    if candidate.superblock and candidate.superblock.uuid == _NO_UUID:
+        why = why or "it has no UUID"  # preening gives it one
     return (ranges, _ALL, why) if why else (UsedRanges(filesystem), _USED, "")
 
 

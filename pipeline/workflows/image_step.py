@@ -12,6 +12,7 @@ from pipeline.builds.manifest import CustomizationRecord, EditRecord, RootRecord
 from pipeline.convert import assemble
 from pipeline.convert.extract import Extraction, extract, foresee
 from pipeline.convert.shrink import left_out, shrink
+from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Role
@@ -200,11 +201,11 @@ class MakeFiles(Step[MadeFiles]):
             what = "use the files made from it: neither it nor what makes them changed"
             return [Action(what, reused=True)]
         request, recipe = self.job.request, self.job.request.recipe
+        copies = self._foreseen()
         ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
         edits = Action(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
-        if request.backend == "guestfs":
+        if request.backend == "guestfs" or any(c.filesystem not in EXT for c in copies[:1]):
             edits = Action("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
-        copies = self._foreseen()
         actions = [self._copies(copies), edits]
         if recipe.shrink:
             unshrunk = left_out(copies[0].filesystem) if copies else ()

@@ -1,11 +1,13 @@
 """What the file system checkers find, told apart from their not being able to look.
 
 An exit status alone is no verdict: xfs_repair leaves with the status of damage when it does not
-know a feature, e2fsck with that of an operational error when a file system is newer than itself.
+know a feature, e2fsck with that of an operational error when a file system is newer than itself,
+and with that of a clean one when it corrected something and began again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ _TOO_NEW = (  # in whole sentences of e2fsck and xfs_repair
     "unknown compat/rocompat/incompat features",
     "unsupported filesystem features",
 )
+_PREENS = "-p"
 _WORDS = 600
 
 
@@ -40,9 +43,12 @@ def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
     it does not work.
     """
     argv: list[str | Path] = ["e2fsck", *options, image.absolute()]
-    status, words = _said(argv, tools, timeout)
+    status, lines = _said(argv, tools, timeout)
+    words = _shown(lines)
     if status & _DAMAGED or not status & ~_MENDED:
-        return Finding(bool(status & _MENDED), bool(status & _DAMAGED), words)
+        # Preening says one line, of sums, about a file system that it leaves as it is.
+        mended = bool(status & _MENDED) or (_PREENS in options and len(lines) > 1)
+        return Finding(mended, bool(status & _DAMAGED), words)
     if status == 8:
         raise DiskError(
             "check the file system in",
@@ -56,28 +62,37 @@ def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
 def xfs_repair(image: Path, tools: Tools, *, timeout: float) -> Finding:
     """Have xfs_repair look at an XFS without changing it; raises what `e2fsck` does."""
     argv: list[str | Path] = ["xfs_repair", "-n", "-f", image.absolute()]
-    status, words = _said(argv, tools, timeout)
+    status, lines = _said(argv, tools, timeout)
+    words = _shown(lines)
     if status not in (0, 1, 2):  # 2: a log that was not replayed (xfs_repair(8))
         raise _failed("xfs_repair", image, status, words)
     return Finding(mended=False, damaged=status != 0, words=words)
 
 
-def _said(argv: list[str | Path], tools: Tools, timeout: float) -> tuple[int, str]:
-    """Exit status and last words; DiskError if the program does not know the file system."""
+def _said(argv: list[str | Path], tools: Tools, timeout: float) -> tuple[int, list[str]]:
+    """Exit status and lines; DiskError if the program does not know the file system."""
     done = tools.run.run(argv, timeout=timeout, ok=range(256))
-    words = " ".join((done.stdout + done.stderr).decode(errors="replace").split())
-    if done.returncode and any(mark in words for mark in _TOO_NEW):
+    lines = (done.stdout or done.stderr).decode(errors="replace").split("\n")
+    # e2fsck writes its own version to standard error, and its errors.
+    words = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode and any(mark in " ".join(words.split()) for mark in _TOO_NEW):
         raise DiskError(
             "check the file system in",
             argv[-1],
             why=f"it has features that this host's {argv[0]} does not know: "
-            f"{shown(words[-_WORDS:])}",
+            f"{_shown(words.splitlines())}",
             next_step=f"Build on a host with a newer {argv[0]}, or install on a file system made "
             "without them",
         )
     if done.returncode & ~_MENDED:
         refuse_full(done.argv)
-    return done.returncode, shown(words[-_WORDS:])
+        lines = words.split("\n")
+    return done.returncode, [line for line in lines if line.strip()]
+
+
+def _shown(lines: Iterable[str]) -> str:
+    """The end of what a program said, in one line."""
+    return shown(" ".join(" ".join(lines).split())[-_WORDS:])
 
 
 def _failed(program: str, image: Path, status: int, words: str) -> HostError:

@@ -105,7 +105,10 @@ def test_an_upload_after_a_planned_build_is_planned_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "answer"),
-    [(["--version"], "image-pipeline "), (["build", "--help"], "Usage: invoke [--core-opts] build ")],
+    [
+        (["--version"], "image-pipeline "),
+        (["build", "--help"], "Usage: invoke [--core-opts] build "),
+    ],
 )
 def test_the_launcher_once_set_up_only_hands_over(
     tmp_path: Path, words: list[str], answer: str
