@@ -77,6 +77,15 @@ def require_editable(superblock: Superblock, place: str, tools: Tools) -> None:
 
     place: the volume, for the message. HostError when there is no xfs_repair.
     """
+    said = tools.run.run(["xfs_repair", "-V"], timeout=_SECONDS).text
+    require_known(superblock, place, kernel=appliance_kernel(os.environ), xfsprogs=said.strip())
+
+
+def require_known(superblock: Superblock, place: str, *, kernel: str, xfsprogs: str) -> None:
+    """DiskError unless a kernel of this release and an xfs_repair that says this know an XFS.
+
+    An empty or unknown release refuses nothing.
+    """
     if superblock.incompat & _NEEDS_REPAIR:
         raise DiskError(
             "edit the XFS of",
@@ -84,10 +93,12 @@ def require_editable(superblock: Superblock, place: str, tools: Tools) -> None:
             why="it is marked as needing repair (needsrepair), and no kernel mounts it",
             next_step="Run xfs_repair on the disk itself, look at what was lost, try again",
         )
-    said = tools.run.run(["xfs_repair", "-V"], timeout=_SECONDS).text
-    release = appliance_kernel(os.environ)
-    kernel = None if _BACKPORTS.search(release) else _version(release)
-    known = {f"Linux {release} of the editing appliance": kernel, said.strip(): _version(said)}
+    known = {
+        f"Linux {kernel} of the editing appliance": _version(kernel),
+        xfsprogs: _version(xfsprogs),
+    }
+    if _BACKPORTS.search(kernel):
+        known.pop(f"Linux {kernel} of the editing appliance")
     needed = list(features(superblock))
     why = "; ".join(
         f"{who} does not know {_listed(missing)}"
