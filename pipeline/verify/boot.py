@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError
 from pipeline.core.text import printable
 from pipeline.host.files import write_scratch
 from pipeline.host.programs import Runner
@@ -296,7 +295,7 @@ def _boot(plan: Plan, session: Session, overlay: Path) -> Record:
         tail=console.tail,
         power_off=power_off,
         power_off_seconds=seconds,
-        clean=_left_clean(session, overlay) if power_off == "guest-shutdown" else None,
+        clean=left_clean(session.runner, overlay) if power_off == "guest-shutdown" else None,
         evidence=tuple(evidence),
     )
 
@@ -310,15 +309,16 @@ def _note_requests(metadata: Metadata, log: Path) -> Path:
     return log
 
 
-def _left_clean(session: Session, overlay: Path) -> bool | None:
+def left_clean(runner: Runner, overlay: Path) -> bool | None:
     """Whether an ext2, 3 or 4 file system that fills the disk was unmounted; None for others.
 
     Layout: ext4 disk format, superblock at byte 1024; magic at 56, feature_incompat at 96, in
-    which bit 2 says that the journal must be replayed.
+    which bit 2 says that the journal must be replayed. Raises what the reading raises: a check that
+    was not made has not passed.
     """
     sector = overlay.with_suffix(".superblock")
     try:
-        session.runner.run(
+        runner.run(
             [
                 *("qemu-img", "dd", "-f", "qcow2", "-O", "raw"),
                 *(f"if={overlay}", f"of={sector}", "bs=4096", "count=1"),
@@ -326,8 +326,6 @@ def _left_clean(session: Session, overlay: Path) -> bool | None:
             timeout=60,
         )
         block = sector.read_bytes()[1024:2048]
-    except (PipelineError, OSError):
-        return None
     finally:
         sector.unlink(missing_ok=True)
     if block[56:58] != b"\x53\xef":
