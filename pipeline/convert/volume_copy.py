@@ -207,14 +207,17 @@ def _make_whole(candidate: Candidate, image: Path, tools: Tools) -> tuple[str, .
     """Replay the journal of a copy of all data, check it, punch out its free blocks.
 
     Notes on what changed. Preening repairs what a power cut leaves and refuses real damage, which
-    must not be repaired by guess into an image that lacks files; e2fsck discards nothing in a
-    group whose bitmap it had to correct.
+    must not be repaired by guess into an image that lacks files. An e2fsck that corrects something
+    discards nothing, so that then it is run again.
     """
     seconds = _check_seconds(image.stat().st_size)
-    preened = found = e2fsck(image, tools, "-f", "-p", "-E", "discard", timeout=seconds)
+    preen = ("-f", "-p", "-E", "discard")
+    preened = found = e2fsck(image, tools, *preen, timeout=seconds)
     if preened.mended and not preened.damaged:
         # Corrections may uncover what was hidden behind them: only a second look proves it.
         found = e2fsck(image, tools, "-f", "-n", timeout=seconds)
+        if not found.damaged:
+            found = e2fsck(image, tools, *preen, timeout=seconds)
     if found.damaged:
         raise DiskError(
             "make whole the file system of",

@@ -145,6 +145,8 @@ def test_no_content_is_lost_by_a_wrong_bitmap(
 ) -> None:
     options, wrong = DAMAGE[damage]
     image = root(tmp_path, *options)
+    (tmp_path / "gone").write_bytes(b"deleted" * MIB)
+    told(image, [f"write {tmp_path / 'gone'} gone", "rm gone"])
     wrong(image)
     with RawFile(image) as file:
         # What makes the fault silent: by themselves the bitmaps look right.
@@ -152,6 +154,8 @@ def test_no_content_is_lost_by_a_wrong_bitmap(
     done = extract(open_format(disk_of(image, layout, tmp_path)), "", tools)
     assert content_of(done) == CONTENT
     run("e2fsck", "-f", "-n", done.root.path)
+    # What no file has any more did not come along.
+    assert b"deleted" not in done.root.path.read_bytes()
     assert "all data" in done.method and "e2fsck did not find it whole" in done.method
     assert any("e2fsck corrected" in note for note in done.notes)
 
