@@ -212,11 +212,22 @@ def test_a_console_session(files: triples.Files, tmp_path: Path, tools: Tools) -
 def test_whether_a_file_system_was_left_clean_is_read_or_an_error(tmp_path: Path) -> None:
     base, overlay = tmp_path / "root.img", tmp_path / "overlay"
     subprocess.run(["mke2fs", "-q", "-t", "ext4", base, "16M"], check=True)
-    make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, overlay]
+    make: list[str | Path] = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        base,
+        overlay,
+    ]
     subprocess.run(make, check=True)
     with Runner() as runner:
         assert left_clean(runner, overlay) is True
-        command = ["debugfs", "-w", "-R", "feature needs_recovery", base]
+        command: list[str | Path] = ["debugfs", "-w", "-R", "feature needs_recovery", base]
         subprocess.run(command, check=True, capture_output=True)
         assert left_clean(runner, overlay) is False
         base.write_bytes(bytes(16 << 20))
