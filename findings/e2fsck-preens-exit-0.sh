@@ -34,7 +34,7 @@ fetch bookworm "$T/root" e2fsprogs=1.47.0-2+b2
 e2() { inside "$T/root" "/usr/sbin/$1" "${@:2}"; }
 mkdir -p "$T/tree/srv"; for n in $(seq 40); do echo "file $n" > "$T/tree/srv/$n"; done
 e2 mke2fs -q -F -t ext4 -b 1024 -g 1024 -N 512 -O ^metadata_csum,uninit_bg,^64bit,^flex_bg,^resize_inode,sparse_super2 \
-    -d "$T/tree" "$T/image" 32M
+    -d "$T/tree" "$T/image" 32M > /dev/null
 e2 e2fsck -f -n "$T/image" > /dev/null 2>&1 || fail "it is not whole to begin with"
 # Sixteen inodes a group: the third holds files. 0x7: INODE_UNINIT beside the flags it has, BLOCK_UNINIT and ZEROED.
 e2 debugfs -w -R "set_bg 2 flags 0x7" "$T/image" 2> /dev/null

@@ -35,7 +35,7 @@ mkdir "$T/tree"
 head -c 10240 /dev/zero > "$T/tree/zeros"
 head -c 10240 /dev/urandom > "$T/tree/random"
 sizes() { # SUITE FEATURE: "name size" of each file in an image made of the tree
-    inside "$T/$1" /usr/sbin/mke2fs -q -F -t ext4 -O "$2" -d "$T/tree" "$T/$1.$2" 32M
+    inside "$T/$1" /usr/sbin/mke2fs -q -F -t ext4 -O "$2" -d "$T/tree" "$T/$1.$2" 32M > /dev/null
     inside "$T/$1" /usr/sbin/e2fsck -fn "$T/$1.$2" > /dev/null 2>&1 || fail "e2fsck finds a fault"
     inside "$T/$1" /usr/sbin/debugfs -R "ls -l /" "$T/$1.$2" 2> /dev/null | awk '$2 ~ /^100/ {print $NF, $6}' | sort | xargs
 }
