@@ -76,7 +76,7 @@ class _Site:
     def stages(self) -> Mapping[str, Any]:
         """Of the last build."""
         manifest = json.loads((self.user / "build" / "demo" / "manifest.json").read_text())
-        stages: dict[str, Any] = manifest["stages"]
+        stages: dict[str, Any] = manifest["steps"]
         return stages
 
 

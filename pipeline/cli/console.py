@@ -1,142 +1,121 @@
-"""Sinks of a run's progress: plain lines and a terminal."""
+"""Sinks of a run's events: a terminal, plain lines, JSON lines."""
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-from pipeline.core.events import Meter, Unit, tell
+from pipeline.core.events import Event, EventStream, tell
 from pipeline.core.text import human_bytes, human_seconds, printable
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 _SILENCE = 3  # intervals after which a plain line says that a silent task still runs
+_JSON_SECONDS = 1.0  # between two records of one task's count
 
 
-class _Count:
-    """What a task has done, at what rate, and when it will be through."""
+def figures(event: Event, begun: float) -> str:
+    """ "3 of 9", "1.2 MiB of 4.0 MiB, 7 s left, 410.0 KiB/s", or "40 %, about 60 s left".
 
-    def __init__(self, total: int | None, unit: Unit) -> None:
-        self._total, self._unit = total, unit
-        self._begun = time.monotonic()
-        self._lock = threading.Lock()
-        self._done = 0
-
-    def add(self, amount: int) -> int:
-        with self._lock:
-            self._done += amount
-            return self._done
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._begun
-
-    def figures(self) -> str:
-        """ "3 of 9", "1.2 MiB of 4.0 MiB, 7 s left, 410.0 KiB/s", or "40 %, about 60 s left".
-
-        Empty before the first of them.
-        """
-        if not self._done:
+    begun: when the task began, monotonic seconds. Empty before the task counted anything.
+    """
+    done, total = event.done, event.total
+    if not done:
+        return ""
+    if event.unit == "steps":
+        return f"{done}" + (f" of {total}" if total else "")
+    rate = done / max(event.at - begun, 1e-9)
+    left = max(total - done, 0) / max(rate, 1e-3) if total else 0.0
+    if event.unit == "seconds":
+        if not total:
             return ""
-        if self._unit == "steps":
-            return f"{self._done}" + (f" of {self._total}" if self._total else "")
-        rate = self._done / max(self.elapsed, 1e-9)
-        left = 0.0
-        if self._total:
-            left = max(self._total - self._done, 0) / max(rate, 1e-3)
-        if self._unit == "seconds":
-            if not self._total:
-                return ""
-            share = min(100 * self._done // self._total, 99)
-            return f"{share} %, about {human_seconds(left)} left"
-        text = human_bytes(self._done)
-        if self._total:
-            text += f" of {human_bytes(self._total)}, {human_seconds(left)} left"
-        return f"{text}, {human_bytes(rate)}/s"
+        return f"{min(100 * done // total, 99)} %, about {human_seconds(left)} left"
+    text = human_bytes(done)
+    if total:
+        text += f" of {human_bytes(total)}, {human_seconds(left)} left"
+    return f"{text}, {human_bytes(rate)}/s"
 
 
-class _PlainMeter:
-    def __init__(self, show: PlainProgress, label: str, count: _Count) -> None:
-        self._show, self._label, self._count = show, label, count
-        self._last = time.monotonic()
-        self._ended = threading.Event()
+@dataclass
+class _Task:
+    """A task that plain lines tell of. told: when a line was last shown."""
 
-    def advance(self, amount: int) -> None:
-        self._count.add(amount)
-        if amount:
-            self._tell_after(self._show.interval)
-
-    def describe(self, text: str) -> None:
-        if text != self._label:
-            self._label = text
-            self._tell_after(0)
-
-    def beat(self) -> None:
-        """Until `end`: say now and then that a silent task still runs."""
-        silence = self._show.interval * _SILENCE
-        while not self._ended.wait(max(silence / 2, 0.01)):
-            self._tell_after(silence, f"after {human_seconds(self._count.elapsed)}")
-
-    def end(self) -> None:
-        self._ended.set()
-
-    def _tell_after(self, seconds: float, more: str = "") -> None:
-        now = time.monotonic()
-        if now - self._last < seconds:
-            return
-        self._last = now
-        figures = ", ".join(text for text in (self._count.figures(), more) if text)
-        self._show.say(f"{self._label}: {figures}" if figures else self._label)
+    last: Event
+    begun: float
+    told: float
+    ended: threading.Event = field(default_factory=threading.Event)
+    beats: threading.Thread | None = None
 
 
-class PlainProgress:
+class PlainSink:
     """Plain lines, one a task and one every `interval` seconds (logs, CI)."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
-        self._stream, self.interval = stream, interval
+        self._stream, self._interval = stream, interval
+        self._tasks: dict[int, _Task] = {}
+        self._lock = threading.Lock()
 
-    def say(self, text: str) -> None:
-        """Print the line."""
+    def take(self, event: Event) -> None:
+        """Print a line, or note the count until the next line is due."""
+        if event.kind in ("say", "warn"):
+            mark = "warning: " if event.kind == "warn" else ""
+            self._print(f"{mark}{event.text}")
+        elif event.kind == "begin":
+            self._begin(event)
+        elif event.kind == "end":
+            self._end(event)
+        else:
+            self._note(event)
+
+    def _begin(self, event: Event) -> None:
+        task = _Task(event, event.at, event.at)
+        self._tasks[event.task] = task
+        self._print(event.text)
+        task.beats = threading.Thread(target=self._beat, args=(task,), name="beats", daemon=True)
+        task.beats.start()
+
+    def _note(self, event: Event) -> None:
+        task = self._tasks[event.task]
+        before, task.last = task.last, event
+        if event.kind == "describe":
+            if event.text != before.text:
+                self._tell_after(task, 0)
+        elif event.done > before.done:
+            self._tell_after(task, self._interval)
+
+    def _end(self, event: Event) -> None:
+        task = self._tasks.pop(event.task)
+        task.ended.set()
+        if task.beats is not None:
+            task.beats.join()
+        if not event.failed:
+            self._print(f"{event.text}: done in {event.at - task.begun:.1f} s")
+
+    def _beat(self, task: _Task) -> None:
+        """Until the task ends: say now and then that a silent task still runs."""
+        silence = self._interval * _SILENCE
+        while not task.ended.wait(max(silence / 2, 0.01)):
+            self._tell_after(task, silence, f"after {human_seconds(time.monotonic() - task.begun)}")
+
+    def _tell_after(self, task: _Task, seconds: float, more: str = "") -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now - task.told < seconds:
+                return
+            task.told = now
+        words = ", ".join(text for text in (figures(task.last, task.begun), more) if text)
+        self._print(f"{task.last.text}: {words}" if words else task.last.text)
+
+    def _print(self, text: str) -> None:
         tell(printable(text), self._stream)
 
-    def warn(self, text: str) -> None:
-        """Print the line, marked."""
-        self.say(f"warning: {text}")
 
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
-        """Print the label when the task starts and its time when it ends."""
-        begun = time.monotonic()
-        self.say(label)
-        meter = _PlainMeter(self, label, _Count(total, unit))
-        beats = threading.Thread(target=meter.beat, name="beats", daemon=True)
-        beats.start()
-        try:
-            yield meter
-        finally:
-            meter.end()
-            beats.join()
-        self.say(f"{label}: done in {time.monotonic() - begun:.1f} s")
-
-
-class _TerminalMeter:
-    def __init__(self, bars: Bars, task: TaskID, count: _Count) -> None:
-        self._bars, self._task, self._count = bars, task, count
-
-    def advance(self, amount: int) -> None:
-        done = self._count.add(amount)
-        self._bars.update(self._task, completed=done, figures=self._count.figures())
-
-    def describe(self, text: str) -> None:
-        self._bars.update(self._task, description=printable(text))
-
-
-class TerminalProgress:
+class TerminalSink:
     """Bars with rate and time left, drawn by rich on standard error.
 
     stream: a terminal to draw on in its place. Tasks may run side by side and in each other.
@@ -161,38 +140,84 @@ class TerminalProgress:
             transient=True,
         )
         self._lock = threading.Lock()
-        self._running = 0
+        self._tasks: dict[int, tuple[TaskID, float]] = {}
 
-    def say(self, text: str) -> None:
-        """Print the line above the bars."""
-        self._console.print(printable(text), markup=False)
+    def take(self, event: Event) -> None:
+        """Draw a bar until its task ends, then a line with its time unless it failed."""
+        if event.kind == "say":
+            self._console.print(printable(event.text), markup=False)
+        elif event.kind == "warn":
+            text = f"warning: {printable(event.text)}"
+            self._console.print(text, style="yellow", markup=False)
+        elif event.kind == "begin":
+            self._begin(event)
+        elif event.kind == "end":
+            self._end(event)
+        else:
+            task, begun = self._tasks[event.task]
+            self._bars.update(
+                task,
+                completed=event.done,
+                description=printable(event.text),
+                figures=figures(event, begun),
+            )
 
-    def warn(self, text: str) -> None:
-        """Print the line above the bars, in yellow."""
-        self._console.print(f"warning: {printable(text)}", style="yellow", markup=False)
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
-        """Draw a bar until the context ends, then a line with its time unless it failed."""
-        begun = time.monotonic()
-        task = self._bars.add_task(printable(label), total=total, figures="")
-        with self._drawing():
-            try:
-                yield _TerminalMeter(self._bars, task, _Count(total, unit))
-            finally:
-                self._bars.remove_task(task)
-        self.say(f"{label}: {time.monotonic() - begun:.1f} s")
-
-    @contextmanager
-    def _drawing(self) -> Iterator[None]:
+    def _begin(self, event: Event) -> None:
         with self._lock:
-            self._running += 1
-            if self._running == 1:
+            task = self._bars.add_task(printable(event.text), total=event.total, figures="")
+            self._tasks[event.task] = (task, event.at)
+            if len(self._tasks) == 1:
                 self._bars.start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-                if self._running == 0:
-                    self._bars.stop()
+
+    def _end(self, event: Event) -> None:
+        with self._lock:
+            task, begun = self._tasks.pop(event.task)
+            self._bars.remove_task(task)
+            if not self._tasks:
+                self._bars.stop()
+        if not event.failed:
+            text = f"{event.text}: {event.at - begun:.1f} s"
+            self._console.print(printable(text), markup=False)
+
+
+class JsonLinesSink:
+    """One JSON object a line on standard error, for programs (IMAGE_PIPELINE_PROGRESS=json)."""
+
+    def __init__(self, stream: TextIO | None = None, interval: float = _JSON_SECONDS) -> None:
+        self._stream, self._interval = stream, interval
+        self._lock = threading.Lock()
+        self._begun: dict[int, float] = {}
+        self._told: dict[int, float] = {}
+
+    def take(self, event: Event) -> None:
+        """Write the event; of a task's counts at most one every `interval` seconds."""
+        record: dict[str, object] = {"event": event.kind, "text": event.text}
+        with self._lock:
+            if event.kind == "begin":
+                self._begun[event.task] = self._told[event.task] = event.at
+            if event.kind == "advance":
+                if event.at - self._told[event.task] < self._interval:
+                    return
+                self._told[event.task] = event.at
+            if event.task:
+                record |= {"task": event.task, "done": event.done, "total": event.total}
+                record |= {"unit": event.unit}
+            if event.kind == "end":
+                seconds = round(event.at - self._begun.pop(event.task), 3)
+                self._told.pop(event.task)
+                record |= {"seconds": seconds, "failed": event.failed}
+        tell(json.dumps(record), self._stream)
+
+
+class PlainProgress(EventStream):
+    """Plain lines (logs, CI)."""
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
+        super().__init__(PlainSink(stream, interval))
+
+
+class TerminalProgress(EventStream):
+    """Bars on a terminal."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(TerminalSink(stream))

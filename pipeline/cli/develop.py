@@ -54,12 +54,8 @@ def format_(c: Context) -> None:
 @command()
 def docs(c: Context) -> None:
     """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
-    from pipeline.builds.manifest import json_schema
-    from pipeline.cli.reference import configuration
-    from tasks import namespace
-
-    (ROOT / "docs" / "configuration.md").write_text(configuration(namespace))
-    (ROOT / "docs" / "manifest.schema.json").write_text(json_schema())
+    # A process of its own: parsing this run's words has used up the options' help texts.
+    _run(c, f"{sys.executable} -m pipeline.cli.reference")
 
 
 @command(

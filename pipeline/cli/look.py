@@ -8,12 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 
 from pipeline.cli import MANY, command, help_for
 from pipeline.cli.session import front_door
 from pipeline.core import settings
-from pipeline.core.errors import HostError
+from pipeline.core.errors import ExitCode, HostError
 
 
 @command(
@@ -127,7 +126,7 @@ def prune(
         for failure in answer.failures:
             view.complain(failure)
         if answer.failures:
-            raise Exit(code=7)
+            sys.exit(ExitCode.CLOUD)
 
 
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))

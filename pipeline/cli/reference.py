@@ -18,8 +18,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from pipeline.builds.manifest import json_schema
 from pipeline.core import errors
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import PROJECT
+from pipeline.workflows.requirements import debian_packages, packages, requirements
 
 VARIABLES = {
     "IMAGE_PIPELINE_ACCEL": "`kvm` or `tcg`: how guests run, in place of measuring it",
@@ -35,6 +38,8 @@ VARIABLES = {
     "IMAGE_PIPELINE_LIBVIRT": "`embed` (libvirt inside the pipeline, the default), `session`,"
     " `system` or a qemu URI of this host",
     "IMAGE_PIPELINE_NO_PACKAGES": "set: `./invoke` installs no Debian packages on its first run",
+    "IMAGE_PIPELINE_PROGRESS": "`plain` (lines) or `json` (one JSON object a line) in place of bars"
+    " on a terminal; both on standard error",
     "IMAGE_PIPELINE_RECIPES": "the recipes table; by default `kickstart/recipes.toml`",
     "IMAGE_PIPELINE_VENV": "the virtual environment that `./invoke` keeps; by default `.venv`"
     " beside it",
@@ -67,6 +72,9 @@ def configuration(namespace: Collection) -> str:
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in VARIABLES.items())),
         "The clouds' own variables are used as they are:",
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in CLOUD_VARIABLES.items())),
+        "## What the host needs",
+        "Debian's packages, by task; `./invoke doctor` says what of it is lacking.",
+        _table(("Task", "For", "Programs", "Packages", "Needed"), _needs()),
         "## Commands",
         *_commands(namespace),
         "## Exit codes",
@@ -185,6 +193,13 @@ def _argument_default(value: Any) -> str:
     return "" if value in (None, "", False, ()) or value == [] else f"`{value}`"
 
 
+def _needs() -> Iterator[tuple[str, ...]]:
+    for each in requirements():
+        names = ", ".join(f"`{name}`" for name in each.programs)
+        brought = ", ".join(packages(each))
+        yield each.area, each.why, names, brought, "always" if each.needed else "for some builds"
+
+
 def _exit_codes() -> Iterator[tuple[str, str]]:
     codes: dict[int, str] = {}
     for kind in vars(errors).values():
@@ -197,3 +212,17 @@ def _exit_codes() -> Iterator[tuple[str, str]]:
     for code, summary in sorted(codes.items()):
         yield str(code), summary
     yield "128+N", "Ended by signal N."
+
+
+def main() -> None:
+    """Write what is generated: the configuration, the schema, the list of Debian packages."""
+    from pipeline.cli.namespace import namespace
+
+    documents = PROJECT / "docs"
+    (documents / "configuration.md").write_text(configuration(namespace()))
+    (documents / "manifest.schema.json").write_text(json_schema())
+    (PROJECT / "setup" / "debian-packages.txt").write_text(debian_packages())
+
+
+if __name__ == "__main__":
+    main()

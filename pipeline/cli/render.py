@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.workflows.steps import Action
+    from pipeline.core.steps import Action
 
 
 def plan_lines(actions: Sequence[Action]) -> list[str]:

@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from pipeline.cli.console import PlainProgress, TerminalProgress
-from pipeline.core.errors import PipelineError
-from pipeline.core.events import Masked, Progress, QuietProgress, tell
+from pipeline.cli.console import JsonLinesSink, PlainSink, TerminalSink
+from pipeline.core.errors import ExitCode, PipelineError
+from pipeline.core.events import EventStream, Progress, QuietSink, Sink, tell
 from pipeline.core.secrets import Secrets, environment_secrets
 from pipeline.core.text import printable
 
 DEBUG = "IMAGE_PIPELINE_DEBUG"
+PROGRESS = "IMAGE_PIPELINE_PROGRESS"
 
 
-class Interrupted(KeyboardInterrupt):
+class EndedBySignal(KeyboardInterrupt):
     """SIGTERM or SIGHUP, so that every context on the way out cleans up as for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
@@ -32,18 +33,22 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
-    """How a run speaks: people read standard error, programs read standard output."""
+    """How a run speaks: people read standard error, programs read standard output.
+
+    With --json standard output gets exactly one document, when the command ends, however it ends.
+    """
 
     progress: Progress
     secrets: Secrets
     as_json: bool
+    _document: Any = None
 
     def result(self, data: Any, lines: list[str]) -> None:
         """The answer, on standard output: `data` with --json, `lines` otherwise."""
         if self.as_json:
-            print(json.dumps(data, indent=1, default=str))
+            self._document = data
         else:
             for line in lines:
                 print(printable(line))
@@ -53,6 +58,17 @@ class View:
         text = printable(self.secrets.mask(text))
         tell(text)
         return text
+
+    def close(self, failure: dict[str, Any] | None = None) -> None:
+        """Write the JSON document: the answer, or the failure with the answer beside it."""
+        if not self.as_json:
+            return
+        document = self._document
+        if failure is not None:
+            document = failure if document is None else {**failure, "result": document}
+        if document is not None:
+            print(json.dumps(document, indent=1, default=str), flush=True)
+            self._document = None
 
 
 @contextlib.contextmanager
@@ -69,35 +85,49 @@ def front_door(
     secrets = Secrets()
     for value in environment_secrets(os.environ):
         secrets.add(value)
-    view = View(Masked(_progress(quiet or as_json), secrets.mask), secrets, as_json)
+    view = View(EventStream(_sink(quiet or as_json), secrets.mask), secrets, as_json)
     try:
         with _signals(), _library_words(view):
             yield view
+        view.close()
+    except SystemExit:
+        view.close()
+        raise
     except PipelineError as error:
-        _explain(view, str(error), error.exit_code, error, debug)
+        _explain(view, error.record(), str(error), error.exit_code, error, debug)
     except BrokenPipeError:  # the reader of our output went away: nothing is left to say
         sys.exit(0)
     except OSError as error:
         # Disk full, permission denied and their kin are the host's; the text names the file.
-        _explain(view, f"Cannot go on: {error}.{_remedy(error)}", 3, error, debug)
+        met = PipelineError("go on", why=str(error), next_step=_REMEDIES.get(error.errno or 0, ""))
+        _explain(view, met.record() | {"kind": "host"}, str(met), ExitCode.HOST, error, debug)
     except MemoryError as error:
-        text = "Cannot go on: out of memory. Raise the limit (ulimit -v), or end other programs."
-        _explain(view, text, 3, error, debug)
+        remedy = "Raise the limit (ulimit -v), or end other programs"
+        met = PipelineError("go on", why="out of memory", next_step=remedy)
+        _explain(view, met.record() | {"kind": "host"}, str(met), ExitCode.HOST, error, debug)
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Interrupted) else int(signal.SIGINT)
-        _explain(view, f"Ended by {signal.Signals(number).name}.", 128 + number, stop, debug)
+        number = stop.number if isinstance(stop, EndedBySignal) else int(signal.SIGINT)
+        text = f"Ended by {signal.Signals(number).name}."
+        record = {"kind": "signal", "why": signal.Signals(number).name}
+        _explain(view, record, text, 128 + number, stop, debug)
     except Exception as error:
-        text = (
-            f"Cannot go on: an error of the pipeline's own, {type(error).__name__}: {error}. "
-            "Run it again with --debug and report what it prints."
+        why = f"an error of the pipeline's own, {type(error).__name__}: {error}"
+        met = PipelineError(
+            "go on", why=why, next_step="Run it again with --debug and report what it prints"
         )
-        _explain(view, text, 1, error, debug)
+        _explain(view, met.record(), str(met), ExitCode.INTERNAL, error, debug)
 
 
-def _progress(quiet: bool) -> Progress:
+def _sink(quiet: bool) -> Sink:
+    """Where the run's events go: as IMAGE_PIPELINE_PROGRESS says, else by what stderr is."""
+    wish = os.environ.get(PROGRESS, "")
+    if wish == "json":
+        return JsonLinesSink()
     if quiet:
-        return QuietProgress()
-    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()
+        return QuietSink()
+    if wish == "plain":
+        return PlainSink()
+    return TerminalSink() if sys.stderr.isatty() else PlainSink()
 
 
 _REMEDIES = {
@@ -113,12 +143,6 @@ _REMEDIES = {
     errno.ENOMEM: "Raise the limit on memory (ulimit -v), or end other programs",
     errno.EIO: "Check the storage it lies on",
 }
-
-
-def _remedy(error: OSError) -> str:
-    """The next step, a sentence with a space before it; nothing where the text says it all."""
-    remedy = _REMEDIES.get(error.errno or 0)
-    return f" {remedy}." if remedy else ""
 
 
 class _Words(logging.Handler):
@@ -144,7 +168,7 @@ def _library_words(view: View) -> Iterator[None]:
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(number)
+        raise EndedBySignal(number)
 
     numbers = [
         number
@@ -160,11 +184,19 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _explain(view: View, text: str, code: int, error: BaseException, debug: bool) -> None:
+def _explain(  # private: every failure is told with all of these
+    view: View,
+    record: dict[str, str],
+    text: str,
+    code: int,
+    error: BaseException,
+    debug: bool,
+) -> None:
+    """Say the failure to people and to programs, and end the process."""
     text = view.secrets.mask(text)
     if debug:
         tell(view.secrets.mask("".join(traceback.format_exception(error))))
-    if view.as_json:
-        tell(json.dumps({"error": text, "exit_code": code}), sys.stdout)
+    masked = {name: view.secrets.mask(value) for name, value in record.items()}
+    view.close({"error": text, "exit_code": int(code), **masked})
     tell(printable(text))
-    sys.exit(code)
+    sys.exit(int(code))

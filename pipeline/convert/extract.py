@@ -24,6 +24,22 @@ from pipeline.disk.blocks.qcow2 import MAGIC, Qcow2
 from pipeline.disk.blocks.source import RawFile, Source
 from pipeline.guest.access.xfs_support import require_editable
 from pipeline.host.context import Tools
+from pipeline.host.requirements import Requirement, declare
+
+REQUIRES = declare(
+    Requirement(
+        "extract",
+        "copying, checking and editing ext file systems",
+        programs={
+            "debugfs": "e2fsprogs",
+            "e2fsck": "e2fsprogs",
+            "mke2fs": "e2fsprogs",
+            "resize2fs": "e2fsprogs",
+            "tune2fs": "e2fsprogs",
+        },
+        unchecked={"dumpe2fs": "e2fsprogs"},
+    )
+)
 
 _OTHER_FORMATS = {
     b"KDMV": "VMDK",

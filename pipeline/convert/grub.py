@@ -16,6 +16,23 @@ from pathlib import Path
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.resources import TEMPLATES
 from pipeline.host.context import Tools
+from pipeline.host.requirements import Requirement, declare
+
+REQUIRES = declare(
+    Requirement(
+        "disk image",
+        "bootable whole disks",
+        programs={
+            "grub-mkimage": "grub-common",
+            "mcopy": "mtools",
+            "mformat": "mtools",
+            "sfdisk": "fdisk",
+        },
+        packages=("dosfstools", "grub-efi-amd64-bin", "grub-pc-bin"),
+        needed=False,
+        unchecked={"mmd": "mtools"},
+    )
+)
 
 DIRECTORY = "/EFI/image"
 """Where the menu, the kernel and the ramdisk lie on the EFI system partition."""

@@ -1,21 +1,55 @@
-"""What a stage may tell the user, and the three ways it is shown."""
+"""What a run tells while it works: one stream of records, whatever shows them.
+
+Steps speak through `Progress`; `EventStream` makes records of that, masks what must not be shown,
+and hands them to one sink. The sinks of the command line are in cli/console.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol, TextIO
+from dataclasses import dataclass
+from typing import Literal, Protocol, TextIO
 
 from pipeline.core.text import printable
 
-if TYPE_CHECKING:
-    pass
-
 Unit = Literal["bytes", "steps", "seconds"]
 """What a task counts. Seconds are those of a forecast: how far it is, not how long it ran."""
+
+EventKind = Literal["say", "warn", "begin", "advance", "describe", "end"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    kind: "say" and "warn" are lines of their own; the others belong to the task numbered `task`
+    (from 1). text: the line, or the task's label. total: what the task will count to, None when
+    nobody knows, with `unit`. done: what it has counted. at: monotonic seconds. failed: of "end",
+    whether an error ended the task.
+    """
+
+    kind: EventKind
+    text: str = ""
+    task: int = 0
+    total: int | None = None
+    unit: Unit = "bytes"
+    done: int = 0
+    at: float = 0.0
+    failed: bool = False
+
+
+class Sink(Protocol):
+    """Shows or keeps events; safe to call from any thread."""
+
+    def take(self, event: Event) -> None:
+        """Take the next event."""
 
 
 class Meter(Protocol):
@@ -43,6 +77,73 @@ class Progress(Protocol):
         """Show a task until the context ends; `total` None when the end is unknown."""
 
 
+class EventStream:
+    """`Progress` as a stream of events. mask: from a text to the text that may be shown."""
+
+    def __init__(self, sink: Sink, mask: Callable[[str], str] = str) -> None:
+        self._sink, self._mask = sink, mask
+        self._numbers = itertools.count(1)
+
+    def say(self, text: str) -> None:
+        """See Progress."""
+        self._sink.take(Event("say", self._mask(text), at=time.monotonic()))
+
+    def warn(self, text: str) -> None:
+        """See Progress."""
+        self._sink.take(Event("warn", self._mask(text), at=time.monotonic()))
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
+        """See Progress."""
+        meter = _StreamMeter(self._sink, self._mask, next(self._numbers), total, unit)
+        meter.emit("begin", label)
+        failed = True
+        try:
+            yield meter
+            failed = False
+        finally:
+            meter.emit("end", failed=failed)
+
+
+class _StreamMeter:
+    def __init__(  # private: the stream makes them
+        self,
+        sink: Sink,
+        mask: Callable[[str], str],
+        number: int,
+        total: int | None,
+        unit: Unit,
+    ) -> None:
+        self._sink, self._mask = sink, mask
+        self._number, self._total, self._unit = number, total, unit
+        self._lock = threading.Lock()
+        self._label, self._done = "", 0
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._done += amount
+        self.emit("advance")
+
+    def describe(self, text: str) -> None:
+        self.emit("describe", text)
+
+    def emit(self, kind: EventKind, text: str = "", *, failed: bool = False) -> None:
+        if text:
+            self._label = self._mask(text)
+        self._sink.take(
+            Event(
+                kind,
+                self._label,
+                self._number,
+                self._total,
+                self._unit,
+                self._done,
+                time.monotonic(),
+                failed,
+            )
+        )
+
+
 def tell(text: str, stream: TextIO | None = None) -> None:
     """A line for people, on standard error by default.
 
@@ -61,60 +162,20 @@ def tell(text: str, stream: TextIO | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
 
 
-class _QuietMeter:
-    def advance(self, amount: int) -> None:
-        pass
-
-    def describe(self, text: str) -> None:
-        pass
-
-
-class QuietProgress:
-    """Shows warnings only (`--quiet`, `--json`, tests)."""
+class QuietSink:
+    """Shows warnings only."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
-    def say(self, text: str) -> None:
-        """Show nothing."""
-
-    def warn(self, text: str) -> None:
+    def take(self, event: Event) -> None:
         """Show the warning on standard error."""
-        tell(f"warning: {printable(text)}", self._stream)
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
-        """Show nothing."""
-        yield _QuietMeter()
+        if event.kind == "warn":
+            tell(f"warning: {printable(event.text)}", self._stream)
 
 
-class Masked:
-    """Another view, without what must not be shown. mask: from a text to the text to show."""
+class QuietProgress(EventStream):
+    """Shows warnings only (`--quiet`, `--json`, tests)."""
 
-    def __init__(self, inner: Progress, mask: Callable[[str], str]) -> None:
-        self._inner, self._mask = inner, mask
-
-    def say(self, text: str) -> None:
-        """See Progress."""
-        self._inner.say(self._mask(text))
-
-    def warn(self, text: str) -> None:
-        """See Progress."""
-        self._inner.warn(self._mask(text))
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
-        """See Progress."""
-        with self._inner.task(self._mask(label), total, unit) as meter:
-            yield _MaskedMeter(meter, self._mask)
-
-
-class _MaskedMeter:
-    def __init__(self, inner: Meter, mask: Callable[[str], str]) -> None:
-        self._inner, self._mask = inner, mask
-
-    def advance(self, amount: int) -> None:
-        self._inner.advance(amount)
-
-    def describe(self, text: str) -> None:
-        self._inner.describe(self._mask(text))
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(QuietSink(stream))

@@ -1,7 +1,8 @@
-"""The steps of a build, by name."""
+"""The steps of a build, by name, and what a dry run says of them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -32,3 +33,16 @@ OUTER = (
     StepName.VERIFY_DISK,
 )
 """Those that are no part of another."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One line of a dry run.
+
+    what: a sentence's predicate. commands: ready to read, with words in capitals for what is made
+    on the way. reused: an earlier run did it.
+    """
+
+    what: str
+    commands: tuple[str, ...] = ()
+    reused: bool = False

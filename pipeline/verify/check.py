@@ -17,11 +17,22 @@ from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
+from pipeline.host.requirements import Requirement, declare
 from pipeline.verify.assertions import Boots, Expected, judge
 from pipeline.verify.boot import Plan, Record, Session, boot
 from pipeline.verify.boot_plan import Part, argv_for, firmware, metadata, parts
 from pipeline.verify.qemu_command import OVMF_CODE, OVMF_VARS, PLANNED, Wiring, readable
 from pipeline.verify.ssh import make_keys
+
+REQUIRES = declare(
+    Requirement(
+        "verify",
+        "booting what was made, and logging in",
+        programs={"ssh": "openssh-client", "ssh-keygen": "openssh-client"},
+        packages=("ovmf",),
+        unchecked={"ssh-keyscan": "openssh-client"},
+    )
+)
 
 _SHOWN = 25  # console lines in a report: a screenful
 

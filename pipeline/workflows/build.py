@@ -21,20 +21,20 @@ from pipeline.core.errors import VerifyError
 from pipeline.core.events import Progress
 from pipeline.core.request import BuildRequest
 from pipeline.core.secrets import Secrets
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.workflows.check_step import BootCheck, CheckDisk, CheckTriple
 from pipeline.workflows.image_step import MakeFiles
-from pipeline.workflows.install_step import GivenDisk, Install, InstalledDisk
+from pipeline.workflows.install_step import disk_step
 from pipeline.workflows.job import Job, build_directory
 from pipeline.workflows.record_step import Digests, TakeInventory, WriteDown
-from pipeline.workflows.steps import Action, Step, describe_all, execute
+from pipeline.workflows.steps import Step, describe_all, execute
 
 
 def plan_build(job: Job) -> list[Step[Any]]:
     """The steps of a build, in their order; the last one's value is the manifest."""
-    disk: Step[InstalledDisk] = GivenDisk(job.request.disk) if job.request.disk else Install(job)
+    disk = disk_step(job)
     files = MakeFiles(job, disk)
     digests = Digests(job, files)
     contents = TakeInventory(job, files)

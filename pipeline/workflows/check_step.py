@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pipeline import verify
 from pipeline.core.checks import CheckReport, CheckTarget, Triple, WholeDisk
 from pipeline.core.image import SUFFIXES, TRIPLE, Role
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 from pipeline.host.fingerprint import code_of, step_key
 from pipeline.workflows.image_step import MadeFiles
 from pipeline.workflows.job import Job
 from pipeline.workflows.record_step import Digests
-from pipeline.workflows.steps import Action, Step
+from pipeline.workflows.steps import Step
 
 
 class BootCheck(Step[CheckReport | None]):

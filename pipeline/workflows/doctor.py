@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pipeline.builders.installer import libvirt
+from pipeline.builders.installer import libvirt_connection
 from pipeline.builders.installer.domain import interpreter
 from pipeline.builders.recipes import load_recipes
 from pipeline.clouds import credentials
@@ -29,7 +29,8 @@ from pipeline.core.text import human_bytes
 from pipeline.guest.access.open import open_guest
 from pipeline.host import hypervisor, memory
 from pipeline.host.context import Tools
-from pipeline.host.requirements import require
+from pipeline.host.requirements import find, require
+from pipeline.workflows.requirements import requirements
 
 State = Literal["ok", "advice", "lack"]
 
@@ -43,18 +44,6 @@ print(f"{connection.getType()}, libvirt {number // 1000000}.{number // 1000 % 10
 _BOOT = Path("/boot")
 _LIBVIRT_SECONDS = 90.0  # a first start probes every qemu binary, some seconds each without KVM
 _LEAST_SPACE = 2 << 30  # bytes; the demo's disk and files fit into a quarter of it
-_PROGRAMS = {
-    "install": ("virt-install", "qemu-system-x86_64", "qemu-img"),
-    "extract": ("debugfs", "e2fsck", "mke2fs", "resize2fs", "tune2fs"),
-    "verify": ("ssh", "ssh-keygen"),
-}
-# Needed by some builds only: the demo, xfs guests, bootable whole disks.
-_OPTIONAL = {
-    "customize": ("supermin",),
-    "demo": ("busybox", "dropbear", "lvm", "sfdisk"),
-    "xfs": ("xfs_admin", "xfs_repair"),
-    "disk image": ("grub-mkimage", "mcopy", "mformat", "sfdisk"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,10 +71,10 @@ def examine(tools: Tools, *, full: bool = False) -> Iterator[Check]:
 
     full: also launch the editing appliance, which takes up to minutes without acceleration.
     """
-    yield from _programs(_PROGRAMS, needed=True)
+    yield from _programs(needed=True)
     yield _try("install", "libvirt", partial(_libvirt, tools))
     yield _try("install", "acceleration", partial(_acceleration, tools))
-    yield from _programs(_OPTIONAL, needed=False)
+    yield from _programs(needed=False)
     yield _try("customize", "kernel for the appliance", _readable_kernel, needed=False)
     yield _try("customize", "guestfs bindings", partial(_bindings, tools), needed=False)
     if full:
@@ -149,9 +138,13 @@ def _try(area: str, name: str, look: Callable[[], str], *, needed: bool = True) 
         return Check(area, name, "lack", str(error), needed=needed)
 
 
-def _programs(areas: dict[str, tuple[str, ...]], *, needed: bool) -> Iterator[Check]:
+def _programs(*, needed: bool) -> Iterator[Check]:
     """One check for an area's programs that are there, one for each that is not."""
-    for area, names in areas.items():
+    for requirement in requirements():
+        if requirement.needed is not needed:
+            continue
+        area = requirement.area
+        names = requirement.programs
         checks = [_try(area, name, partial(_program, name), needed=needed) for name in names]
         there = [check.name for check in checks if check.state == "ok"]
         if there:
@@ -161,19 +154,19 @@ def _programs(areas: dict[str, tuple[str, ...]], *, needed: bool) -> Iterator[Ch
 
 def _program(name: str) -> str:
     require(name)
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+    return find(name)
 
 
 def _libvirt(tools: Tools) -> str:
     program = _program("virt-install")
-    with libvirt.open_door(tools) as opened:
+    with libvirt_connection.open_door(tools) as opened:
         done = tools.run.run(
             [interpreter(Path(program)), "-c", _LIBVIRT, opened.uri],
             env=opened.environment,
             timeout=_LIBVIRT_SECONDS,
             attempted="open libvirt",
         )
-    return f"{done.text.strip()} ({libvirt.chosen_uri()})"
+    return f"{done.text.strip()} ({libvirt_connection.chosen_uri()})"
 
 
 def _acceleration(tools: Tools) -> str:

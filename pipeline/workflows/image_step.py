@@ -17,7 +17,7 @@ from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Role
 from pipeline.core.resources import TEMPLATES
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.boot.select import BootFiles, collect
 from pipeline.guest.customize.apply import Customization, customize
@@ -26,7 +26,7 @@ from pipeline.host.fingerprint import code_of, step_key
 from pipeline.host.versions import tool_versions
 from pipeline.workflows.install_step import InstalledDisk
 from pipeline.workflows.job import Job
-from pipeline.workflows.steps import Action, Step
+from pipeline.workflows.steps import Step
 
 _ROOT = "PRIVATE/root.img"
 _COPY_CHECKS = ("e2fsck -f -n DISK?offset=BYTES", f"e2fsck -f -p {_ROOT}")

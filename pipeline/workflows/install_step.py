@@ -1,51 +1,56 @@
-"""The first step of a build: the disk that was given, or one that is installed."""
+"""The first step of a build: the disk that was given, or one that a builder makes."""
 
 from __future__ import annotations
 
-import secrets as random
-import shlex
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel
 
-from pipeline.builders import installer
-from pipeline.builders.installer.answers import Answers, render
-from pipeline.convert.extract import open_format
+from pipeline.builders.protocol import Builder
+from pipeline.builders.registry import open_builder
 from pipeline.core.image import DiskImage
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 from pipeline.core.text import human_bytes
-from pipeline.host.files import write_whole
 from pipeline.host.fingerprint import step_key
-from pipeline.host.versions import tool_versions
 from pipeline.workflows.job import Job
-from pipeline.workflows.steps import Action, Step
+from pipeline.workflows.steps import Step
 
 
 class InstalledDisk(BaseModel):
     """A disk with a system on it. versions: of the programs that installed it, by name."""
 
     path: Path
-    format: str
+    format: Literal["raw", "qcow2"]
     versions: dict[str, str] = {}
 
     @property
     def image(self) -> DiskImage:
         """The disk as `extract` takes it."""
-        return DiskImage(self.path, self.format)  # type: ignore[arg-type] # raw or qcow2
+        return DiskImage(self.path, self.format)
+
+
+def disk_step(job: Job) -> Step[InstalledDisk]:
+    """The step that gives the disk of the job."""
+    builder = open_builder(job.request, job.tools)
+    if job.request.disk is not None:
+        return GivenDisk(job, builder)
+    return BuildDisk(job, builder)
 
 
 class GivenDisk(Step[InstalledDisk]):
     """The disk of --disk, which is only read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, job: Job, builder: Builder) -> None:
         super().__init__()
-        self.path = path
+        self.job, self.builder = job, builder
 
     def run(self) -> InstalledDisk:
         """Look at its format."""
-        disk = open_format(self.path)
+        disk = self.builder.given()
+        assert disk is not None
         return InstalledDisk(path=disk.path, format=disk.format)
 
     def foresee(self) -> InstalledDisk:
@@ -54,90 +59,58 @@ class GivenDisk(Step[InstalledDisk]):
 
     def describe(self) -> Sequence[Action]:
         """One action: it is read."""
-        disk = self.value
-        size = human_bytes(disk.path.stat().st_blocks * 512)
-        return [Action(f"read the {disk.format} disk {disk.path}, {size} allocated")]
+        return self.builder.describe(self.job.acceleration)
 
 
-class Install(Step[InstalledDisk]):
-    """A fresh install, or the disk that an earlier run installed from the same inputs."""
+class BuildDisk(Step[InstalledDisk]):
+    """A fresh disk by the request's builder, or that of an earlier run from the same inputs."""
 
     name = StepName.INSTALL
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, builder: Builder) -> None:
         super().__init__()
-        self.job = job
+        self.job, self.builder = job, builder
         self.disk = job.directory / "disk.img"
 
     @cached_property
-    def _tree(self) -> installer.Tree:
-        return installer.obtain(self.job.request.recipe, self.job.tools)
-
-    @cached_property
-    def _answers(self) -> Answers:
-        return render(
-            self.job.request.recipe,
-            nonce=random.token_hex(16),
-            overrides=self.job.request.variables,
-            builtins=self._tree.variables,
-        )
-
-    @cached_property
     def key(self) -> str:
-        """Obtains the install tree, whose identity is part of it."""
-        recipe = self.job.request.recipe
-        return step_key("install", installer.identity(recipe, self._answers, self._tree))
+        """Digest of what the builder says the disk depends on."""
+        return step_key("install", self.builder.identity())
 
     def reuse(self) -> InstalledDisk | None:
         """The disk of an earlier run, if no input of the install changed."""
         return self.job.workspace.lookup(StepName.INSTALL, self.key, InstalledDisk)
 
     def run(self) -> InstalledDisk:
-        """Install."""
-        job, recipe = self.job, self.job.request.recipe
+        """Build it."""
+        job = self.job
         job.workspace.invalidate(StepName.INSTALL)
-        write_whole(job.directory / self._answers.file_name, self._answers.saved)
-        installer.install(
-            recipe,
-            self._answers,
-            self._tree,
+        built = self.builder.build(
             self.disk,
-            job.acceleration,
-            job.tools,
+            acceleration=job.acceleration,
             evidence=job.directory / StepName.INSTALL,
+            tools=job.tools,
         )
-        versions = tool_versions(job.tools.run, ["qemu", "virt-install"])
-        disk = InstalledDisk(path=self.disk, format="raw", versions=versions)
+        disk = InstalledDisk(
+            path=built.disk.path, format=built.disk.format, versions=dict(built.versions)
+        )
         job.workspace.remember(StepName.INSTALL, self.key, [self.disk], disk)
         return disk
 
     def foresee(self) -> InstalledDisk | None:
         """The disk that is there; whether it fits shows only when the install tree is obtained."""
-        render(self.job.request.recipe, nonce="0" * 32, overrides=self.job.request.variables)
+        self.builder.check()
         if self.job.request.fresh or not self.disk.exists():
             return None
         return InstalledDisk(path=self.disk, format="raw")
 
     def describe(self) -> Sequence[Action]:
-        """Answers, tree, virt-install, disk."""
-        recipe, disk = self.job.request.recipe, self.disk
-        tree = "make the stand-in install tree from this host's packages"
-        if recipe.trees:
-            tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
-        size = f"a sparse disk of {recipe.disk_gib} GiB"
-        keeps = f"keep the installed disk as {disk}"
+        """What the builder does, and what becomes of the disk."""
+        keeps = f"keep the installed disk as {self.disk}"
         if self.known:
-            taken = human_bytes(disk.stat().st_blocks * 512)
+            taken = human_bytes(self.disk.stat().st_blocks * 512)
             keeps = (
-                f"{disk} is there, {taken}: if no input of the install changed, it is used instead"
+                f"{self.disk} is there, {taken}: if no input of the install changed, it is used"
+                " instead"
             )
-        return [
-            Action(f"check and fill in {recipe.answers}"),
-            Action(tree),
-            Action(
-                f"install on {size} with {recipe.memory_mib} MiB of memory, at most"
-                f" {recipe.install_minutes} min",
-                (shlex.join(installer.plan(recipe, None, self.job.acceleration)),),
-            ),
-            Action(keeps),
-        ]
+        return [*self.builder.describe(self.job.acceleration), Action(keeps)]

@@ -22,7 +22,7 @@ from pipeline.builds.manifest import (
 from pipeline.core.checks import CheckReport
 from pipeline.core.errors import DiskError
 from pipeline.core.image import SUFFIXES, Artifact, Role
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 from pipeline.guest import inventory
 from pipeline.guest.inventory import Inventory
 from pipeline.host.files import Replacements, put_back_on_error
@@ -30,7 +30,7 @@ from pipeline.host.sparse import image_file
 from pipeline.workflows.image_step import MadeFiles
 from pipeline.workflows.install_step import InstalledDisk
 from pipeline.workflows.job import Job
-from pipeline.workflows.steps import Action, Step
+from pipeline.workflows.steps import Step
 
 
 class Digests(Step[dict[Role, Artifact]]):

@@ -15,22 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pipeline.builds.manifest import StepRecord
-from pipeline.core.steps import StepName
+from pipeline.core.steps import Action, StepName
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Action:
-    """One line of a dry run.
-
-    what: a sentence's predicate. commands: ready to read, with words in capitals for what is made
-    on the way. reused: an earlier run did it.
-    """
-
-    what: str
-    commands: tuple[str, ...] = ()
-    reused: bool = False
 
 
 @dataclass(frozen=True)

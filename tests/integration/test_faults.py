@@ -78,8 +78,8 @@ def test_the_harness_sees_what_a_run_left(tmp_path: Path, monkeypatch: pytest.Mo
     build = bench.directory / "build" / "demo"
     build.mkdir(parents=True)
     (build / "manifest.json").write_text(
-        '{"machine": {"file": "a", "sha256": ""}, "kernel": {"file": "b", "sha256": ""},'
-        ' "ramdisk": {"file": "c", "sha256": ""}}'
+        '{"artifacts": [{"role": "machine", "file": "a", "sha256": ""},'
+        ' {"role": "kernel", "file": "b", "sha256": ""}]}'
     )
     with subprocess.Popen(["sleep", "600"]) as sleeping:
         found = bench.faults(before)

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.builders import demo
-from pipeline.builders.installer import Limits, errors, install, libvirt
+from pipeline.builders.installer import Limits, errors, install, libvirt_connection
 from pipeline.builders.installer.answers import render
 from pipeline.builders.installer.trees import Tree
 from pipeline.builders.recipes import load_recipes
@@ -516,7 +516,7 @@ def test_the_systems_daemon_where_nothing_runs_it(
     assert process.outcome()["error"] == expected
     assert bench.processes() == []
     if os.geteuid() == 0:
-        assert not libvirt.answers(Path("/run/libvirt/libvirt-sock"))
+        assert not libvirt_connection.answers(Path("/run/libvirt/libvirt-sock"))
 
 
 def test_the_libvirt_daemon_is_killed(bench: Bench, run_apart: Callable[..., Process]) -> None:

@@ -62,12 +62,18 @@ def said(*words: str | Path) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def artifacts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The manifest's files by role."""
+    return {record["role"]: record for record in manifest["artifacts"]}
+
+
 def test_three_files_a_manifest_and_ids(site: Site) -> None:
     manifest = site.manifest
-    names = {role: manifest[role]["file"] for role in ("machine", "kernel", "ramdisk")}
+    files = artifacts(manifest)
+    names = {role: record["file"] for role, record in files.items()}
     assert names == {"machine": "demo.img", "kernel": "demo-vmlinuz", "ramdisk": "demo-initrd"}
     for role, name in names.items():
-        assert sha256(site.build / name) == manifest[role]["sha256"]
+        assert sha256(site.build / name) == files[role]["sha256"]
     assert [check["passed"] for check in manifest["checks"]] == [True]
     assert manifest["root"]["label"] == "uec-rootfs"
     assert len(ids(site.demo.stdout)) == 3
@@ -84,7 +90,7 @@ def test_independent_tools_agree(site: Site) -> None:
 
 def test_the_catalogue_serves_what_was_built(site: Site) -> None:
     found = {item["sha256"] for item in read_mirror(site.directory / "catalogue")}
-    assert found == {site.manifest[role]["sha256"] for role in ("machine", "kernel", "ramdisk")}
+    assert found == {record["sha256"] for record in artifacts(site.manifest).values()}
 
 
 def test_a_rerun_does_nothing_and_gives_the_same_ids(site: Site) -> None:
@@ -94,8 +100,8 @@ def test_a_rerun_does_nothing_and_gives_the_same_ids(site: Site) -> None:
     assert again.returncode == 0, again.stderr
     assert (site.build / "commands.log").read_text() == commands, "a program was started"
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    stages = site.manifest["stages"]
-    assert all(stages[name]["reused"] for name in ("install", "image", "digests", "verify"))
+    steps = site.manifest["steps"]
+    assert all(steps[name]["reused"] for name in ("install", "image", "digests", "verify"))
     assert "already there" in again.stdout
     assert ids(again.stdout) == ids(site.demo.stdout)
 
@@ -110,7 +116,7 @@ def test_a_disk_is_only_read_and_gives_the_same_files(site: Site, tmp_path: Path
     assert manifest["source"]["kind"] == "disk"
     assert manifest["checks"] == []
     for role in ("kernel", "ramdisk"):
-        assert manifest[role]["sha256"] == site.manifest[role]["sha256"]
+        assert artifacts(manifest)[role]["sha256"] == artifacts(site.manifest)[role]["sha256"]
     assert manifest["customization"]["edits"] == site.manifest["customization"]["edits"]
 
 
@@ -119,9 +125,9 @@ def rebuilt(directory: Path, **more: str) -> dict[str, Any]:
     done = invoke(directory, "build", "demo", "--no-verify", "--json", **more)
     assert done.returncode == 0, done.stderr
     manifest: dict[str, Any] = json.loads(done.stdout)
-    assert manifest["stages"]["install"]["reused"]
+    assert manifest["steps"]["install"]["reused"]
     machine = directory / "build" / "demo" / "demo.img"
-    assert manifest["machine"]["sha256"] == sha256(machine)
+    assert artifacts(manifest)["machine"]["sha256"] == sha256(machine)
     return manifest
 
 
@@ -136,7 +142,7 @@ def test_a_file_made_again_is_hashed_and_not_taken_for_checked(
     finished_demo.clone(tmp_path)
     (tmp_path / "build" / "demo" / "demo.img").unlink()
     manifest = rebuilt(tmp_path)
-    assert not manifest["stages"]["digests"]["reused"]
+    assert not manifest["steps"]["digests"]["reused"]
     assert manifest["checks"] == []
     planned = invoke(tmp_path, "build", "demo", "--dry-run")
     assert "qemu-system" in planned.stdout

@@ -14,7 +14,23 @@ from pipeline.builders.demo.elf import libraries, linkage
 from pipeline.builders.demo.kernel import HostKernel, host_kernel
 from pipeline.core.errors import HostError
 from pipeline.host.context import Tools
-from pipeline.host.requirements import require
+from pipeline.host.requirements import Requirement, declare, require
+
+REQUIRES = declare(
+    Requirement(
+        "demo",
+        "the embedded demo's install tree, made of this host's programs",
+        programs={
+            "busybox": "busybox-static",
+            "dropbear": "dropbear-bin",
+            "lvm": "lvm2",
+            "sfdisk": "fdisk",
+        },
+        packages=("cpio", "curl", "xz-utils", "zstd"),
+        needed=False,
+        unchecked={"dropbearkey": "dropbear-bin", "curl": "curl", "zstd": "zstd"},
+    )
+)
 
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _BUSYBOX = "busybox"

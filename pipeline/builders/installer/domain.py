@@ -16,12 +16,33 @@ from typing import Any
 from pipeline.builders.installer import reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.command import PROGRAM
-from pipeline.builders.installer.libvirt import Door
+from pipeline.builders.installer.libvirt_connection import Door
 from pipeline.builders.installer.picture import png_from_ppm
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program
-from pipeline.host.requirements import require
+from pipeline.host.requirements import Requirement, declare, require
+
+REQUIRES = declare(
+    Requirement(
+        "install",
+        "virt-install, libvirt and qemu",
+        programs={
+            "virt-install": "virtinst",
+            "qemu-system-x86_64": "qemu-system-x86",
+            "qemu-img": "qemu-utils",
+        },
+        packages=(
+            "libvirt-clients",
+            "libvirt-daemon",
+            "libvirt-daemon-driver-qemu",
+            "libvirt-daemon-system",
+            "python3-libvirt",
+            "osinfo-db",
+        ),
+        unchecked={"virsh": "libvirt-clients", "libvirtd": "libvirt-daemon"},
+    )
+)
 
 _HOST = Path(__file__).with_name("virt_install_process.py")
 _PICTURE_SECONDS = 10.0

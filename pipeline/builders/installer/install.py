@@ -20,7 +20,7 @@ from pipeline.builders.installer.console_patterns import PROFILES
 from pipeline.builders.installer.domain import Event, Guest, start_guest
 from pipeline.builders.installer.errors import EmptyDiskError, VirtInstallError
 from pipeline.builders.installer.forecast import Forecast, read_forecast
-from pipeline.builders.installer.libvirt import Door, chosen_uri, open_door
+from pipeline.builders.installer.libvirt_connection import Door, chosen_uri, open_door
 from pipeline.builders.installer.serve import serve_answers
 from pipeline.builders.installer.trees import Tree
 from pipeline.builders.installer.watch import Judge, Limits, Verdict

@@ -28,6 +28,25 @@ from pipeline.guest.access.libguestfs_edits import CALL_SECONDS, ApplianceGuest
 from pipeline.guest.access.paths import PathGuest, shown
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, TimeoutExpired
+from pipeline.host.requirements import Requirement, declare
+
+REQUIRES = declare(
+    Requirement(
+        "customize",
+        "guestfs, with the kernel that its appliance boots",
+        programs={"supermin": "supermin"},
+        packages=("python3-guestfs", "libguestfs-xfs", "linux-image-cloud-amd64"),
+        needed=False,
+    )
+)
+REQUIRES_XFS = declare(
+    Requirement(
+        "xfs",
+        "guests on XFS",
+        programs={"xfs_admin": "xfsprogs", "xfs_repair": "xfsprogs"},
+        needed=False,
+    )
+)
 
 ROOTS = ("ext2", "ext3", "ext4", "xfs")
 BOOTS = (*ROOTS, "vfat")

@@ -22,6 +22,17 @@ from pipeline.core.errors import GuestError
 from pipeline.guest.access.paths import decoded, shown
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE
+from pipeline.host.requirements import Requirement, declare
+
+REQUIRES = declare(
+    Requirement(
+        "ramdisks",
+        "reading ramdisks",
+        unchecked={"lz4": "lz4", "zstd": "zstd", "xz": "xz-utils"},
+        packages=("lz4", "zstd", "xz-utils"),
+        needed=False,
+    )
+)
 
 _CPIO = (b"070701", b"070702")
 _HEADER = 110  # bytes: the magic and thirteen fields of eight hexadecimal digits

@@ -198,10 +198,10 @@ def manifest_faults(build: Path) -> list[str]:
         return []
     manifest = json.loads((build / "manifest.json").read_text())
     found = []
-    for role in ("machine", "kernel", "ramdisk"):
-        path = build / manifest[role]["file"]
-        if not path.exists() or sha256(path) != manifest[role]["sha256"]:
-            found.append(f"the manifest's {role} is not {path.name}")
+    for record in manifest["artifacts"]:
+        path = build / record["file"]
+        if not path.exists() or sha256(path) != record["sha256"]:
+            found.append(f"the manifest's {record['role']} is not {path.name}")
     return found
 
 

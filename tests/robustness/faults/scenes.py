@@ -206,7 +206,8 @@ def _unlinked(visible: list[dict[str, Any]], hidden: Iterable[dict[str, Any]] = 
 
 def _file_of(directory: Path, role: str) -> Path:
     place = directory / "build" / "demo"
-    return place / str(json.loads((place / "manifest.json").read_text())[role]["file"])
+    artifacts = json.loads((place / "manifest.json").read_text())["artifacts"]
+    return place / next(str(each["file"]) for each in artifacts if each["role"] == role)
 
 
 def _sha512(path: Path) -> str:

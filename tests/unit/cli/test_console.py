@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.builders.installer.forecast import Forecast, read_forecast
-from pipeline.cli.console import PlainProgress, TerminalProgress
-from pipeline.core.events import tell
+from pipeline.cli.console import JsonLinesSink, PlainProgress, TerminalProgress
+from pipeline.core.events import EventStream, tell
 from pipeline.core.resources import PROJECT
 
 
@@ -112,6 +112,47 @@ def test_a_forecast_is_shown_as_a_share() -> None:
     lines = stream.getvalue().splitlines()
     assert re.fullmatch(r"install: 25 %, about [\d.]+ s left", lines[1])
     assert lines[2].startswith("install: 99 %, about 0 s left")  # never done before it is
+
+
+def test_events_are_json_lines_for_programs() -> None:
+    stream = io.StringIO()
+    show = EventStream(JsonLinesSink(stream, interval=0), mask=lambda t: t.replace("hunter2", "*"))
+    show.say("hello hunter2")
+    show.warn("low space")
+    with show.task("send", total=8) as meter, show.task("boots", unit="steps") as other:
+        meter.advance(4)
+        meter.describe("send the rest")
+        other.advance(1)
+    with pytest.raises(ValueError, match="x"), show.task("doomed"):
+        int("x")
+    records = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert records[0] == {"event": "say", "text": "hello *"}
+    assert [(r["event"], r["text"]) for r in records[1:]] == [
+        ("warn", "low space"),
+        ("begin", "send"),
+        ("begin", "boots"),
+        ("advance", "send"),
+        ("describe", "send the rest"),
+        ("advance", "boots"),
+        ("end", "boots"),
+        ("end", "send the rest"),
+        ("begin", "doomed"),
+        ("end", "doomed"),
+    ]
+    send = [r for r in records if r.get("task") == 1]
+    assert [(r["done"], r["total"], r["unit"]) for r in send[:2]] == [
+        (0, 8, "bytes"),
+        (4, 8, "bytes"),
+    ]
+    assert [r["failed"] for r in records if r["event"] == "end"] == [False, False, True]
+
+
+def test_json_lines_do_not_flood() -> None:
+    stream = io.StringIO()
+    with EventStream(JsonLinesSink(stream, interval=3600)).task("send", total=1000) as meter:
+        for _ in range(1000):
+            meter.advance(1)
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 LAST = Forecast(((10.0, "boot"), (20.0, "packages"), (60.0, "configuring"), (80.0, "end")))

@@ -49,6 +49,63 @@ def test_json_errors_are_on_standard_output(capsys: pytest.CaptureFixture[str]) 
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == 7
     assert "glance:x" in answer["error"]
+    assert {
+        name: answer[name] for name in ("kind", "attempted", "subject", "why", "next_step")
+    } == {
+        "kind": "cloud",
+        "attempted": "register the kernel on",
+        "subject": "glance:x",
+        "why": "401",
+        "next_step": "Log in",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (None, None, 0),
+        (InputError("use", "x", why="it is wrong"), "input", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/b/x"), "host", 3),
+        (MemoryError(), "host", 3),
+        (ZeroDivisionError("oops"), "internal", 1),
+        (KeyboardInterrupt(), "signal", 130),
+        (SystemExit(6), None, 6),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_standard_output_has_one_document_however_it_ends(
+    error: BaseException | None,
+    kind: str | None,
+    code: int,
+    answered: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = 0
+    try:
+        with front_door(as_json=True) as view:
+            if answered:
+                view.result({"ids": ["ami-1"]}, ["ami-1"])
+            if error is not None:
+                raise error
+    except SystemExit as stop:
+        status = int(str(stop.code))
+    assert status == code
+    text = capsys.readouterr().out
+    if kind is None:
+        assert text == (json.dumps({"ids": ["ami-1"]}, indent=1) + "\n" if answered else "")
+        return
+    document = json.loads(text)
+    assert (document["kind"], document["exit_code"]) == (kind, code)
+    assert document.get("result") == ({"ids": ["ami-1"]} if answered else None)
+
+
+def test_every_error_has_a_kind_of_its_own() -> None:
+    kinds = (
+        InputError, HostError, ProgramError, InstallError, DiskError, GuestError, VerifyError,
+        CloudError, BusyError, PipelineError,
+    )  # fmt: skip
+    assert len({kind.kind for kind in kinds}) == len(kinds)
 
 
 def test_a_traceback_only_when_asked(

@@ -20,6 +20,7 @@ from pipeline.core.secrets import Secrets
 from pipeline.host.cleanup import start_time
 from pipeline.host.programs import Runner
 from pipeline.host.requirements import require
+from pipeline.workflows.requirements import requirements
 
 ROOT = PROJECT
 
@@ -71,6 +72,7 @@ def test_a_program_that_does_not_end_is_ended() -> None:
 def test_a_missing_program_names_its_package() -> None:
     with Runner() as runner, pytest.raises(HostError, match="not installed"):
         runner.run(["no-such-program-here"], timeout=20)
+    assert requirements()  # the rooms have said what they need
     with pytest.raises(HostError, match="apt-get install virtinst"):
         require("virt-install", "/nonexistent")
 

@@ -17,6 +17,7 @@ from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.workflows import doctor
 from pipeline.workflows.doctor import Check
+from pipeline.workflows.requirements import requirements
 from tests.unit.cli.test_tasks import invoke
 
 
@@ -54,7 +55,8 @@ def test_every_lack_names_what_mends_it(
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     checks = examined(tools, monkeypatch)
     lacks = [check for check in checks.values() if check.state == "lack"]
-    wanted = {name for names in doctor._PROGRAMS.values() for name in names}
+    wanted = {name for each in requirements() if each.needed for name in each.programs}
+    wanted.discard("setpriv")
     assert wanted <= {check.name for check in lacks}
     for check in lacks:
         if check.name in wanted:

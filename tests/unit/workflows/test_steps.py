@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.core.errors import DiskError
-from pipeline.core.steps import StepName
-from pipeline.workflows.steps import Action, Clock, Step, describe_all, execute
+from pipeline.core.steps import Action, StepName
+from pipeline.workflows.steps import Clock, Step, describe_all, execute
 
 
 class Number(Step[int]):

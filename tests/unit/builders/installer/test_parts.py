@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.installer import libvirt, reap
+from pipeline.builders.installer import libvirt_connection, reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.answers import Answers
 from pipeline.builders.installer.domain import interpreter
@@ -102,18 +102,18 @@ def test_reap_runs_as_a_script(pretender: "subprocess.Popen[bytes]") -> None:
 
 @pytest.mark.parametrize("wish", ["vbox", "qemu+ssh://host/system", "xen:///"])
 def test_a_door_that_does_not_exist(wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(libvirt.VARIABLE, wish)
+    monkeypatch.setenv(libvirt_connection.VARIABLE, wish)
     with pytest.raises(InputError, match="neither embed"):
-        libvirt.chosen_uri()
+        libvirt_connection.chosen_uri()
 
 
 def test_root_has_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(libvirt.VARIABLE, "qemu:///session")
+    monkeypatch.setenv(libvirt_connection.VARIABLE, "qemu:///session")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(InputError, match="root has no session"):
-        libvirt.chosen_uri()
+        libvirt_connection.chosen_uri()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert libvirt.chosen_uri() == "session"
+    assert libvirt_connection.chosen_uri() == "session"
 
 
 def test_the_interpreter_of_virt_install(tmp_path: Path) -> None:

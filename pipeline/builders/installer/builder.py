@@ -1,0 +1,87 @@
+"""The builder that installs: a distribution's own installer, run by virt-install."""
+
+from __future__ import annotations
+
+import secrets as random
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.builders.installer.answers import Answers, render
+from pipeline.builders.installer.install import identity, install, plan
+from pipeline.builders.installer.trees import Tree, obtain
+from pipeline.builders.protocol import Builder, Built
+from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.request import BuildRequest
+from pipeline.core.steps import Action
+from pipeline.host.context import Tools
+from pipeline.host.files import write_whole
+from pipeline.host.versions import tool_versions
+
+
+def open_builder(request: BuildRequest, tools: Tools) -> Builder:
+    """See registry.py."""
+    return _Installer(request, tools)
+
+
+class _Installer:
+    def __init__(self, request: BuildRequest, tools: Tools) -> None:
+        self._request, self._tools = request, tools
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return obtain(self._request.recipe, self._tools)
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return render(
+            self._request.recipe,
+            nonce=random.token_hex(16),
+            overrides=self._request.variables,
+            builtins=self._tree.variables,
+        )
+
+    def check(self) -> None:
+        """See Builder: the answer file is filled in and linted."""
+        render(self._request.recipe, nonce="0" * 32, overrides=self._request.variables)
+
+    def given(self) -> DiskImage | None:
+        """See Builder: it must be installed."""
+        return None
+
+    def identity(self) -> Mapping[str, object]:
+        """See Builder; obtains the install tree, whose identity is part of it."""
+        return identity(self._request.recipe, self._answers, self._tree)
+
+    def build(
+        self, out: Path, *, acceleration: Acceleration, evidence: Path, tools: Tools
+    ) -> Built:
+        """See Builder; the answers are kept beside `out`, without their secrets."""
+        write_whole(out.with_name(self._answers.file_name), self._answers.saved)
+        disk = install(
+            self._request.recipe,
+            self._answers,
+            self._tree,
+            out,
+            acceleration,
+            tools,
+            evidence=evidence,
+        )
+        return Built(disk, tool_versions(tools.run, ["qemu", "virt-install"]))
+
+    def describe(self, acceleration: Acceleration) -> Sequence[Action]:
+        """See Builder."""
+        recipe = self._request.recipe
+        tree = "make the stand-in install tree from this host's packages"
+        if recipe.trees:
+            tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
+        return [
+            Action(f"check and fill in {recipe.answers}"),
+            Action(tree),
+            Action(
+                f"install on a sparse disk of {recipe.disk_gib} GiB with {recipe.memory_mib} MiB of"
+                f" memory, at most {recipe.install_minutes} min",
+                (shlex.join(plan(recipe, None, acceleration)),),
+            ),
+        ]

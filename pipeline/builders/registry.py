@@ -1,0 +1,28 @@
+"""From a request to its builder. A new kind is one line here and one module with `open_builder`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from pipeline.builders.protocol import Builder
+from pipeline.core.request import BuildRequest
+from pipeline.host.context import Tools
+
+# By name, so that a build from a given disk does not import the installers.
+_KINDS: Mapping[str, str] = {
+    "given": "pipeline.builders.imported",
+    "installer": "pipeline.builders.installer.builder",
+}
+
+
+def kind_of(request: BuildRequest) -> str:
+    """Which kind of builder the request wants."""
+    return "given" if request.disk is not None else "installer"
+
+
+def open_builder(request: BuildRequest, tools: Tools) -> Builder:
+    """The builder of a request; nothing is started yet."""
+    module = importlib.import_module(_KINDS[kind_of(request)])
+    builder: Builder = module.open_builder(request, tools)
+    return builder
