@@ -16,7 +16,7 @@ from pipeline.guest.access.paths import shown
 from pipeline.host.context import Tools
 from pipeline.host.programs import refuse_full
 
-_MENDED, _DAMAGED = 1 | 2, 4  # bits of e2fsck's exit status (e2fsck(8)); the others: it failed
+_MENDED, _DAMAGED, _CANNOT = 1 | 2, 4, 8  # of e2fsck's exit status (e2fsck(8))
 _TOO_NEW = (  # in whole sentences of e2fsck and xfs_repair
     "unsupported feature",
     "newer version of e2fsck",
@@ -49,7 +49,7 @@ def e2fsck(image: Path, tools: Tools, *options: str, timeout: float) -> Finding:
         # Preening says one line, of sums, about a file system that it leaves as it is.
         mended = bool(status & _MENDED) or (_PREENS in options and len(lines) > 1)
         return Finding(mended, bool(status & _DAMAGED), words)
-    if status == 8:
+    if status & _CANNOT:
         raise DiskError(
             "check the file system in",
             image,
