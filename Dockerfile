@@ -1,4 +1,4 @@
-# The build container: docker build -t image-pipeline . (docs/container.md)
+# The build container: docker build -t image-pipeline . (docs/how-to/container.md)
 #
 #   docker run --rm [--device /dev/kvm] -v "$PWD":/work -v image-pipeline:/cache \
 #     image-pipeline build demo upload

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: a section a benchmark, each replaced by its own run."""
+"""docs/reference/benchmarks.md: a section a benchmark, each replaced by its own run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.resources import PROJECT
 
-DOCUMENT = PROJECT / "docs" / "benchmarks.md"
+DOCUMENT = PROJECT / "docs" / "reference" / "benchmarks.md"
 TITLES = {
     "extraction": "Extraction",
     "build": "Disk to three files with a manifest",

@@ -29,7 +29,7 @@ def load_recipes(path: Path) -> dict[str, Recipe]:
             "read the recipes of",
             path,
             why=str(error),
-            next_step="Correct the file; docs/recipes.md explains its fields",
+            next_step="Correct the file; docs/reference/recipes.md explains its fields",
         ) from error
     recipes: dict[str, Recipe] = {}
     faults: list[str] = []
@@ -52,7 +52,7 @@ def load_recipes(path: Path) -> dict[str, Recipe]:
             "use the recipes of",
             path,
             why=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults),
-            next_step="The fields are described in docs/recipes.md",
+            next_step="The fields are described in docs/reference/recipes.md",
         )
     return recipes
 

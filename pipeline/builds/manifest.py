@@ -1,8 +1,8 @@
 """manifest.json: what a finished build is, for people, for `upload` and for other programs.
 
-The models are the schema; `json_schema` prints it and docs/manifest.schema.json is its copy, held
-equal by a test. `version` changes when a reader of the old form would misread the new one; version
-1 is read too (manifest_v1.py).
+The models are the schema; `json_schema` prints it and docs/reference/manifest.schema.json is its
+copy, held equal by a test. `version` changes when a reader of the old form would misread the new
+one; version 1 is read too (manifest_v1.py).
 """
 
 from __future__ import annotations

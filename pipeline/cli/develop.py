@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from invoke.context import Context
@@ -19,19 +19,46 @@ _TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
 
 
 @command(
+    iterable=["only"],
     help={
         "unit": "the unit layer only: seconds",
         "long": "also the tests that take tens of minutes",
         "k": "only tests whose name matches this pytest expression",
-    }
+        "only": "only this file, folder or FILE::NAME, of whatever layer; may be repeated",
+    },
 )
-def test(c: Context, unit: bool = False, long: bool = False, k: str = "") -> None:
+def test(
+    c: Context,
+    unit: bool = False,
+    long: bool = False,
+    k: str = "",
+    only: Iterable[str] = MANY,
+) -> None:
     """Run the tests: the unit layer, then everything that starts real programs."""
+    _tests(c, unit=unit, long=long, k=k, only=[*only])
+
+
+def _tests(
+    c: Context,
+    *,
+    unit: bool = False,
+    long: bool = False,
+    k: str = "",
+    only: Sequence[str] = (),
+    coverage: bool = False,
+) -> None:
     selection = f" -k '{k}'" if k else ""
     # A directory of this run's own: pytest's shared one is swept by every other run beside it.
     with tempfile.TemporaryDirectory(prefix="tests-", ignore_cleanup_errors=True) as place:
         pytest = f"{sys.executable} -m pytest -q --basetemp={place}/run{selection}"
-        _run(c, f"{pytest} -m 'not integration and not long' -n 2", nothing_is_fine=bool(k))
+        if only:
+            _run(c, f"{pytest} {shlex.join(only)}")
+            return
+        measured = " --cov --cov-report=" if coverage else ""
+        layer = "-m 'not integration and not long' -n 2"
+        _run(c, f"{pytest} {layer}{measured}", nothing_is_fine=bool(k))
+        if coverage:
+            _run(c, f"{sys.executable} -m tests.coverage_floors")
         if unit:
             return
         layer = f"{pytest} -m '{'integration or long' if long else 'integration and not long'}'"
@@ -53,7 +80,7 @@ def format_(c: Context) -> None:
 
 @command()
 def docs(c: Context) -> None:
-    """Write the generated documents: docs/configuration.md, docs/manifest.schema.json."""
+    """Write what is generated: configuration and schema in docs/reference, the package list."""
     # A process of its own: parsing this run's words has used up the options' help texts.
     _run(c, f"{sys.executable} -m pipeline.cli.reference")
 
@@ -76,7 +103,9 @@ def benchmark(
     quick: bool = False,
     directory: str = "",
 ) -> None:
-    """Measure the pipeline against its rivals and write docs/benchmarks.md; root, most of an hour.
+    """Measure the pipeline against its rivals and write its document; root, most of an hour.
+
+    The document is docs/reference/benchmarks.md.
 
     With --only, the other sections keep what they say.
     """
@@ -106,7 +135,7 @@ def faults(
 ) -> None:
     """Kill, starve and deceive the pipeline at seeded points; root, most of an hour.
 
-    Without --only, all but boot and install run, as docs/faults.md tells.
+    Without --only, all but boot and install run, as docs/explanation/faults.md tells.
     """
     words = [shlex.quote(name) for name in only]
     words += ["--points", str(points), "--seed", str(seed)]
@@ -117,14 +146,17 @@ def faults(
 
 @command(help={"unit": "of the tests the unit layer only"})
 def check(c: Context, unit: bool = False) -> None:
-    """Format, lint, types, shell scripts, then all tests: what must pass before a change lands."""
+    """Format, lint, types, shell scripts, then all tests: what must pass before a change lands.
+
+    The unit layer is measured: each package of pipeline/ has a floor of coverage (pyproject.toml).
+    """
     python = sys.executable
     _run(c, f"{python} -m ruff format --check .")
     _run(c, f"{python} -m ruff check .")
     _run(c, f"{python} -m mypy")
     scripts = " ".join(str(path.relative_to(ROOT)) for path in _shell_scripts())
     _run(c, f"shellcheck -S warning {scripts}")
-    test(c, unit=unit)
+    _tests(c, unit=unit, coverage=True)
 
 
 def _shell_scripts() -> list[Path]:

@@ -68,7 +68,7 @@ class Assertion:
 
     __pydantic_config__ = _RECORD
 
-    name: Annotated[str, Field(description="as docs/verify.md lists them")]
+    name: Annotated[str, Field(description="as docs/explanation/verify.md lists them")]
     passed: Annotated[bool, Field(description="whether it holds")]
     detail: Annotated[str, Field(description="what was seen")]
     reached: Annotated[bool, Field(description="whether a boot came far enough to tell")] = True

@@ -1,7 +1,7 @@
 """What the product needs of this host: each room declares its own needs, and all read one list.
 
 `doctor`, `setup/debian-packages.txt` (and with it the set-up and the container), and the table in
-docs/configuration.md are made from what is declared here.
+docs/reference/configuration.md are made from what is declared here.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from tests.unit.test_container import EXAMPLES, words_of
 _GENERATED = ("benchmarks.md", "benchmarks-extraction.md")
 DOCS = [
     path
-    for path in sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
+    for path in sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
     if path.name not in _GENERATED
 ]
 GUIDES = ("adding-a-cloud.md", "adding-a-distribution.md")

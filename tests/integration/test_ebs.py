@@ -461,7 +461,7 @@ def killing(self, *record):
         os.kill(os.getpid(), signal.SIGKILL)
 ebs_direct.BlockIndex.write = killing
 images = make_disk(Path({str(tmp_path / "child")!r}), seed=1)
-os.utime(images.disk, ns=(0, 0))
+os.utime(images.disk.path, ns=(0, 0))
 publish(images)
 """
     done = subprocess.run(

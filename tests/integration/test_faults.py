@@ -1,6 +1,6 @@
 """Seeded short runs of the fault harnesses, and proof that they see what they look for.
 
-The long runs are `./invoke faults`; docs/faults.md tells what they found.
+The long runs are `./invoke faults`; docs/explanation/faults.md tells what they found.
 """
 
 from __future__ import annotations

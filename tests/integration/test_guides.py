@@ -19,7 +19,7 @@ def follow(guide: str, site: Path, *, until: str = "") -> str:
     A command that fails, a file that is there already or a place that is not found fails the test.
     """
     said = ""
-    for step in steps((PROJECT / "docs" / guide).read_text()):
+    for step in steps((PROJECT / "docs" / "how-to" / guide).read_text()):
         if not isinstance(step, Command):
             apply(step, site)
             continue

@@ -67,7 +67,9 @@ def words_of(text: str) -> list[list[str]]:
     return [shlex.split(words.split("`")[0].split("|")[0]) for words in COMMAND.findall(joined)]
 
 
-@pytest.mark.parametrize("path", [*EXAMPLES, PROJECT / "docs/container.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [*EXAMPLES, PROJECT / "docs/how-to/container.md"], ids=lambda p: p.name
+)
 def test_every_command_shown_can_be_parsed_by_invoke(path: Any) -> None:
     parser = Parser(contexts=Collection.from_module(tasks).to_contexts())
     commands = words_of(path.read_text())

@@ -18,7 +18,7 @@ from tests.fixtures.finished import finished_manifest
 
 ROOT = PROJECT
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-_NOT_OURS = ("--list", "--help", "--complete", "--print-completion-script")
+_NOT_OURS = ("--set-up", "--list", "--help", "--complete", "--print-completion-script")
 
 
 def blocks(text: str, language: str = "") -> list[str]:
@@ -26,16 +26,16 @@ def blocks(text: str, language: str = "") -> list[str]:
 
 
 def manual() -> str:
-    return (ROOT / "docs" / "manifest.md").read_text()
+    return (ROOT / "docs" / "reference" / "manifest.md").read_text()
 
 
 def test_the_configuration_reference_is_current() -> None:
-    written = (ROOT / "docs" / "configuration.md").read_text()
+    written = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     assert written == reference.configuration(tasks.namespace), "run `./invoke docs`"
 
 
 def test_the_published_schema_is_current() -> None:
-    assert (ROOT / "docs" / "manifest.schema.json").read_text() == json_schema(), (
+    assert (ROOT / "docs" / "reference" / "manifest.schema.json").read_text() == json_schema(), (
         "run `./invoke docs`"
     )
 
@@ -110,7 +110,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_message_explained_is_one_we_give() -> None:
     """Headings quote messages; "…" stands for what the code fills in."""
-    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text()
     sources = [
         _joined(path.read_text())
         for path in [ROOT / "invoke", ROOT / "tasks.py", *(ROOT / "pipeline").rglob("*.py")]

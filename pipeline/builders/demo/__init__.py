@@ -2,8 +2,8 @@
 
 `make_tree` writes an install tree that virt-install takes for a Fedora tree (`.treeinfo`,
 images/pxeboot). Its installer partitions, makes LVM and file systems, unpacks a small bootable
-root and runs the kickstart's scripts; it needs no network. docs/stand-in.md says which kickstart
-commands it honours; it refuses all others.
+root and runs the kickstart's scripts; it needs no network. docs/explanation/stand-in.md says which
+kickstart commands it honours; it refuses all others.
 """
 
 from __future__ import annotations

@@ -417,7 +417,7 @@ def open_ebs(
     region: str = "",
     addressing: Addressing = "auto",
 ) -> EbsCloud:
-    """The EBS-backed cloud of an AWS profile; docs/clouds-ec2.md lists where settings come from.
+    """The EBS-backed cloud of an AWS profile; docs/how-to/clouds-ec2.md lists the settings.
 
     bucket is needed for ImportSnapshot alone. No request is sent.
     """

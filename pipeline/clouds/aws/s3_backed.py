@@ -237,7 +237,7 @@ def open_ec2(
     addressing: Addressing = "auto",
     compression: Compression = "fast",
 ) -> Ec2Cloud:
-    """The S3-backed cloud of an AWS profile; docs/clouds-ec2.md lists where settings come from.
+    """The S3-backed cloud of an AWS profile; docs/how-to/clouds-ec2.md lists the settings.
 
     No request is sent. InputError names the setting that is missing.
     """

@@ -2,7 +2,7 @@
 
 Profiles, AWS_* variables and endpoints are botocore's own (AWS SDKs and Tools Reference Guide,
 "Service-specific endpoints"); the variables of the euca2ools world (EC2_URL, S3_URL,
-EC2_ACCESS_KEY, EC2_SECRET_KEY) fill what those leave open. docs/clouds-ec2.md lists them all.
+EC2_ACCESS_KEY, EC2_SECRET_KEY) fill what those leave open. docs/how-to/clouds-ec2.md has them all.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NEXT_STEPS: tuple[tuple[str, str], ...] = (  # error code (a pattern) -> what t
     (r"Skewed|RequestExpired", "Set this host's clock: the endpoint's differs too much"),
     (
         r"UnauthorizedOperation|AccessDenied|OptInRequired|403",
-        "Give the account the permissions listed in docs/clouds-ec2.md",
+        "Give the account the permissions listed in docs/how-to/clouds-ec2.md",
     ),
     (r"NoSuchBucket|InvalidBucketName", "Choose another bucket, or create it"),
     (r"BucketAlreadyExists", "Bucket names are shared by all accounts: choose another"),
@@ -60,7 +60,7 @@ _NEXT_STEPS: tuple[tuple[str, str], ...] = (  # error code (a pattern) -> what t
     (r"Throttl|SlowDown|429|503", "The endpoint is busy: try again later"),
     (
         r"UnknownParameter|InvalidParameter|Unsupported|NotImplemented|501|InvalidAction",
-        "This endpoint does not support the call: see docs/clouds-ec2.md for what it needs",
+        "This endpoint does not support the call: see docs/how-to/clouds-ec2.md for what it needs",
     ),
     (r"5\d\d|Internal", "The endpoint failed: try again, and ask its operator if it persists"),
 )

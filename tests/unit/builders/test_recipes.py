@@ -85,11 +85,11 @@ def test_the_nearest_name_is_offered() -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = (PROJECT / "docs" / "recipes.md").read_text()
+    text = (PROJECT / "docs" / "reference" / "recipes.md").read_text()
     table = text[text.index("## Fields") : text.index("## Variables")]
     assert [name for name in Recipe.model_fields if f"`{name}`" not in table] == []
 
 
 def test_every_shipped_recipe_is_documented() -> None:
-    text = (PROJECT / "docs" / "recipes.md").read_text()
+    text = (PROJECT / "docs" / "reference" / "recipes.md").read_text()
     assert [n for n in load_recipes(settings.recipes_file()) if f"`{n}`" not in text] == []
