@@ -555,3 +555,80 @@ def walk(reader: Reader, number: int, depth: int) -> None:
     elif kind == "directory" and depth < 6:
         for child in list(reader.directory(inode).values())[:60]:
             walk(reader, child, depth + 1)
+
+
+# Inode flags (chattr(1))
+
+FLAGGED = {
+    "etc/fstab": "i",
+    "etc/resolv.conf": "a",
+    "etc/hosts": "Ai",
+    "etc/gone": "i",
+    "etc/kept": "Si",
+    "root": "i",
+}
+
+
+def flagged(top: Path) -> None:
+    """A tree with flags on files that are rewritten, removed, relabelled, and on a directory."""
+    (top / "etc").mkdir()
+    (top / "root/old").mkdir(parents=True)
+    for name in ("etc/fstab", "etc/resolv.conf", "etc/hosts", "etc/gone", "etc/kept", "root/old/x"):
+        (top / name).write_text(name)
+    run("chattr", "+a", top / "root/old/x")
+    for name, flags in FLAGGED.items():
+        run("chattr", f"+{flags}", top / name)
+
+
+def edit_flagged(guest: Guest) -> None:
+    for name in ("/etc/fstab", "/etc/resolv.conf", "/etc/hosts"):
+        guest.write(name, b"new", 0o600)
+        guest.write(name, b"newer", 0o640)
+        guest.set_xattr(name, "security.selinux", LABEL)
+    assert guest.is_immutable("/etc/fstab")
+    assert guest.is_immutable("/etc/kept")
+    assert guest.is_immutable("/root")
+    assert not guest.is_immutable("/etc/resolv.conf")
+    guest.remove("/etc/gone")
+    guest.remove("/root/old")
+    guest.write("/root/new", b"new", 0o644)
+    guest.chmod("/etc/kept", 0o600)
+
+
+def flags_of(path: Path) -> str:
+    return run("lsattr", "-d", path).split()[0].replace("-", "").replace("e", "")
+
+
+def check_flagged(top: Path) -> None:
+    for name in ("etc/fstab", "etc/resolv.conf", "etc/hosts"):
+        assert (top / name).read_text() == "newer"
+        assert (top / name).stat().st_mode & 0o7777 == 0o640
+        assert os.getxattr(top / name, "security.selinux") == LABEL
+    assert not (top / "etc/gone").exists()
+    assert not (top / "root/old").exists()
+    assert (top / "etc/kept").stat().st_mode & 0o7777 == 0o600
+    found = {name: flags_of(top / name) for name in FLAGGED if name != "etc/gone"}
+    wanted = {name: set(flags) for name, flags in FLAGGED.items() if name != "etc/gone"}
+    assert {name: set(flags) for name, flags in found.items()} == wanted
+    assert flags_of(top / "root/new") == ""
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [("e2fsprogs", "ext4"), ("e2fsprogs", "ext2"), ("guestfs", "ext4"), ("guestfs", "xfs")],
+)
+def test_inode_flags_hinder_nothing_and_stay(
+    backend: Backend, kind: str, tools: Tools, tmp_path: Path
+) -> None:
+    path = tmp_path / "flags.img"
+    with path.open("wb") as file:
+        file.truncate(320 * MIB if kind == "xfs" else 32 * MIB)
+    run(*(["mkfs.xfs", "-q"] if kind == "xfs" else ["mke2fs", "-q", "-t", kind]), path)
+    with mounted(path, tmp_path / "mount") as top:
+        flagged(top)
+    image = described(path, kind)
+    with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+        assert guest.backend == backend
+        edit_flagged(guest)
+    with mounted(path, tmp_path / "mount", "ro") as top:
+        check_flagged(top)

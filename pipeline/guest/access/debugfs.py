@@ -46,8 +46,11 @@ _RO_COMPAT = {
     0x400: "metadata_csum",
 }
 _NEEDS_RECOVERY = 0x4
-_KEPT_FLAGS = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80
-"""Inode flags behind chattr(1)'s s, u, S, i, a, d and A, which belong to a file, not its blocks."""
+# Inode flags: Linux, Documentation/filesystems/ext4/inodes.rst.
+_IMMUTABLE = 0x10
+_USERS_FLAGS = 0xFF | 0x4000 | 0x8000  # what chattr(1) sets of a file: s u c S i a d A j t
+_EXTENTS_FLAG = 0x80000  # what debugfs gives a new file where the file system has extents
+_EXTENTS = 0x40  # INCOMPAT_EXTENTS
 _EDIT_SECONDS = 300.0  # some hundred edits take well under a second; a stalled disk may not
 _MAX_LABEL = 16  # bytes, s_volume_name
 _TYPE_BITS: dict[Kind, int] = {"file": 0o100000, "directory": 0o040000, "symlink": 0o120000}
@@ -138,6 +141,10 @@ class _ExtGuest(PathGuest):
         reader, inode = self._inode(real)
         return reader.xattrs(inode)
 
+    def _is_immutable(self, real: str) -> bool:
+        _, inode = self._inode(real)
+        return bool(inode.flags & _IMMUTABLE)
+
     def _download(self, real: str, size: int, to: Path) -> None:
         reader, inode = self._inode(real)
         with naming(to), to.open("wb") as file:
@@ -149,9 +156,10 @@ class _ExtGuest(PathGuest):
     # Writing
 
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
-        kept = 0
+        flags = 0
         if taken:
-            kept = self._inode(real)[1].flags & _KEPT_FLAGS
+            _, old = self._inode(real)
+            flags = old.flags & _USERS_FLAGS if old.status().kind == "file" else 0
             self._free(real)
         # The host file's name is ours and relative to debugfs's working directory, so the
         # scratch directory may have any name.
@@ -163,17 +171,12 @@ class _ExtGuest(PathGuest):
         self._command(f"write {source.name} {_quoted(base(real))}")
         self._checks.pop(real, None)
         self._set_status(real, status)
+        if flags:
+            flags |= _EXTENTS_FLAG if self._root.superblock.incompat & _EXTENTS else 0
+            self._command(f"set_inode_field {_quoted(real)} flags {flags:#x}")
+            self._expect(real, "flags", lambda inode: inode is not None and inode.flags == flags)
         self._expect(real, "content", lambda inode: self._content(inode) == data)
         self._expect(real, "xattrs", lambda inode: inode is None or not self._root.xattrs(inode))
-        if kept:
-            self._keep_flags(real, kept)
-
-    def _keep_flags(self, real: str, kept: int) -> None:
-        """Give a new file the attributes of chattr(1) that the old one of its name had."""
-        _, inode = self._inode(real)
-        flags = inode.flags | kept
-        self._command(f"set_inode_field {_quoted(real)} flags {flags:#x}")
-        self._expect(real, "attributes", lambda found: found is not None and found.flags == flags)
 
     def _mkdir(self, real: str, status: Status) -> None:
         self._do("mkdir", real)

@@ -23,7 +23,7 @@ _TYPES: dict[int, Kind] = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink
 _TEMPORARY = ".uec-rootfs.edit"
 _TIMES = ("atime_sec", "atime_nsec", "mtime_sec", "mtime_nsec")
 _LOCKS = "ia"
-_KEPT = "suSiadA"
+_KEPT = "AacCdijsStTu"
 """Attributes of chattr(1) that a file keeps when its content is replaced; the others belong to
 its old inode."""
 
@@ -80,6 +80,9 @@ class ApplianceGuest(PathGuest):
 
     def _xattrs(self, real: str) -> dict[str, bytes]:
         return {entry["attrname"]: entry["attrval"] for entry in self._call("lgetxattrs", real)}
+
+    def _is_immutable(self, real: str) -> bool:
+        return bool(self._attributes(real, "i"))
 
     def _download(self, real: str, size: int, to: Path) -> None:
         timeout = CALL_SECONDS + size / _BYTES_PER_SECOND

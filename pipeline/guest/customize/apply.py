@@ -12,6 +12,7 @@ from pipeline.guest.access.editor import Edit, Editor
 from pipeline.guest.access.paths import shown
 from pipeline.guest.access.protocol import Guest
 from pipeline.guest.customize.boot_hooks import fresh_host_keys, install_key_script
+from pipeline.guest.customize.credentials import report_credentials
 from pipeline.guest.customize.fstab import Fstab, root_fstab
 from pipeline.guest.customize.generalise import (
     remove_identity,
@@ -19,6 +20,7 @@ from pipeline.guest.customize.generalise import (
     remove_volumes,
     warn_of_passwords,
 )
+from pipeline.guest.customize.hostname import remove_host_name
 from pipeline.guest.customize.network import dhcp_everywhere
 from pipeline.guest.customize.selinux import load_policy
 from pipeline.guest.customize.selinux_regex import PatternError
@@ -59,14 +61,16 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
     install_key_script(editor, templates, user)
     _check_user(editor, user)
     fresh_host_keys(editor, templates)
+    remove_host_name(editor)
     dhcp_everywhere(editor, templates / "network")
     remove_identity(editor)
     remove_installer_traces(editor)
     remove_volumes(editor)
     warn_of_passwords(editor)
+    report_credentials(editor)
     relabel = _finish_labels(editor)
     guest.set_label(ROOT_LABEL)
-    # Last, as it has all edits made: a link between two of these files undoes one by the other.
+    # Last: a link between two of these files undoes one by the other.
     if editor.text("/etc/fstab") != fstab.text:
         raise GuestError(
             "rewrite the guest's",

@@ -16,7 +16,7 @@ from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
 from pipeline.guest.customize.apply import Customization, customize
 from pipeline.guest.customize.boot_hooks import is_shell, key_script, merged
-from pipeline.guest.customize.generalise import hosts_without
+from pipeline.guest.customize.hostname import hosts_without
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from tests.fixtures.memory_guest import MemoryGuest
