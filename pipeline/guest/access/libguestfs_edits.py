@@ -23,9 +23,8 @@ _TYPES: dict[int, Kind] = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink
 _TEMPORARY = ".uec-rootfs.edit"
 _TIMES = ("atime_sec", "atime_nsec", "mtime_sec", "mtime_nsec")
 _LOCKS = "ia"
-_KEPT = "AacCdijsStTu"
-"""Attributes of chattr(1) that a file keeps when its content is replaced; the others belong to
-its old inode."""
+_KEPT = "AcCdjsStTu"
+"""Attributes of chattr(1) that a file keeps when its content is replaced, besides the locks."""
 
 
 class ApplianceGuest(PathGuest):
@@ -93,7 +92,7 @@ class ApplianceGuest(PathGuest):
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
         if len(data) > _MAX_WRITE:
             raise GuestError("write the guest's", shown(real), why="it is too large for an edit")
-        kept = self._attributes(real) if taken else ""
+        kept = self._attributes(real, _KEPT) if taken else ""
         # A new inode takes the name, as with the other backend: what else is linked to the old
         # one keeps its content.
         temporary = join(parent(real), _TEMPORARY)
@@ -102,11 +101,12 @@ class ApplianceGuest(PathGuest):
             self._call("rm_f", temporary)
             self._call("write", temporary, data)
             self._own(temporary, status)
+            if kept:
+                self._call("set_e2attrs", temporary, kept, False)
             self._call("rename", temporary, real)
 
+        # A lock of the old file hinders the renaming, and is put on the new one after it.
         self._change(replace, parent(real), *([real] if taken else []))
-        if kept:
-            self._call("set_e2attrs", real, kept, False)
 
     def _mkdir(self, real: str, status: Status) -> None:
         self._change(lambda: self._call("mkdir", real), parent(real))
@@ -167,7 +167,7 @@ class ApplianceGuest(PathGuest):
                 if attributes and self._call("exists", entry):
                     self._call("set_e2attrs", entry, attributes, False)
 
-    def _attributes(self, real: str, wanted: str = _KEPT) -> str:
+    def _attributes(self, real: str, wanted: str) -> str:
         """Those of the `wanted` attributes of chattr(1) that an entry has; none on links."""
         try:
             found = str(self._call("get_e2attrs", real))
