@@ -11,11 +11,12 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.discoverable import by_type
 from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.convert.volume_copy import PREENED, Foreseen, Taken, foresee_copy, take
 from pipeline.core.errors import DiskError, InputError, PipelineError
@@ -69,6 +70,7 @@ class Extraction:
     root: the root filesystem, `scratch/root.img`. boot: a separate /boot, `scratch/boot.img`;
     None when /boot lies in the root. copied: bytes that were copied for both; clones count as
     none. method: how, for the manifest. notes: what people should know, one sentence each.
+    by_type: mount points of volumes left behind as their partition types give them, and where.
     """
 
     root: PartitionImage
@@ -76,6 +78,7 @@ class Extraction:
     copied: int
     method: str
     notes: tuple[str, ...] = ()
+    by_type: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_format(path: Path) -> DiskImage:
@@ -135,6 +138,9 @@ def extract(
         with RawFile(taken.image.path) as copied:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
+            elsewhere = by_type(
+                [c for c in found.candidates if c not in (root, boot.candidate)], tree
+            )
         parts = [taken]
         if boot.candidate:
             _require_editable(boot.candidate, tools)
@@ -146,6 +152,7 @@ def extract(
         copied=sum(part.copied for part in parts),
         method="; ".join(part.method for part in parts),
         notes=tuple(notes + [note for part in parts for note in part.notes]),
+        by_type=elsewhere,
     )
 
 

@@ -442,6 +442,70 @@ def test_other_file_systems_are_refused_by_name(tools: Tools, tmp_path: Path, ki
         pass
 
 
+SECRET = b"what the machine had in memory; "
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"), [("e2fsprogs", "ext4"), ("guestfs", "ext4"), ("guestfs", "xfs")]
+)
+def test_what_is_removed_cannot_be_read_from_the_image(
+    tools: Tools, tree: Path, tmp_path: Path, backend: Backend, kind: str
+) -> None:
+    top = tmp_path / "top"
+    shutil.copytree(tree, top, symlinks=True)
+    (top / "swapfile").write_bytes(SECRET * 100_000)
+    (top / "etc/key").write_bytes(SECRET * 20)
+    (top / "etc/replaced").write_bytes(SECRET * 200)
+    path = tmp_path / "root.img"
+    if kind == "xfs":
+        path.write_bytes(b"")
+        os.truncate(path, 320 * MIB)
+        run("mkfs.xfs", "-q", path)
+        image = described(path, "xfs")
+        with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+            guest.make_directory("/etc", 0o755)
+            for name, times in (("/swapfile", 50_000), ("/etc/key", 20), ("/etc/replaced", 200)):
+                guest.write(name, SECRET * times, 0o600)
+    else:
+        # The appliance's disk discards no less than 4096 bytes.
+        image = ext_image(top, path, "ext4", *(["-b", "4096"] if backend == "guestfs" else []))
+    assert SECRET in path.read_bytes()
+    with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+        guest.write("/etc/replaced", b"new", 0o644)
+        guest.remove("/swapfile")
+        guest.remove("/etc/key")
+    assert SECRET not in path.read_bytes()
+    assert path.stat().st_blocks * 512 < path.stat().st_size / 2
+
+
+def test_entries_at_the_top_after_an_edit_elsewhere(
+    tools: Tools, tree: Path, tmp_path: Path
+) -> None:
+    """debugfs takes the directory of "/fstab" for the one it was last sent to."""
+    top = tmp_path / "top"
+    shutil.copytree(tree, top, symlinks=True)
+    for name in ("fstab", "rc.d", "file", "old"):
+        (top / name).write_text("at the top")
+    image = ext_image(top, tmp_path / "root.img")
+    with open_guest(image, None, backend="e2fsprogs", acceleration=EMULATED, tools=tools) as guest:
+        guest.write("/etc/new", b"new", 0o644)
+        guest.remove("/fstab")
+        guest.write("/etc/new2", b"new", 0o644)
+        guest.symlink("etc", "/rc.d")
+        guest.write("/etc/new3", b"new", 0o644)
+        guest.make_directory("/acl", 0o755)
+        guest.write("/etc/new4", b"new", 0o644)
+        guest.remove("/file")
+    with Reader(image.path) as reader:
+        assert reader.find(b"/etc/fstab") is not None
+        assert reader.find(b"/fstab") is reader.find(b"/file") is None
+        kinds = {n: reader.find(n) for n in (b"/rc.d", b"/etc/rc.d", b"/acl", b"/etc/acl")}
+    assert [inode and inode.status().kind for inode in kinds.values()] == [
+        "symlink",
+        *("directory",) * 3,
+    ]
+
+
 def test_a_name_debugfs_cannot_be_told(tools: Tools, tree: Path, tmp_path: Path) -> None:
     image = ext_image(tree, tmp_path / "x.img")
     with (

@@ -57,6 +57,9 @@ _LAUNCH_SECONDS = 300.0
 _CLOSE_SECONDS = 30.0  # the appliance is down by then; its files lie in the scratch space
 _MEMORY_MIB = 512  # the appliance idles in some 100; the rest is its page cache
 _SECTOR = 512
+# The optional arguments of add_drive from iface to cachemode are left out, then comes discard.
+_WITH_DISCARD = (*(None,) * 8, "besteffort")
+_TRIM_SECONDS = 1800.0  # of a file system of terabytes in an emulated guest
 _PASSED = ("LIBGUESTFS_HV", "LIBGUESTFS_PATH", "SUPERMIN_KERNEL", "SUPERMIN_MODULES")
 
 
@@ -126,7 +129,7 @@ def opened(
     with ExitStack() as stack:
         appliance = stack.enter_context(_started(acceleration, tools))
         call = appliance.call
-        call("add_drive", str(root.path.absolute()), False, "raw")
+        call("add_drive", str(root.path.absolute()), False, "raw", *_WITH_DISCARD)
         if boot is not None:
             # A read-only drive is a throw-away overlay: a dirty log is replayed, not kept.
             call("add_drive", str(boot.path.absolute()), True, "raw")
@@ -141,6 +144,10 @@ def opened(
         guest = ApplianceGuest(call, devices[0], root, separate_boot=boot is not None)
         yield guest
         guest.put_times_back()
+        if guest.freed and call("feature_available", ["fstrim"]):
+            # Removed keys and swapped pages would be read from the image's free blocks.
+            call("sync")
+            call("fstrim", "/", timeout=_TRIM_SECONDS)
         call("umount_all")
         guest.label_unmounted()
         call("shutdown")

@@ -29,7 +29,7 @@ _KEPT = "AcCdjsStTu"
 
 class ApplianceGuest(PathGuest):
     """A mounted guest. label: what the root is to be labelled once it is unmounted; None for no
-    other label.
+    other label. freed: whether an edit gave blocks back.
     """
 
     backend: Literal["guestfs", "e2fsprogs"] = "guestfs"
@@ -42,6 +42,7 @@ class ApplianceGuest(PathGuest):
         self._device, self._image = device, image
         self._times: dict[str, tuple[int, ...]] = {}
         self.label: str | None = None
+        self.freed = False
 
     @property
     def facts(self) -> Facts:
@@ -107,6 +108,7 @@ class ApplianceGuest(PathGuest):
 
         # A lock of the old file hinders the renaming, and is put on the new one after it.
         self._change(replace, parent(real), *([real] if taken else []))
+        self.freed = self.freed or taken
 
     def _mkdir(self, real: str, status: Status) -> None:
         self._change(lambda: self._call("mkdir", real), parent(real))
@@ -119,6 +121,7 @@ class ApplianceGuest(PathGuest):
 
     def _unlink(self, real: str) -> None:
         self._change(lambda: self._call("rm", real), parent(real), real)
+        self.freed = True
 
     def _rmdir(self, real: str) -> None:
         self._change(lambda: self._call("rmdir", real), parent(real), real)

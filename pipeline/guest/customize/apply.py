@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from pipeline.guest.customize.generalise import (
     warn_of_passwords,
 )
 from pipeline.guest.customize.hostname import remove_host_name
+from pipeline.guest.customize.mounts import flatten_mounts
 from pipeline.guest.customize.network import dhcp_everywhere
 from pipeline.guest.customize.selinux import load_policy
 from pipeline.guest.customize.selinux_regex import PatternError
@@ -50,14 +52,22 @@ class Customization:
     relabel: Relabel
 
 
-def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Customization:
+def customize(
+    guest: Guest,
+    *,
+    user: str,
+    templates: Path,
+    tools: Tools,
+    by_type: Mapping[str, str] | None = None,
+) -> Customization:
     """Edit the guest in place and say what was changed.
 
-    user: who gets the SSH key. templates: the directory of the guest-side files.
+    user: who gets the SSH key. templates: the directory of the guest-side files. by_type: mount
+    points that the disk's partition types give, and the partitions' names for people.
     """
     editor = Editor(guest)
     _read_policy(editor)
-    fstab = _rewrite_fstab(editor)
+    fstab = flatten_mounts(editor, by_type or {})
     install_key_script(editor, templates, user)
     _check_user(editor, user)
     fresh_host_keys(editor, templates)
@@ -89,24 +99,6 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
         tuple(editor.warnings),
         relabel,
     )
-
-
-def _rewrite_fstab(editor: Editor) -> Fstab:
-    fstab = root_fstab(editor.text("/etc/fstab"), editor.guest.facts.filesystem)
-    if fstab.essential:
-        raise GuestError(
-            "make a flat image of the guest",
-            why=f"{', '.join(map(shown, fstab.essential))} is on a volume of its own, and the "
-            "image has the root's content only",
-            next_step="Have the kickstart put it on the root volume",
-        )
-    editor.warnings += [
-        f"{shown(point)} is on a volume of its own: its content does not become part of the image"
-        for point in fstab.lost
-    ]
-    # One that is a link may lead to any other file of the guest, which is not ours to overwrite.
-    editor.write("/etc/fstab", fstab.text, follow=False)
-    return fstab
 
 
 def _check_user(editor: Editor, user: str) -> None:

@@ -105,16 +105,26 @@ def remove_volumes(editor: Editor) -> None:
     for directory in _VOLUMES:
         editor.remove_matching(directory, r".*")
     editor.remove("/etc/lvm/cache/.cache")
-    resume = "/etc/initramfs-tools/conf.d/resume"
-    text = editor.text(resume)
-    if re.search(r"^\s*RESUME=(?!none\b)\S", text, re.M):
-        editor.write(resume, "RESUME=none\n")
+    editor.remove("/etc/lvm/devices/system.devices")
+    _resume_from_nothing(editor)
+    editor.update("/etc/crypttab", _without_volumes)
+
+
+def _resume_from_nothing(editor: Editor) -> None:
+    """Have initramfs-tools, which reads all of conf.d, look for no hibernated system."""
+    directory = "/etc/initramfs-tools/conf.d"
+    files = [f"{directory}/{name}" for name in editor.names(directory)]
+    for path in ("/etc/initramfs-tools/initramfs.conf", *files):
+        text = editor.text(path)
+        none = re.sub(r"^[ \t]*RESUME=(?!none\b)\S.*$", "RESUME=none", text, flags=re.M)
+        if none == text:
+            continue
+        editor.write(path, none)
         editor.warnings.append(
             "the ramdisk was made to resume from the installation's swap volume and may wait some "
             "30 s for it: add noresume to the recipe's command_line, or have the preseed write "
-            f"RESUME=none to {resume} and run update-initramfs -u"
+            f"RESUME=none to {path} and run update-initramfs -u"
         )
-    editor.update("/etc/crypttab", _without_volumes)
 
 
 def warn_of_passwords(editor: Editor) -> None:
@@ -122,13 +132,16 @@ def warn_of_passwords(editor: Editor) -> None:
     open_accounts = [
         fields[0]
         for line in editor.text("/etc/shadow").splitlines()
-        if len(fields := line.split(":")) > 1 and (fields[1] == "" or fields[1][0] == "$")
+        if len(fields := line.split(":")) > 1 and _OPEN.fullmatch(fields[1])
     ]
     if open_accounts:
         editor.warnings.append(
             f"{shown(', '.join(open_accounts[:10]))} can log in by password on every instance: "
             "lock it in the kickstart (rootpw --lock) unless that is meant"
         )
+
+
+_OPEN = re.compile(r"|\$.+|_[./0-9A-Za-z]{19}|[./0-9A-Za-z]{13}")  # none, or a hash (crypt(5))
 
 
 def _without_volumes(text: str) -> str:

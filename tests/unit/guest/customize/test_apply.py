@@ -156,6 +156,19 @@ def test_debian_12(tools: Tools) -> None:
     assert not any(node.xattrs for node in guest.nodes.values())
 
 
+def test_a_ramdisk_is_to_resume_from_nothing_wherever_that_is_set(tools: Tools) -> None:
+    tree = {
+        **DEBIAN_12,
+        "/etc/initramfs-tools/conf.d/resume": "RESUME=none\n",
+        "/etc/initramfs-tools/conf.d/ours": "# swap\nRESUME=UUID=1\nMODULES=most\n",
+        "/etc/initramfs-tools/initramfs.conf": "MODULES=dep\n# RESUME=\n",
+    }
+    guest, result = customized(tree, tools)
+    assert guest.text("/etc/initramfs-tools/conf.d/ours") == "# swap\nRESUME=none\nMODULES=most\n"
+    assert guest.text("/etc/initramfs-tools/initramfs.conf") == "MODULES=dep\n# RESUME=\n"
+    assert [w for w in result.warnings if "noresume" in w and "conf.d/ours" in w]
+
+
 def test_twice_changes_nothing_more(tools: Tools) -> None:
     for tree in (FEDORA_15, DEBIAN_12):
         guest, _ = customized(tree, tools)
