@@ -21,6 +21,7 @@ from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.disk.filesystems.lookup import Tree
 
 _MAX_FSTAB = 1 << 20
+_INSTALL = "Install on plain partitions or linear LVM volumes with ext4 or xfs"
 _OPTION = "Name one with --root: VG/LV, or a partition's number"
 
 
@@ -65,7 +66,7 @@ def _usable(candidate: Candidate, disk: str) -> Candidate:
             f"take {candidate.place} out of",
             disk,
             why=candidate.refusal,
-            next_step="Choose another volume with --root, or install on a plain or linear one",
+            next_step=f"Choose another volume with --root, or {_INSTALL[0].lower()}{_INSTALL[1:]}",
         )
     if candidate.filesystem not in READABLE:
         raise InputError(
@@ -85,16 +86,25 @@ def _no_root(found: Survey, disk: str) -> PipelineError:
             "find the root filesystem of",
             disk,
             why=f"no readable volume looks like one, and these cannot be read: {listed(refused)}",
-            next_step="Install on plain partitions or linear LVM volumes with ext4 or xfs",
+            next_step=_looked_at(found, refused) or _INSTALL,
         )
     if found.damage:
         return found.damage[0]
+    next_step = "Check that the installation finished, or name a volume with --root"
+    if any(candidate.filesystem == "iso9660" for candidate in found.candidates):
+        next_step = "This is installation media: give the disk that was installed from it"
     return InputError(
         "find the root filesystem of",
         disk,
         why=f"no volume looks like one; it holds {listed(found.candidates)}",
-        next_step="Check that the installation finished, or name a volume with --root",
+        next_step=next_step,
     )
+
+
+def _looked_at(found: Survey, refused: Iterable[Candidate]) -> str:
+    """What the reader of a damaged volume advises, where that is why it was refused."""
+    reasons = {candidate.refusal for candidate in refused}
+    return next((error.next_step for error in found.damage if error.why in reasons), "")
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,23 @@ from pipeline.disk.filesystems.fat import Fat
 from pipeline.disk.filesystems.lookup import Tree
 from pipeline.disk.filesystems.xfs import Xfs
 
-READABLE = frozenset({"ext2", "ext3", "ext4", "xfs"})
+EXT = frozenset({"ext2", "ext3", "ext4"})
+READABLE = EXT | {"xfs"}
 """File systems that are looked into, and that a root may have."""
+_UNSUPPORTED = (
+    *("apfs", "bcache", "bcachefs", "btrfs", "cramfs", "erofs", "f2fs", "hfsplus", "jfs"),
+    *("nilfs2", "reiser4", "reiserfs", "romfs", "squashfs", "ufs", "zfs_member"),
+)
+"""File systems that hold the roots of some systems, but are not read here."""
 _REFUSED = {
-    "btrfs": "its file system is btrfs, which is not supported as a root",
+    name: f"its file system is {name}, which is not supported as a root" for name in _UNSUPPORTED
+} | {
     "crypto_LUKS": "it is encrypted (LUKS)",
     "BitLocker": "it is encrypted (BitLocker)",
     "linux_raid_member": "it is a member of a software RAID",
+    "vdo": "it is a VDO volume (deduplicated blocks)",
+    "DM_integrity": "it is a dm-integrity volume",
+    "zfs_member": "it belongs to a ZFS pool, which is not supported as a root",
 }
 _LOOKED_INTO = READABLE | {"vfat"}
 ESP = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"})
@@ -46,8 +56,9 @@ class Candidate:
     """A volume of the disk.
 
     name: what it is chosen by. place: the same for people. partition: for a partition. is_root
-    and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can.
-    mapper_uuid: device-mapper's of a logical volume.
+    and is_boot: by what it holds. refusal: why it cannot be extracted; "" if it can. size: its
+    bytes, which a volume that cannot be read does not tell. mapper_uuid: device-mapper's of a
+    logical volume.
     """
 
     name: str
@@ -59,6 +70,7 @@ class Candidate:
     is_boot: bool = False
     refusal: str = ""
     mapper_uuid: str = ""
+    size: int = 0
 
     @property
     def filesystem(self) -> str:
@@ -78,7 +90,7 @@ class Candidate:
         )
         what = self.filesystem or "nothing known"
         why = f"; {self.refusal}" if self.refusal else ""
-        return f"{self.name} ({what}{label}, {self.volume.size >> 20} MiB{why})"
+        return f"{self.name} ({what}{label}, {(self.volume.size or self.size) >> 20} MiB{why})"
 
 
 @dataclass(frozen=True)
@@ -130,15 +142,33 @@ def _partitions(
         try:
             there = Volume(disk, [_clip(s, disk.size) for s in volume.stretches], volume.name)
             physical = read_label(there)
-            if physical:
+            if physical and not (partition and partition.refusal):
                 placed.append(Placed(physical, volume.stretches[0], name))
                 continue
             superblock = recognise(there)
         except DiskError as error:
             damage.append(error)
             continue
-        found.append(Candidate(name, _place(name), volume, superblock, partition))
+        found.append(
+            Candidate(
+                name,
+                _place(name),
+                volume,
+                superblock,
+                partition,
+                refusal=_doubt(table, partition, superblock),
+            )
+        )
     return found, placed
+
+
+def _doubt(table: Table, partition: Partition | None, superblock: Superblock | None) -> str:
+    """Why the tables forbid to take a volume; "" if they do not."""
+    if partition is not None:
+        return partition.refusal
+    if table.foreign and superblock is None:
+        return f"it has a partition table of {table.foreign}, which is not read"
+    return ""
 
 
 def _place(name: str) -> str:
@@ -162,6 +192,7 @@ def _logical_volumes(disk: Source, groups: Groups, damage: list[DiskError]) -> I
             superblock,
             refusal=logical.refusal,
             mapper_uuid=logical.uuid,
+            size=logical.size,
         )
 
 

@@ -372,7 +372,8 @@ def _power_off(records: list[Record]) -> Assertion:
         elif record.clean is False:
             faults.append(f"{record.name}: the file system was not unmounted")
     slowest = max(record.power_off_seconds for record in pressed)
-    return _check(assertion_names.POWER_OFF, faults, f"within {slowest:.1f} s, file system clean")
+    looked = ", file system clean" if all(record.clean for record in pressed) else ""
+    return _check(assertion_names.POWER_OFF, faults, f"within {slowest:.1f} s{looked}")
 
 
 def _bare(bare: Record | None) -> Assertion:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError
 from pipeline.core.text import printable
 from pipeline.disk.blocks.source import RawFile
 from pipeline.disk.blocks.superblock import recognise
@@ -308,7 +307,7 @@ def _boot(plan: Plan, session: Session, overlay: Path) -> Record:
         tail=console.tail,
         power_off=power_off,
         power_off_seconds=seconds,
-        clean=_left_clean(session, overlay) if power_off == "guest-shutdown" else None,
+        clean=left_clean(session.runner, overlay) if power_off == "guest-shutdown" else None,
         evidence=tuple(evidence),
     )
 
@@ -322,14 +321,15 @@ def _note_requests(metadata: Metadata, log: Path) -> Path:
     return log
 
 
-def _left_clean(session: Session, overlay: Path) -> bool | None:
+def left_clean(runner: Runner, overlay: Path) -> bool | None:
     """Whether an ext2, 3 or 4 file system that fills the disk was unmounted; None for others.
 
-    It was not where its journal must be replayed.
+    It was not where its journal must be replayed. Raises what the reading raises: a check that was
+    not made has not passed.
     """
     head = overlay.with_suffix(".superblock")
     try:
-        session.runner.run(
+        runner.run(
             [
                 *("qemu-img", "dd", "-f", "qcow2", "-O", "raw"),
                 *(f"if={overlay}", f"of={head}", "bs=4096", "count=1"),
@@ -338,8 +338,6 @@ def _left_clean(session: Session, overlay: Path) -> bool | None:
         )
         with RawFile(head) as source:
             found = recognise(source)
-    except PipelineError:
-        return None
     finally:
         head.unlink(missing_ok=True)
     return not found.dirty if found is not None and found.type.startswith("ext") else None

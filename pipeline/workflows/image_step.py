@@ -12,7 +12,9 @@ from pydantic import BaseModel
 from pipeline.builds.manifest import CustomizationRecord, EditRecord, RootRecord, SourceRecord
 from pipeline.convert import assemble
 from pipeline.convert.extract import Extraction, extract, foresee
-from pipeline.convert.shrink import shrink
+from pipeline.convert.shrink import left_out, shrink
+from pipeline.convert.survey import EXT
+from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
 from pipeline.core.resources import TEMPLATES
@@ -32,7 +34,7 @@ _ROOT = "PRIVATE/root.img"
 _COPY_CHECKS = ("e2fsck -f -n DISK?offset=BYTES", f"e2fsck -f -p {_ROOT}")
 _EDITS = (f"debugfs -w -f edits.debugfs {_ROOT}", f"e2fsck -fn {_ROOT}")
 _SHRINK = (
-    f"e2fsck -fy {_ROOT}",
+    f"e2fsck -fp {_ROOT}",
     f"dumpe2fs -h {_ROOT}",
     f"resize2fs -P {_ROOT}",
     f"resize2fs {_ROOT} BLOCKS",
@@ -76,6 +78,7 @@ class MakeFiles(Step[MadeFiles]):
         super().__init__(disk)
         self.job = job
         self.disk = disk
+        self._unshrunk: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -113,7 +116,8 @@ class MakeFiles(Step[MadeFiles]):
     def _make(self, disk: DiskImage, place: Path) -> MadeFiles:
         job, recipe = self.job, self.job.request.recipe
         with job.clock.part(StepName.EXTRACT):
-            extraction = extract(disk, job.request.root or recipe.root, job.tools)
+            choice = job.request.root or recipe.root
+            extraction = extract(disk, choice, job.tools, self._root_found)
         for note in extraction.notes:
             job.tools.progress.say(note)
         boot, edits, backend = self._customize(extraction, place)
@@ -121,7 +125,8 @@ class MakeFiles(Step[MadeFiles]):
         for warning in warnings:
             job.tools.progress.warn(warning)
         root = extraction.root
-        size = shrink(root.path, job.tools) if recipe.shrink else root.size
+        shrinks = recipe.shrink and not self._unshrunk
+        size = shrink(root.path, job.tools) if shrinks else root.size
         finish(root.path, place / Role.MACHINE)
         roles = [Role.MACHINE, Role.KERNEL, Role.RAMDISK]
         if job.request.wants_disk:
@@ -153,11 +158,17 @@ class MakeFiles(Step[MadeFiles]):
                 removed=edits.removed,
                 kept_mounts=edits.kept_mounts,
                 relabel=edits.relabel,
-                warnings=warnings,
+                warnings=(*self._unshrunk, *warnings),
                 user=recipe.user,
             ),
             tools=tool_versions(job.tools.run, ["e2fsprogs", "qemu"]),
         )
+
+    def _root_found(self, filesystem: str) -> None:
+        """Tell before the copy what will not be done with such a root."""
+        self._unshrunk = left_out(filesystem) if self.job.request.recipe.shrink else ()
+        for warning in self._unshrunk:
+            self.job.tools.progress.warn(warning)
 
     def _customize(
         self, extraction: Extraction, place: Path
@@ -210,13 +221,16 @@ class MakeFiles(Step[MadeFiles]):
             what = "use the files made from it: neither it nor what makes them changed"
             return [Action(what, reused=True)]
         request, recipe = self.job.request, self.job.request.recipe
+        copies = self._foreseen()
         ext = "" if request.backend == "e2fsprogs" else ", if it is a clean ext file system"
         edits = Action(f"edit it{ext}: label, fstab, key script, hygiene", _EDITS)
-        if request.backend == "guestfs":
+        if request.backend == "guestfs" or any(c.filesystem not in EXT for c in copies[:1]):
             edits = Action("edit it in libguestfs's appliance: label, fstab, key script, hygiene")
-        actions = [self._copies(), *self._boot_files(), edits]
+        actions = [self._copies(copies), *self._boot_files(), edits]
         if recipe.shrink:
-            actions.append(Action("shrink it to its content", _SHRINK))
+            unshrunk = left_out(copies[0].filesystem) if copies else ()
+            shrinks = Action("shrink it to its content", _SHRINK)
+            actions += [Action(why) for why in unshrunk] or [shrinks]
         if request.wants_disk:
             actions.append(Action("make a bootable GPT disk of the three files"))
         return actions
@@ -228,12 +242,17 @@ class MakeFiles(Step[MadeFiles]):
         choice = self.job.request.root or self.job.request.recipe.root
         return [Action(foresee_boot_files(self.disk.value.image, choice, self.job))]
 
-    def _copies(self) -> Action:
-        choice = self.job.request.root or self.job.request.recipe.root
+    def _foreseen(self) -> Sequence[Foreseen]:
+        """What would be copied of the disk, root first; nothing while there is no disk."""
         if not self.disk.known:
-            found = choice or "found by inspection"
+            return ()
+        choice = self.job.request.root or self.job.request.recipe.root
+        return foresee(self.disk.value.image, choice, self.job.tools)
+
+    def _copies(self, copies: Sequence[Foreseen]) -> Action:
+        if not copies:
+            found = self.job.request.root or self.job.request.recipe.root or "found by inspection"
             return Action(f"copy the root filesystem ({found}) and a separate /boot", _COPY_CHECKS)
-        copies = foresee(self.disk.value.image, choice)
         checks = tuple(shlex.join(each.check) for each in copies if each.check)
         return Action("; ".join(each.what for each in copies), checks)
 

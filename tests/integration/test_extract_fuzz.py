@@ -6,11 +6,12 @@ The cases that were faults once are run again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-import pipeline.convert.extract
+from pipeline.convert import volume_copy
 from pipeline.disk.filesystems.ext import Ext
 from tests.robustness.fuzz.campaign import Faulty, campaign
 from tests.robustness.fuzz.fuzz_disk import CORPUS, Case, Harness
@@ -45,6 +46,8 @@ def test_the_harness_sees_blocks_that_were_left_behind(
     def careless(filesystem: Ext) -> str:
         return ""
 
-    monkeypatch.setattr(pipeline.convert.extract, "check", careless)
+    # e2fsck has the word on what is copied by the bitmaps: to lose blocks it must be silenced too.
+    monkeypatch.setattr(volume_copy, "check", careless)
+    monkeypatch.setattr(volume_copy, "_checking", lambda *_: nullcontext(lambda: True))
     with pytest.raises(Faulty, match="differs"):
         harness.run(Case("dirty", ()))

@@ -313,6 +313,6 @@ def test_a_clean_file_system_is_checked_where_it_lies(fault: bool, tmp_path: Pat
         done = extract(open_format(disk), "1", Tools(runner, QuietProgress(), scratch))
     checks = [line for line in log.read_text().splitlines() if line.startswith("e2fsck")]
     assert f"{disk}?offset={MIB}" in checks[0]
-    assert len(checks) == (3 if fault else 1)
+    assert len(checks) == (4 if fault else 1)
     assert len(done.notes) == int(fault)
     run("e2fsck", "-f", "-n", done.root.path)

@@ -238,3 +238,13 @@ def test_other_formats_are_named(form: str, tmp_path: Path) -> None:
     run("qemu-img", "create", "-q", "-f", form, image, "4M")
     with pytest.raises(InputError, match=form.upper()):
         open_format(image)
+
+
+def test_version_1_of_qcow_is_named_with_the_conversion(tmp_path: Path) -> None:
+    image = tmp_path / "disk"
+    run("qemu-img", "create", "-q", "-f", "qcow", image, "4M")
+    with pytest.raises(InputError, match="version 1") as caught:
+        open_format(image)
+    command = caught.value.next_step.partition(": ")[2].replace("NEW", str(tmp_path / "new"))
+    run(*command.split())
+    assert open_format(tmp_path / "new.qcow2").format == "qcow2"

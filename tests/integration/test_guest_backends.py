@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -280,6 +281,86 @@ def test_xfs_with_a_log_to_replay_and_a_boot_partition(
     run("xfs_repair", "-n", "-f", path)
     assert run("blkid", "-p", "-o", "value", "-s", "LABEL", path) == "uec-rootfs\n"
     assert run("sha256sum", boot.path) == digest
+
+
+LOCKED = {"etc/fstab": "i", "etc/rc.d/rc.local": "a", "etc/hard": "d", "var/log/old": "i",
+          "var/log/old/log": "i", "root": "a", "boot": "i"}  # fmt: skip
+"""Attributes of chattr(1) by path; those of a directory forbid changes of its entries."""
+LONG_AGO = 1_300_000_000
+
+
+def edit_locked(guest: Guest) -> None:
+    guest.write("/etc/fstab", b"new\n", 0o600)
+    guest.set_xattr("/etc/fstab", "security.selinux", LABEL)
+    guest.write("/etc/rc.d/rc.local", b"#!/bin/sh\nexit 0\n", 0o755)
+    guest.write("/etc/hard", b"alone", 0o644)
+    guest.remove("/var/log/old")
+    guest.make_directory("/root/.ssh", 0o700)
+    guest.symlink("target", "/root/link")
+    guest.symlink("other", "/root/link")
+    guest.write("/boot/new", b"1", 0o644)
+    guest.write("/boot/new", b"2", 0o644)
+    guest.chmod("/boot", 0o711)
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"), [("ext4", "e2fsprogs"), ("ext4", "guestfs"), ("xfs", "guestfs")]
+)
+def test_files_that_chattr_locks(
+    kind: str, backend: Backend, tools: Tools, tree: Path, tmp_path: Path
+) -> None:
+    """Edited all the same, their attributes kept; directories keep their times: by each backend."""
+    path = tmp_path / "root.img"
+    with path.open("wb") as file:
+        file.truncate(320 * MIB)
+    run(*{"xfs": ["mkfs.xfs", "-q"], "ext4": ["mke2fs", "-q", "-t", "ext4"]}[kind], path)
+    with mounted(path, tmp_path / "mount") as top:
+        run("cp", "-a", f"{tree}/.", top)
+        (top / "etc/hard").unlink()
+        (top / "etc/hard").write_text("of its own")
+        for name in ("etc", "etc/rc.d", "var/log", "root", "boot"):
+            os.utime(top / name, (LONG_AGO, LONG_AGO))
+        for name, letter in LOCKED.items():
+            run("chattr", f"+{letter}", top / name)
+    image = described(path, kind)
+    with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+        edit_locked(guest)
+        guest.set_label("uec-rootfs")
+    with mounted(path, tmp_path / "mount", "ro") as top:
+        for name, letter in LOCKED.items():
+            if (top / name).exists():
+                assert letter in run("lsattr", "-d", top / name).split()[0], name
+        assert not (top / "var/log/old").exists()
+        assert (top / "etc/fstab").read_text() == "new\n"
+        assert os.getxattr(top / "etc/fstab", "security.selinux") == LABEL
+        assert (top / "etc/rc.d/rc.local").read_text().endswith("exit 0\n")
+        assert (top / "etc/hard").read_text() == "alone"
+        assert (top / "root/.ssh").is_dir() and (top / "root/link").readlink() == Path("other")
+        assert (top / "boot/new").read_text() == "2"
+        assert stat.S_IMODE((top / "boot").stat().st_mode) == 0o711
+        for name in ("etc", "etc/rc.d", "var/log", "root", "boot"):
+            assert (top / name).stat().st_mtime == LONG_AGO, name
+
+
+def test_a_mount_that_the_appliance_refuses_is_told_in_the_kernels_words(
+    tools: Tools, tmp_path: Path
+) -> None:
+    """A feature bit that no kernel has yet: the superblock, its checksum right, says so."""
+    path = tmp_path / "xfs.img"
+    with path.open("wb") as file:
+        file.truncate(320 * MIB)
+    run("mkfs.xfs", "-q", path)
+    run("xfs_db", "-x", "-c", "sb 0", "-c", "write -d features_incompat 0x80000001", path)
+    image = described(path, "xfs")
+    with (
+        pytest.raises(
+            DiskError, match=r"Linux \S+ of the editing appliance refuses its xfs"
+        ) as said,
+        open_guest(image, None, backend="guestfs", acceleration=EMULATED, tools=tools),
+    ):
+        pass
+    assert "unknown incompatible features (0x80000000)" in str(said.value)
+    assert "SUPERMIN_KERNEL" in str(said.value)
 
 
 # What e2fsprogs is not for

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.convert.shrink import geometry, minimum, shrink
+from pipeline.convert.extract import extract, open_format
+from pipeline.convert.shrink import geometry, left_out, minimum, shrink
 from pipeline.core.errors import DiskError
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
@@ -42,6 +43,31 @@ def test_the_content_stays_and_room_is_left(tmp_path: Path, size: str, shrinks: 
     subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
     shown = subprocess.run(["debugfs", "-R", "cat /file", image], check=True, capture_output=True)
     assert shown.stdout == content
+
+
+def test_an_xfs_is_left_as_it_is_and_told_before_the_copy(tmp_path: Path) -> None:
+    tree = tmp_path / "proto"
+    fstab = tmp_path / "fstab"
+    fstab.write_text("LABEL=root / xfs\n")
+    tree.write_text(
+        f"/\n0 0\nd--755 0 0\netc d--755 0 0\nfstab ---644 0 0 {fstab}\n$\n"
+        "usr d--755 0 0\nbin d--755 0 0\n$\n$\nbin l--777 0 0 usr/bin\n$\n"
+    )
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", "-p", tree, image], check=True)
+    told: list[str] = []
+    with Runner() as runner:
+        tools = Tools(runner, QuietProgress(), tmp_path)
+
+        def chosen(filesystem: str) -> None:
+            assert not (tmp_path / "root.img").exists()
+            told.extend(left_out(filesystem))
+
+        extract(open_format(image), "", tools, chosen)
+    assert told and "xfs cannot be made smaller" in told[0]
+    assert left_out("ext4") == ()
 
 
 def test_what_is_no_ext_file_system_is_refused(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_mounts_from_servers_need_not_come(sound: Files, tmp_path: Path, tools: 
         f"write filer {place}/srv-y.mount",
         f"symlink {place}/multi-user.target.wants/srv-y.mount {place}/srv-y.mount",
     ]
-    report = check(with_file(sound, tmp_path, commands, fstab=fstab, filer=FILER), tools)
+    report = check(edited(sound, tmp_path, commands, fstab=fstab, filer=FILER), tools)
     assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
     (line,) = [a.detail for a in report.assertions if a.name == assertion_names.FSTAB]
     assert "no network for /srv/x, /mnt/s3" in line

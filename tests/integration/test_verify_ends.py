@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.checks import Triple
-from pipeline.core.errors import HostError
+from pipeline.core.errors import HostError, ProgramError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import verify
+from pipeline.verify.boot import left_clean
 from pipeline.verify.interactive import console
 from tests.fixtures import triples
 
@@ -206,3 +207,31 @@ def test_a_console_session(files: triples.Files, tmp_path: Path, tools: Tools) -
         os.close(terminal)
     assert not list(tools.scratch.iterdir())
     assert not guests(tmp_path)
+
+
+def test_whether_a_file_system_was_left_clean_is_read_or_an_error(tmp_path: Path) -> None:
+    base, overlay = tmp_path / "root.img", tmp_path / "overlay"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", base, "16M"], check=True)
+    make: list[str | Path] = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        base,
+        overlay,
+    ]
+    subprocess.run(make, check=True)
+    with Runner() as runner:
+        assert left_clean(runner, overlay) is True
+        command: list[str | Path] = ["debugfs", "-w", "-R", "feature needs_recovery", base]
+        subprocess.run(command, check=True, capture_output=True)
+        assert left_clean(runner, overlay) is False
+        base.write_bytes(bytes(16 << 20))
+        assert left_clean(runner, overlay) is None
+        base.unlink()
+        with pytest.raises(ProgramError, match="qemu-img"):
+            left_clean(runner, overlay)

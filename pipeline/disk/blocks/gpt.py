@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -34,14 +33,14 @@ def read_gpt(disk: Source) -> tuple[tuple[Partition, ...], tuple[str, ...]]:
     for sector in _SECTORS:
         header = _header(disk, sector, 1, damage)
         if header:
-            return tuple(_partitions(disk, header)), ()
+            return _partitions(header)
     for sector in _SECTORS:
         header = _header(disk, sector, disk.size // sector - 1, damage)
         if header:
             why = damage[0] if damage else "no header is there"
-            return tuple(_partitions(disk, header)), (
-                f"The primary GPT is damaged ({why}); the backup at the end was used",
-            )
+            partitions, notes = _partitions(header)
+            said = f"The primary GPT is damaged ({why}); the backup at the end was used"
+            return partitions, (said, *notes)
     raise table_error(
         disk, f"both copies of its GPT are damaged: {'; '.join(damage) or 'no header is there'}"
     )
@@ -77,20 +76,31 @@ def _header(disk: Source, sector: int, lba: int, damage: list[str]) -> _Header |
     return _Header(sector, first, last, entries, entry_size)
 
 
-def _partitions(disk: Source, header: _Header) -> Iterator[Partition]:
+def _partitions(header: _Header) -> tuple[tuple[Partition, ...], tuple[str, ...]]:
+    """The entries, and notes on those that cannot be partitions."""
+    found: list[Partition] = []
+    notes: list[str] = []
     for index in range(len(header.entries) // header.entry_size):
         entry = header.entries[index * header.entry_size :][:128]
         if entry[:16] == bytes(16):
             continue
         first, last = struct.unpack_from("<QQ", entry, 32)
+        if not 0 < first <= last:
+            notes.append(
+                f"Partition {index + 1} is left out: its sectors {first} to {last} are impossible"
+            )
+            continue
+        refusal = ""
+        # Firmware and Linux take such a partition as it is; a root that the table's own header
+        # places outside of itself is too doubtful.
         if not header.first_usable <= first <= last <= header.last_usable:
-            raise table_error(disk, f"partition {index + 1} lies outside of the usable sectors")
+            refusal = (
+                f"its sectors {first} to {last} are not within those that the GPT calls usable, "
+                f"{header.first_usable} to {header.last_usable}"
+            )
         # Both ends are inclusive.
         stretch = Stretch(first * header.sector, (last - first + 1) * header.sector)
-        yield Partition(
-            index + 1,
-            stretch,
-            str(UUID(bytes_le=entry[:16])),
-            str(UUID(bytes_le=entry[16:32])),
-            entry[56:128].decode("utf-16-le", errors="replace").split("\0")[0],
-        )
+        kind, uuid = (str(UUID(bytes_le=entry[at : at + 16])) for at in (0, 16))
+        label = entry[56:128].decode("utf-16-le", errors="replace").split("\0")[0]
+        found.append(Partition(index + 1, stretch, kind, uuid, label, refusal))
+    return tuple(found), tuple(notes)

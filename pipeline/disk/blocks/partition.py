@@ -12,7 +12,8 @@ from pipeline.disk.blocks.volume import Stretch, Volume
 @dataclass(frozen=True)
 class Partition:
     """One partition. number: as Linux counts, from 1; logical ones from 5. uuid: PARTUUID as
-    blkid prints it. kind: the MBR type as two hex digits, or the GPT type's GUID.
+    blkid prints it. kind: the MBR type as two hex digits, or the GPT type's GUID. refusal: why
+    nothing may be taken out of it; "" if it may.
     """
 
     number: int
@@ -20,6 +21,7 @@ class Partition:
     kind: str
     uuid: str
     label: str = ""
+    refusal: str = ""
 
     def volume(self, disk: Source) -> Volume:
         """The partition's bytes."""

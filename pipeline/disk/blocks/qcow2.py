@@ -59,6 +59,13 @@ class Qcow2:
         header = _Header._make(_HEADER.unpack(file.read(0, _HEADER.size)))
         self.size, self._l1 = header.size, header.l1_offset
         self._bits = header.cluster_bits
+        if header.version == 1:
+            raise InputError(
+                "use the disk",
+                self.name,
+                why="it is of version 1 of the format (qcow), which is not read",
+                next_step=f"Convert it: qemu-img convert -f qcow -O qcow2 {self.name} NEW.qcow2",
+            )
         if header.magic != MAGIC or header.version not in (2, 3):
             raise self._broken(f"it is of version {header.version}")
         if not 9 <= self._bits <= _MAX_CLUSTER_BITS:

@@ -7,6 +7,7 @@ signatures (libblkid/src/superblocks).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,15 +21,38 @@ _SIMPLE = (  # (offset, signature, type)
     (0, b"LUKS\xba\xbe", "crypto_LUKS"),
     (3, b"-FVE-FS-", "BitLocker"),
     (3, b"NTFS    ", "ntfs"),
+    (3, b"EXFAT   ", "exfat"),
     (0, b"hsqs", "squashfs"),
+    (0, b"sqsh", "squashfs"),
+    (0, b"\x45\x3d\xcd\x28", "cramfs"),
+    (0, b"-rom1fs-", "romfs"),
+    (0, b"dmvdo001", "vdo"),
+    (0, b"verity\0\0", "DM_verity_hash"),
+    (0, b"integrt\0", "DM_integrity"),
+    (0x20, b"NXSB", "apfs"),
+    (0x400, b"\xe2\xe1\xf5\xe0", "erofs"),
     (0x400, b"\x10\x20\xf5\xf2", "f2fs"),
-    (0x402, b"H+", "hfsplus"),
+    (0x400, b"H+\0\x04", "hfsplus"),
+    (0x400, b"HX\0\x05", "hfsplus"),
     (0x8001, b"CD001", "iso9660"),
     (0x10034, b"ReIsEr", "reiserfs"),
     (0x8000, b"JFS1", "jfs"),
     (0x1000, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
     (0, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
 )
+_LATE = (  # places that mkfs of another file system leaves as they were: only when all else fails
+    (0x1018, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "bcachefs"),
+    (0x1018, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", "bcache"),
+    (0x8001, b"BEA01", "udf"),
+    (0x8001, b"NSR0", "udf"),
+    (0x406, b"\x34\x34", "nilfs2"),
+    (0x10000, b"ReIsEr4", "reiser4"),
+    (0x1055C, b"\x19\x01\x54\x19", "ufs"),
+)
+_ZFS_UBERBLOCKS = 0x20000
+"""Where the ring of the first label's uberblocks begins; it has 128 KiB."""
+_ZFS_UBERBLOCK = 1024
+_ZFS_MAGIC = (b"\x0c\xb1\xba\0\0\0\0\0", b"\0\0\0\0\0\xba\xb1\x0c")
 _PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
 
 
@@ -36,8 +60,9 @@ _PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
 class Superblock:
     """The signature of a volume. size: bytes of the file system, 0 if it does not say.
 
-    uuid and label as blkid prints them. dirty: whether its journal must be replayed first; always
-    False for XFS, whose superblock does not tell.
+    uuid and label as blkid prints them; a UUID of zeros is none. dirty: whether its journal must be
+    replayed first; always False for XFS, whose superblock does not tell. ro_compat, incompat: the
+    feature words of XFS version 5, 0 for all others.
     """
 
     type: str
@@ -45,20 +70,36 @@ class Superblock:
     label: str = ""
     size: int = 0
     dirty: bool = False
+    ro_compat: int = 0
+    incompat: int = 0
 
 
 def recognise(volume: Source) -> Superblock | None:
     """The signature a volume carries, or None."""
     head = volume.read(0, min(volume.size, _HEAD))
     head = head.ljust(_HEAD, b"\0")
-    for offset, signature, name in _SIMPLE:
-        if head[offset : offset + len(signature)] == signature:
-            return Superblock(name)
+    found = _signed(head, _SIMPLE)
     for probe in (_xfs, _ext, _btrfs, _swap, _fat):
-        found = probe(head)
-        if found:
-            return found
+        found = found or probe(head)
+    return found or _signed(head, _LATE) or _zfs(volume)
+
+
+def _signed(head: bytes, signatures: Iterable[tuple[int, bytes, str]]) -> Superblock | None:
+    for offset, signature, name in signatures:
+        if head.startswith(signature, offset):
+            return Superblock(name)
     return None
+
+
+def _zfs(volume: Source) -> Superblock | None:
+    """A member of a ZFS pool: one of its uberblocks, of either byte order."""
+    if volume.size < 2 * _ZFS_UBERBLOCKS:
+        return None
+    ring = volume.read(_ZFS_UBERBLOCKS, _ZFS_UBERBLOCKS)
+    starts = range(0, len(ring), _ZFS_UBERBLOCK)
+    return (
+        Superblock("zfs_member") if any(ring.startswith(_ZFS_MAGIC, at) for at in starts) else None
+    )
 
 
 def _ext(head: bytes) -> Superblock | None:
@@ -87,7 +128,11 @@ def _xfs(head: bytes) -> Superblock | None:
         return None
     block_size, blocks = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:16], "big")
     uuid = str(UUID(bytes=head[32:48]))
-    return Superblock("xfs", uuid, _text(head[108:120]), block_size * blocks)
+    label, size = _text(head[108:120]), block_size * blocks
+    if int.from_bytes(head[100:102], "big") & 0xF != 5:
+        return Superblock("xfs", uuid, label, size)
+    ro_compat, incompat = (int.from_bytes(head[at : at + 4], "big") for at in (212, 216))
+    return Superblock("xfs", uuid, label, size, ro_compat=ro_compat, incompat=incompat)
 
 
 def _btrfs(head: bytes) -> Superblock | None:

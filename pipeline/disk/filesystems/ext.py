@@ -17,10 +17,14 @@ from pipeline.disk.blocks.source import Source
 from pipeline.disk.filesystems.lookup import Inode
 
 ROOT_INODE, JOURNAL_INODE = 2, 8
+META_BG = 0x10  # incompat
+_XATTR_MAGIC = (0xEA020000).to_bytes(4, "little")
+_INLINE_XATTR = 7, b"data"  # system.data
 _EXTENTS, _INLINE, _ENCRYPTED = 0x80000, 0x10000000, 0x800
 _EXTENT_MAGIC = 0xF30A
 _MAX_DEPTH = 5
 _UNWRITTEN = 0x8000
+_IN_INODE = 60  # bytes of an inode's block map
 _MAX_DIRECTORY = 32 << 20  # bytes: half a million names, more than any directory looked into has
 
 
@@ -103,6 +107,16 @@ class Layout:
         """Blocks of a group's inode table."""
         return -(-self.inodes_per_group * self.inode_size // self.block_size)
 
+    def has_backup(self, group: int) -> bool:
+        """Whether a group begins with the superblock or a backup of it."""
+        if group == 0:
+            return True
+        if self.compat & 0x200:  # sparse_super2
+            return group in (self.u32(0x24C), self.u32(0x250))
+        if not self.ro_compat & 0x1 or group == 1:  # sparse_super
+            return True
+        return any(_is_power(group, base) for base in (3, 5, 7))
+
 
 @dataclass(frozen=True)
 class Group:
@@ -164,23 +178,39 @@ class Ext:
         return self.source.read(number * self.layout.block_size, count * self.layout.block_size)
 
     def groups(self, first: int = 0, count: int | None = None) -> Iterator[Group]:
-        """Group descriptors from number `first`. Not for file systems with meta_bg."""
+        """Group descriptors from number `first`."""
         layout = self.layout
         size = layout.descriptor_size
         last = layout.groups if count is None else first + count
-        table = max(2048, layout.block_size)  # the block after the superblock's
-        step = max(1, (1 << 16) // size)
-        for start in range(first, last, step):
-            stop = min(last, start + step)
-            raw = self.source.read(table + start * size, (stop - start) * size)
+        # A block of descriptors, of which each lies elsewhere with meta_bg; else as many as fit.
+        step = layout.block_size // size if layout.incompat & META_BG else max(1, (1 << 16) // size)
+        start = first
+        while start < last:
+            stop = min(last, (start // step + 1) * step)
+            raw = self.source.read(self._descriptor(start), (stop - start) * size)
             for offset in range(0, len(raw), size):
                 yield _group(raw[offset : offset + size])
+            start = stop
+
+    def _descriptor(self, group: int) -> int:
+        """Byte at which a group's descriptor lies."""
+        layout = self.layout
+        size = layout.descriptor_size
+        each = layout.block_size // size
+        block, within = divmod(group, each)
+        if not layout.incompat & META_BG or block < layout.u32(0x104):
+            # The block after the superblock's.
+            return max(2048, layout.block_size) + group * size
+        # s_first_meta_bg and later: in the first of the groups that the block describes.
+        leader = block * each
+        place = layout.first_block + leader * layout.blocks_per_group + layout.has_backup(leader)
+        return place * layout.block_size + within * size
 
     def raw_inode(self, number: int) -> bytes:
         """All bytes of an inode."""
         layout = self.layout
         group, index = divmod(number - 1, layout.inodes_per_group)
-        if not (0 <= group < layout.groups) or layout.incompat & 0x10:
+        if not (0 <= group < layout.groups):
             raise self.broken(f"inode {number} cannot be found")
         table = next(self.groups(group, 1)).inode_table
         block, offset = divmod(index * layout.inode_size, layout.block_size)
@@ -195,6 +225,15 @@ class Ext:
         raw = self.content(directory, _MAX_DIRECTORY)
         found: dict[bytes, int] = {}
         step = self.layout.block_size
+        if directory.flags & _INLINE:
+            # The parent's number, then entries; those in the attribute are a piece of their own.
+            raw, rest = raw[4:_IN_INODE], raw[_IN_INODE:]
+            found |= self._entries(directory, rest, max(1, len(rest)))
+        return found | self._entries(directory, raw, step)
+
+    def _entries(self, directory: Inode, raw: bytes, step: int) -> dict[bytes, int]:
+        """The names in pieces of `step` bytes, which no entry crosses."""
+        found: dict[bytes, int] = {}
         for start in range(0, len(raw), step):
             offset, end = start, min(start + step, len(raw))
             while offset + 8 <= end:
@@ -211,9 +250,10 @@ class Ext:
         """See Reader."""
         if inode.size > limit:
             raise self.broken(f"inode {inode.number} has {inode.size} bytes, more than expected")
-        if inode.flags & (_INLINE | _ENCRYPTED):
-            kind = "encrypted" if inode.flags & _ENCRYPTED else "inline"
-            raise self.broken(f"inode {inode.number} has {kind} data, which is not supported")
+        if inode.flags & _ENCRYPTED:
+            raise self.broken(f"inode {inode.number} is encrypted, which is not supported")
+        if inode.flags & _INLINE:
+            return (inode.map + self._inline_rest(inode.number))[: inode.size]
         if stat.S_ISLNK(inode.mode) and inode.size < 60 and not inode.flags & _EXTENTS:
             return inode.map[: inode.size]
         size = self.layout.block_size
@@ -225,6 +265,22 @@ class Ext:
                 blocks = -(-wanted // size)
                 content[start : start + wanted] = self.block(physical, blocks)[:wanted]
         return bytes(content)
+
+    def _inline_rest(self, number: int) -> bytes:
+        """What of inline data did not fit the block map: the attribute system.data."""
+        raw = self.raw_inode(number)
+        area = raw[128 + int.from_bytes(raw[0x80:0x82], "little") :]
+        if area[:4] != _XATTR_MAGIC:
+            return b""
+        offset, area = 0, area[4:]
+        while area[offset : offset + 4].ljust(4, b"\0") != bytes(4):
+            if offset + 16 > len(area):
+                raise self.broken(f"the attributes of inode {number} are damaged")
+            length, index, start, _, size = struct.unpack_from("<BBHII", area, offset)
+            if (index, area[offset + 16 : offset + 16 + length]) == _INLINE_XATTR:
+                return area[start : start + size]
+            offset += 16 + (length + 3) // 4 * 4
+        return b""
 
     def extents(self, inode: Inode) -> Iterator[tuple[int, int, int]]:
         """(logical block, physical block, count) of what is written of a file, in order.
@@ -292,6 +348,12 @@ class Ext:
         for index, pointer in enumerate(pointers[: max(0, last - logical)]):
             if pointer:
                 yield logical + index, pointer, 1
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number % base == 0:
+        number //= base
+    return number == 1
 
 
 def parsed_inode(number: int, raw: bytes) -> Inode:

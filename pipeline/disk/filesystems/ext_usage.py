@@ -19,7 +19,6 @@ from pipeline.disk.filesystems.ext import JOURNAL_INODE, Ext, Group, Layout
 
 _CLEAN = 1
 _HAS_JOURNAL = 0x4  # compat
-_SPARSE_SUPER2 = 0x200  # compat
 _KNOWN_COMPAT = 0x1 | 0x2 | _HAS_JOURNAL | 0x8 | 0x10 | 0x20 | 0x200 | 0x400 | 0x800 | 0x1000
 _CSUM_SEED = 0x2000  # incompat
 # filetype, extents, 64bit, flex_bg, ea_inode, csum_seed, largedir, inline_data, encrypt, casefold
@@ -214,7 +213,7 @@ def _bitmaps(fs: Ext) -> Iterator[tuple[int, int]]:
         if _has_bitmap(layout, group):
             for match in re.finditer("1+", _bits(fs.block(group.block_bitmap), length)):
                 yield start + match.start(), start + match.end()
-        elif _has_backup(layout, number):
+        elif layout.has_backup(number):
             yield start, start + min(length, _backup_blocks(layout))
 
 
@@ -239,23 +238,6 @@ def _has_bitmap(layout: Layout, group: Group) -> bool:
     """Whether a group's block bitmap was ever written."""
     lazy = layout.ro_compat & (_GDT_CSUM | _METADATA_CSUM)
     return not (group.flags & _BLOCK_UNINIT and lazy)
-
-
-def _has_backup(layout: Layout, group: int) -> bool:
-    """Whether a group begins with a backup of superblock and descriptors."""
-    if group == 0:
-        return True
-    if layout.compat & _SPARSE_SUPER2:
-        return group in (layout.u32(0x24C), layout.u32(0x250))
-    if not layout.ro_compat & 0x1 or group == 1:
-        return True
-    return any(_is_power(group, base) for base in (3, 5, 7))
-
-
-def _is_power(number: int, base: int) -> bool:
-    while number % base == 0:
-        number //= base
-    return number == 1
 
 
 def _backup_blocks(layout: Layout) -> int:

@@ -17,14 +17,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.core import settings
 from pipeline.core.errors import DiskError, GuestError, HostError
 from pipeline.core.image import Acceleration, PartitionImage
-from pipeline.disk.filesystems.status import Kind, Status
-from pipeline.guest.access.paths import PathGuest, base, join, parent, shown
-from pipeline.guest.access.protocol import Facts
+from pipeline.disk.blocks.source import RawFile
+from pipeline.disk.blocks.superblock import recognise
+from pipeline.guest.access.libguestfs_edits import CALL_SECONDS, ApplianceGuest
+from pipeline.guest.access.paths import PathGuest, shown
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, TimeoutExpired
 from pipeline.host.requirements import Requirement, declare
@@ -53,22 +54,12 @@ BOOTS = (*ROOTS, "vfat")
 # long again; a host kept busy by other guests is some times slower. Not coming up is what this
 # bounds: an accelerator that pretends to work would keep us here for ever.
 _LAUNCH_SECONDS = 300.0
-_CALL_SECONDS = 120.0  # each is one small operation; replaying a log at mount is the slowest
 _CLOSE_SECONDS = 30.0  # the appliance is down by then; its files lie in the scratch space
-_BYTES_PER_SECOND = 256 << 10  # an emulated guest on a busy host still copies that fast
 _MEMORY_MIB = 512  # the appliance idles in some 100; the rest is its page cache
-_MAX_WRITE = 2 << 20  # libguestfs carries at most 4 MiB a message
-_READ = 1 << 20
 _SECTOR = 512
 # The optional arguments of add_drive from iface to cachemode are left out, then comes discard.
 _WITH_DISCARD = (*(None,) * 8, "besteffort")
 _TRIM_SECONDS = 1800.0  # of a file system of terabytes in an emulated guest
-_MAX_LABELS = {"xfs": 12}  # bytes; ext has 16
-_TYPES: dict[int, Kind] = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink"}
-_TEMPORARY = ".uec-rootfs.edit"
-# Inode flags, letters as of chattr(1): what a user sets, and which of these forbid changes.
-_USERS_FLAGS = frozenset("AacCdijsStTu")
-_LOCKS = frozenset("ai")
 _PASSED = ("LIBGUESTFS_HV", "LIBGUESTFS_PATH", "SUPERMIN_KERNEL", "SUPERMIN_MODULES")
 
 
@@ -79,7 +70,7 @@ class _Appliance:
         self._program, self._errors = program, errors
         self._buffer = b""
 
-    def call(self, method: str, *arguments: Any, timeout: float = _CALL_SECONDS) -> Any:
+    def call(self, method: str, *arguments: Any, timeout: float = CALL_SECONDS) -> Any:
         """The call's result; GuestError when it fails, HostError when the process is gone."""
         request = [method, *map(_packed, arguments)]
         stdin = self._program.process.stdin
@@ -91,9 +82,8 @@ class _Appliance:
             raise self._lost(method, "it ended") from None
         answer = json.loads(self._line(method, time.monotonic() + timeout))
         if "error" in answer:
-            raise GuestError(
-                "edit the guest through the appliance", why=shown(str(answer["error"])[:500])
-            )
+            words = " ".join(str(answer["error"]).split())
+            raise GuestError("edit the guest through the appliance", why=shown(words[:500]))
         return _unpacked(answer["value"])
 
     def close(self) -> None:
@@ -147,13 +137,13 @@ def opened(
             call("launch", timeout=_LAUNCH_SECONDS)
         devices = call("list_devices")
         _compare(appliance, devices[0], root)
-        call("mount", devices[0], "/")
+        _mount(appliance, devices[0], "/", root)
         if boot is not None:
             _compare(appliance, devices[1], boot)
-            call("mount", devices[1], "/boot")
-        guest = _ApplianceGuest(appliance, devices[0], root, separate_boot=boot is not None)
+            _mount(appliance, devices[1], "/boot", boot)
+        guest = ApplianceGuest(call, devices[0], root, separate_boot=boot is not None)
         yield guest
-        guest.give_flags_back()
+        guest.put_times_back()
         if guest.freed and call("feature_available", ["fstrim"]):
             # Removed keys and swapped pages would be read from the image's free blocks.
             call("sync")
@@ -161,6 +151,7 @@ def opened(
         call("umount_all")
         guest.label_unmounted()
         call("shutdown")
+    _read_label_back(root, guest.label)
 
 
 @contextmanager
@@ -193,149 +184,6 @@ def _started(acceleration: Acceleration, tools: Tools) -> Iterator[_Appliance]:
         appliance.close()
 
 
-class _ApplianceGuest(PathGuest):
-    backend: Literal["guestfs", "e2fsprogs"] = "guestfs"
-
-    def __init__(
-        self, appliance: _Appliance, device: str, image: PartitionImage, *, separate_boot: bool
-    ) -> None:
-        super().__init__(separate_boot=separate_boot)
-        self._call = appliance.call
-        self._device, self._image = device, image
-        self._label: str | None = None
-        self._flags: dict[str, frozenset[str]] = {}
-        self.freed = False
-
-    @property
-    def facts(self) -> Facts:
-        call = self._call
-        label = self._label if self._label is not None else call("vfs_label", self._device)
-        return Facts(
-            call("vfs_type", self._device),
-            call("vfs_uuid", self._device),
-            label,
-            call("blockdev_getsize64", self._device),
-        )
-
-    # Reading
-
-    def _lstat(self, real: str) -> Status | None:
-        # The plural form says "not there" by an inode number of -1 in place of an error.
-        (found,) = self._call("lstatnslist", parent(real), [base(real) or "."])
-        if found["st_ino"] == -1:
-            return None
-        kind = _TYPES.get(found["st_mode"] & 0xF000, "other")
-        mode = found["st_mode"] & 0o7777
-        return Status(kind, mode, found["st_uid"], found["st_gid"], found["st_size"])
-
-    def _read_link(self, real: str) -> str:
-        return str(self._call("readlink", real))
-
-    def _read(self, real: str, size: int) -> bytes:
-        pieces = [self._call("pread", real, _READ, at) for at in range(0, size, _READ)]
-        return b"".join(pieces)[:size]
-
-    def _list(self, real: str) -> list[str]:
-        names = [entry["name"] for entry in self._call("readdir", real)]
-        return [name for name in names if name not in (".", "..")]
-
-    def _xattrs(self, real: str) -> dict[str, bytes]:
-        return {entry["attrname"]: entry["attrval"] for entry in self._call("lgetxattrs", real)}
-
-    def _is_immutable(self, real: str) -> bool:
-        known = self._flags.get(real)
-        return "i" in (self._call("get_e2attrs", real) if known is None else known)
-
-    def _download(self, real: str, size: int, to: Path) -> None:
-        timeout = _CALL_SECONDS + size / _BYTES_PER_SECOND
-        self._call("download", real, str(to.absolute()), timeout=timeout)
-
-    # Writing
-
-    def _unlock(self, real: str) -> None:
-        """Take away the flags that keep an entry and its directory from being changed."""
-        for path in (real, parent(real)):
-            status = self._lookup(path)
-            if path in self._flags or status is None or status.kind not in ("file", "directory"):
-                continue
-            flags = _USERS_FLAGS.intersection(self._call("get_e2attrs", path))
-            self._flags[path] = flags
-            if locks := flags & _LOCKS:
-                self._call("set_e2attrs", path, "".join(sorted(locks)), True)
-
-    def give_flags_back(self) -> None:
-        """Set the flags of everything that was unlocked or has a new inode, once all is done."""
-        for real, flags in self._flags.items():
-            if flags and self._lookup(real) is not None:
-                self._call("set_e2attrs", real, "".join(sorted(flags)))
-
-    def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
-        if len(data) > _MAX_WRITE:
-            raise GuestError("write the guest's", shown(real), why="it is too large for an edit")
-        self._unlock(real)
-        # A new inode takes the name, as with the other backend: what else is linked to the old
-        # one keeps its content.
-        temporary = join(parent(real), _TEMPORARY)
-        self._call("rm_f", temporary)
-        self._call("write", temporary, data)
-        self._set_status(temporary, status)
-        self._call("rename", temporary, real)
-        self.freed = self.freed or taken
-
-    def _mkdir(self, real: str, status: Status) -> None:
-        self._unlock(real)
-        self._call("mkdir", real)
-        self._set_status(real, status)
-
-    def _symlink(self, target: str, real: str, taken: bool) -> None:
-        self._unlock(real)
-        if taken:
-            self._call("rm", real)
-            self._flags.pop(real, None)
-        self._call("ln_s", target, real)
-
-    def _unlink(self, real: str) -> None:
-        self._unlock(real)
-        self._call("rm", real)
-        self._flags.pop(real, None)
-        self.freed = True
-
-    def _rmdir(self, real: str) -> None:
-        self._unlock(real)
-        self._call("rmdir", real)
-        self._flags.pop(real, None)
-
-    def _set_status(self, real: str, status: Status) -> None:
-        if real in self._known:
-            self._unlock(real)
-        self._call("lchown", status.uid, status.gid, real)
-        # chown clears the set-id bits, so the mode comes last; a link's own mode means nothing.
-        if status.kind != "symlink":
-            self._call("chmod", status.mode, real)
-
-    def _set_xattr(self, real: str, name: str, value: bytes) -> None:
-        # The value travels as a C string: its terminator may be counted in, an inner one not.
-        text = value.removesuffix(b"\0")
-        if b"\0" in text:
-            raise GuestError("set an attribute of", shown(real), why="its value holds zero bytes")
-        self._unlock(real)
-        self._call("lsetxattr", name, text.decode(), len(value), real)
-
-    def set_label(self, label: str) -> None:
-        """Label the root file system; xfs is labelled once it is unmounted."""
-        longest = _MAX_LABELS.get(self._image.filesystem, 16)
-        if len(label.encode()) > longest:
-            raise GuestError(
-                "label the root file system", label, why=f"it has over {longest} bytes"
-            )
-        self._label = label
-
-    def label_unmounted(self) -> None:
-        """Write the label that `set_label` was given."""
-        if self._label is not None:
-            self._call("set_label", self._device, self._label)
-
-
 def _check_supported(image: PartitionImage, known: tuple[str, ...]) -> None:
     if image.filesystem not in known:
         raise DiskError(
@@ -366,6 +214,41 @@ def _compare(appliance: _Appliance, device: str, image: PartitionImage) -> None:
             image.path,
             why=f"the appliance sees {seen}, not "
             f"{(image.size, image.filesystem, image.uuid)} (size, type, UUID)",
+        )
+
+
+def _mount(appliance: _Appliance, device: str, point: str, image: PartitionImage) -> None:
+    """Mount a file system; DiskError with the kernel's own words when it refuses."""
+    try:
+        appliance.call("mount", device, point)
+    except GuestError as error:
+        release, log = appliance.call("utsname")["uts_release"], appliance.call("dmesg")
+        # "[    9.215114] XFS (sda): Superblock has unknown ..."
+        said = [
+            line.partition("] ")[2]
+            for line in str(log).splitlines()
+            if "-fs (" in line or "XFS (" in line
+        ]
+        raise DiskError(
+            "mount",
+            image.source or image.path,
+            why=f"Linux {release} of the editing appliance refuses its {image.filesystem}: "
+            f"{shown('; '.join(said[-4:]))[:500] or error.why}",
+            next_step="If it is newer than that kernel, build on a host with a newer one, or name "
+            "one by SUPERMIN_KERNEL and SUPERMIN_MODULES; else repair it on the disk itself",
+        ) from None
+
+
+def _read_label_back(root: PartitionImage, label: str | None) -> None:
+    """GuestError unless the label is there: xfs_admin may say so and have written nothing."""
+    with RawFile(root.path) as file:
+        found = recognise(file)
+    if label is not None and (found is None or found.label != label):
+        raise GuestError(
+            "label the root file system",
+            root.source or root.path,
+            why=f"the label read back is {shown(found.label) if found else 'nothing'}, not {label}",
+            next_step="Build on a host with newer xfsprogs or e2fsprogs",
         )
 
 

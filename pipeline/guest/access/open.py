@@ -9,14 +9,12 @@ from pathlib import Path
 from pipeline.core.errors import DiskError, GuestError
 from pipeline.core.image import Acceleration, PartitionImage
 from pipeline.core.request import Backend
-from pipeline.guest.access import debugfs, libguestfs
-from pipeline.guest.access.paths import PathGuest, shown
+from pipeline.guest.access import debugfs, fsck, libguestfs
+from pipeline.guest.access.paths import PathGuest
 from pipeline.guest.access.protocol import Guest
 from pipeline.host.context import Tools
 
 _CHECK_SECONDS = 1800.0  # some seconds a gigabyte of inode tables on a busy disk, hundreds of them
-_CHECKS = {"xfs": ("xfs_repair", "-n", "-f")}
-_EXT_CHECK = ("e2fsck", "-fn")
 
 
 @contextmanager
@@ -57,14 +55,15 @@ def refused(root: PartitionImage, boot: PartitionImage | None) -> str:
 
 def check(path: Path, filesystem: str, tools: Tools) -> None:
     """GuestError unless the file system check finds nothing; it changes nothing."""
-    argv = _CHECKS.get(filesystem, _EXT_CHECK)
-    done = tools.run.run([*argv, path.absolute()], timeout=_CHECK_SECONDS, ok=range(256))
-    if done.returncode:
-        words = (done.stdout + done.stderr).decode(errors="replace").strip()
+    if filesystem == "xfs":
+        program, found = "xfs_repair", fsck.xfs_repair(path, tools, timeout=_CHECK_SECONDS)
+    else:
+        program, found = "e2fsck", fsck.e2fsck(path, tools, "-fn", timeout=_CHECK_SECONDS)
+    if found.damaged or found.mended:
         raise GuestError(
             "edit the root file system in",
             path,
-            why=f"{argv[0]} finds it damaged afterwards: {shown(words[-600:])}",
+            why=f"{program} finds it damaged afterwards: {found.words}",
             next_step="Try again with the other editing backend, and report this",
         )
 

@@ -8,13 +8,14 @@ import pytest
 
 from pipeline.convert.choose import choose_boot, choose_esp, choose_root
 from pipeline.convert.fstab_devices import resolve, spec_of
-from pipeline.convert.survey import Candidate, Survey
-from pipeline.core.errors import DiskError, InputError
+from pipeline.convert.survey import Candidate, Survey, survey
+from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.disk.blocks.partition import Partition
 from pipeline.disk.blocks.superblock import Superblock
 from pipeline.disk.blocks.volume import Stretch, Volume
 from tests.fixtures.disks.memory import MemoryDisk
 from tests.fixtures.disks.trees import Folder, tree
+from tests.fixtures.disks.writers import write_gpt
 
 DISK = MemoryDisk(1 << 30)
 
@@ -70,11 +71,70 @@ def test_no_root_says_what_there_is() -> None:
 
 def test_what_cannot_be_read_is_named_when_there_is_no_root() -> None:
     thin = volume("vg/thin", "", refusal="it is of the LVM type thin")
+    thin = replace(thin, volume=Volume(DISK, (), "thin"), size=2000 << 20)
+    assert thin.describe() == "vg/thin (nothing known, 2000 MiB; it is of the LVM type thin)"
     with pytest.raises(DiskError, match="LVM type thin"):
         choose_root(Survey((BOOT, thin)), "", "disk")
     assert choose_root(Survey((ROOT, thin)), "", "disk") is ROOT
     with pytest.raises(DiskError, match="LVM type thin"):
         choose_root(Survey((ROOT, thin)), "vg/thin", "disk")
+
+
+def test_a_damaged_volume_is_followed_by_its_readers_advice() -> None:
+    damage = DiskError("read", "disk", why="a directory is damaged", next_step="Run e2fsck -fn")
+    with pytest.raises(DiskError) as caught:
+        choose_root(Survey((volume("1", refusal=damage.why),), (damage,)), "", "disk")
+    assert caught.value.next_step == "Run e2fsck -fn"
+
+
+def test_installation_media_are_told_as_such() -> None:
+    with pytest.raises(InputError, match="installation media") as caught:
+        choose_root(Survey((volume("0", "iso9660"),)), "", "disk")
+    assert "iso9660" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("signature", "kind", "code"),
+    [
+        ((0, b"hsqs"), "squashfs", 5),
+        ((0x400, b"\xe2\xe1\xf5\xe0"), "erofs", 5),
+        ((0x10040, b"_BHRfS_M"), "btrfs", 5),
+        ((0x20000, b"\x0c\xb1\xba\0\0\0\0\0"), "ZFS pool", 5),
+        ((0x1018, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef")), "bcachefs", 5),
+        ((3, b"EXFAT   "), "exfat", 2),
+        ((0x8001, b"BEA01"), "udf", 2),
+        ((0, b"\x0b\xe5\xa9\x41"), "partition table of SGI", 5),
+        ((508, b"\xda\xbe"), "partition table of Sun", 5),
+    ],
+)
+def test_a_disk_of_another_kind_is_named_as_what_it_is(
+    signature: tuple[int, bytes], kind: str, code: int
+) -> None:
+    disk = MemoryDisk(1 << 20)
+    disk.write(*signature)
+    with pytest.raises(PipelineError) as caught:
+        choose_root(survey(disk), "", "disk")
+    assert kind in str(caught.value) and "nothing known" not in str(caught.value).partition(";")[2]
+    assert caught.value.exit_code == code
+    assert ("ext4 or xfs" in caught.value.next_step) is (code == 5)
+
+
+def test_a_root_beside_a_partition_that_the_gpt_does_not_allow() -> None:
+    """A BIOS boot partition before the first sector that the header calls usable."""
+    disk = MemoryDisk(1 << 20)
+    write_gpt(disk, [(34, 40, "bios"), (128, 1023, "data")], first_usable=64)
+    found = survey(disk)
+    assert [(c.name, bool(c.refusal)) for c in found.candidates] == [("1", True), ("2", False)]
+    with pytest.raises(DiskError, match="calls usable"):
+        choose_root(found, "1", "disk")
+
+
+def test_an_impossible_gpt_entry_is_left_out_and_told() -> None:
+    disk = MemoryDisk(1 << 20)
+    write_gpt(disk, [(900, 800, "odd"), (128, 1023, "data")])
+    found = survey(disk)
+    assert [c.name for c in found.candidates] == ["2"]
+    assert found.notes == ("Partition 1 is left out: its sectors 900 to 800 are impossible",)
 
 
 def test_damage_is_told_when_there_is_no_root() -> None:

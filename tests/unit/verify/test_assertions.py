@@ -271,6 +271,13 @@ def test_power_off(changes: dict[str, Any]) -> None:
     assert failures(replace(SOUND, first=replace(FIRST, **changes))) == [assertion_names.POWER_OFF]
 
 
+@pytest.mark.parametrize("clean", [True, None])
+def test_a_file_system_that_was_not_looked_at_is_not_called_clean(clean: bool | None) -> None:
+    table = judge(replace(SOUND, first=replace(FIRST, clean=clean)), EXPECTED)
+    (power_off,) = [a for a in table if a.name == assertion_names.POWER_OFF]
+    assert power_off.passed and ("file system clean" in power_off.detail) is bool(clean)
+
+
 def test_a_guest_that_hangs_without_metadata() -> None:
     bare = dead(BARE, "not there within 600 s", late=True)
     assert failures(replace(SOUND, bare=bare)) == [assertion_names.NO_METADATA]

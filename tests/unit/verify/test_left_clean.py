@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.host.programs import Runner
 from pipeline.verify import boot
-from pipeline.verify.ssh import make_keys
 
 
 def call(*words: str | Path) -> None:
@@ -40,14 +39,5 @@ def test_a_root_that_was_not_unmounted_is_told(
         call(*words, root)
     call("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", root, overlay)
     with Runner() as runner:
-        session = boot.Session(
-            runner=runner,
-            keys=make_keys(runner, tmp_path),
-            user="root",
-            scratch=tmp_path,
-            evidence=tmp_path,
-            seconds=1.0,
-            cancelled=lambda: False,
-        )
-        assert boot._left_clean(session, overlay) is clean
+        assert boot.left_clean(runner, overlay) is clean
     assert not list(tmp_path.glob("*.superblock"))

@@ -26,7 +26,7 @@ class LogicalVolume:
 
     partitions: names of the devices it lies on. stretches: its bytes on the disk, in order;
     empty when `refusal` says why it cannot be read. uuid: the group's and its own, one behind the
-    other without hyphens, as device-mapper has it.
+    other without hyphens, as device-mapper has it. size: its bytes, whatever it lies on.
     """
 
     group: str
@@ -35,6 +35,7 @@ class LogicalVolume:
     stretches: tuple[Stretch, ...]
     refusal: str = ""
     uuid: str = ""
+    size: int = 0
 
     @property
     def path(self) -> str:
@@ -123,7 +124,8 @@ def _volumes(metadata: Metadata, by_uuid: Mapping[str, Placed]) -> list[LogicalV
             places = tuple(dict.fromkeys(_places(volume, devices)))
             shown = () if refusal else stretches
             uuid = "".join(_identity(part) for part in (section, volume))
-            found.append(LogicalVolume(metadata.group, name, places, shown, refusal, uuid))
+            size = sum(text.number(s, "extent_count") for s in _segments(volume)) * extent
+            found.append(LogicalVolume(metadata.group, name, places, shown, refusal, uuid, size))
     clash = overlap(claimed)
     if clash:
         raise MetadataError(f"two of its volumes share byte {clash[1].start} of the disk")

@@ -162,6 +162,7 @@ def test_other_types_are_refused_by_name(kind: str, words: str) -> None:
     text = SIMPLE.replace('type = "striped"', f'type = "{kind}"\norigin = "other"')
     (volume,) = one(text).volumes
     assert words in volume.refusal and volume.stretches == ()
+    assert volume.size == 10 * 4 * MIB
 
 
 def test_stripes_are_refused_with_their_number() -> None:

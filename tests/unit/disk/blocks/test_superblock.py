@@ -41,6 +41,15 @@ def test_checksums_chain(first: bytes, second: bytes) -> None:
         (0x10040, b"_BHRfS_M", "btrfs"),
         (0x1000, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
         (3, b"NTFS    ", "ntfs"),
+        (3, b"EXFAT   ", "exfat"),
+        (0x400, b"\xe2\xe1\xf5\xe0", "erofs"),
+        (0x400, b"H+\0\x04", "hfsplus"),
+        (0x406, b"\x34\x34", "nilfs2"),
+        (0x1018, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef"), "bcachefs"),
+        (0x8001, b"BEA01", "udf"),
+        (0x20000 + 7 * 1024, b"\x0c\xb1\xba\0\0\0\0\0", "zfs_member"),
+        (0x3FC00, b"\0\0\0\0\0\xba\xb1\x0c", "zfs_member"),
+        (0x1055C, b"\x19\x01\x54\x19", "ufs"),
     ],
 )
 def test_signatures(offset: int, signature: bytes, name: str) -> None:
@@ -48,6 +57,25 @@ def test_signatures(offset: int, signature: bytes, name: str) -> None:
     disk.write(offset, signature)
     found = recognise(disk)
     assert found is not None and found.type == name
+
+
+def test_what_an_earlier_file_system_left_does_not_hide_an_ext() -> None:
+    disk = MemoryDisk(1 << 20)
+    disk.write(0x438, b"\x53\xef")
+    for offset, left in ((0x8001, b"BEA01"), (0x20000, b"\x0c\xb1\xba\0\0\0\0\0"), (0x406, b"44")):
+        disk.write(offset, left)
+    found = recognise(disk)
+    assert found is not None and found.type == "ext2"
+
+
+@pytest.mark.parametrize(("version", "words"), [(5, (0xF, 0xEB)), (4, (0, 0))])
+def test_the_feature_words_of_an_xfs(version: int, words: tuple[int, int]) -> None:
+    disk = MemoryDisk(1 << 20)
+    disk.write(0, b"XFSB" + (4096).to_bytes(4, "big") + (256).to_bytes(8, "big"))
+    disk.write(100, (0xB4A0 | version).to_bytes(2, "big"))
+    disk.write(212, (0xF).to_bytes(4, "big") + (0xEB).to_bytes(4, "big"))
+    found = recognise(disk)
+    assert found is not None and (found.ro_compat, found.incompat) == words
 
 
 def test_no_signature() -> None:
