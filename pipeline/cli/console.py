@@ -62,7 +62,7 @@ class PlainSink:
 
     def take(self, event: Event) -> None:
         """Print a line, or note the count until the next line is due."""
-        if event.kind in ("say", "warn"):
+        if event.kind in ("say", "warn", "error"):
             mark = "warning: " if event.kind == "warn" else ""
             self._print(f"{mark}{event.text}")
         elif event.kind == "begin":
@@ -126,6 +126,7 @@ class TerminalSink:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
+        self._stream = stream
         self._console = Console(
             file=stream or sys.stderr, highlight=False, force_terminal=stream is not None or None
         )
@@ -144,7 +145,9 @@ class TerminalSink:
 
     def take(self, event: Event) -> None:
         """Draw a bar until its task ends, then a line with its time unless it failed."""
-        if event.kind == "say":
+        if event.kind == "error":  # as it is: rich would break its lines
+            tell(printable(event.text), self._stream)
+        elif event.kind == "say":
             self._console.print(printable(event.text), markup=False)
         elif event.kind == "warn":
             text = f"warning: {printable(event.text)}"
@@ -191,7 +194,7 @@ class JsonLinesSink:
 
     def take(self, event: Event) -> None:
         """Write the event; of a task's counts at most one every `interval` seconds."""
-        record: dict[str, object] = {"event": event.kind, "text": event.text}
+        record: dict[str, object] = {"event": event.kind, "text": event.text, **event.record}
         with self._lock:
             if event.kind == "begin":
                 self._begun[event.task] = self._told[event.task] = event.at

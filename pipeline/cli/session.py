@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from pipeline.cli.console import JsonLinesSink, PlainSink, TerminalSink
 from pipeline.core.errors import ExitCode, PipelineError
-from pipeline.core.events import EventStream, Progress, QuietSink, Sink, tell
+from pipeline.core.events import EventStream, QuietSink, Sink, tell
 from pipeline.core.secrets import Secrets, environment_secrets
 from pipeline.core.text import printable
 
@@ -40,7 +40,7 @@ class View:
     With --json standard output gets exactly one document, when the command ends, however it ends.
     """
 
-    progress: Progress
+    progress: EventStream
     secrets: Secrets
     as_json: bool
     _document: Any = None
@@ -53,11 +53,26 @@ class View:
             for line in lines:
                 print(printable(line))
 
-    def complain(self, text: str) -> str:
-        """One of several failures, on standard error; the words as they were shown."""
-        text = printable(self.secrets.mask(text))
-        tell(text)
-        return text
+    def complain(self, text: str) -> None:
+        """One of several failures, on standard error."""
+        self.progress.fail(text, {})
+
+    def fail(self, name: str, error: PipelineError) -> dict[str, Any]:
+        """One of several failures, told on standard error; what programs are told of it.
+
+        name: what failed, before the error's own words.
+        """
+        record = {**error.record(), "exit_code": int(error.exit_code)}
+        self.progress.fail(f"{name}: {error}", record)
+        return self.document(str(error), record)
+
+    def document(self, text: str, record: Mapping[str, str | int]) -> dict[str, Any]:
+        """A failure as a program is told of it: the words, and their parts."""
+        parts = {
+            key: self.secrets.mask(value) if isinstance(value, str) else value
+            for key, value in record.items()
+        }
+        return {"error": printable(self.secrets.mask(text)), **parts}
 
     def close(self, failure: dict[str, Any] | None = None) -> None:
         """Write the JSON document: the answer, or the failure with the answer beside it."""
@@ -108,7 +123,9 @@ def front_door(
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, EndedBySignal) else int(signal.SIGINT)
         text = f"Ended by {signal.Signals(number).name}."
-        record = {"kind": "signal", "why": signal.Signals(number).name}
+        why = signal.Signals(number).name
+        record = {"kind": "signal", "attempted": "go on", "subject": "", "why": why}
+        record["next_step"] = "Run it again: what was finished is used"
         _explain(view, record, text, 128 + number, stop, debug)
     except Exception as error:
         why = f"an error of the pipeline's own, {type(error).__name__}: {error}"
@@ -135,6 +152,8 @@ _REMEDIES = {
     errno.EDQUOT: "Free some of your quota, or set IMAGE_PIPELINE_BUILD to another file system",
     errno.EROFS: "Set IMAGE_PIPELINE_BUILD to a file system that can be written to",
     errno.ENOENT: "Make the directory it lies in, or name another place",
+    errno.ENOTDIR: "Name a directory (IMAGE_PIPELINE_BUILD for builds)",
+    errno.EISDIR: "Move the directory away, or name a file",
     errno.EACCES: "Change its owner or mode, or set IMAGE_PIPELINE_BUILD to a place of your own",
     errno.EFBIG: "Raise the limit on the size of a file (ulimit -f)",
     errno.EMFILE: "Raise the limit on open files (ulimit -n 1024)",
@@ -193,10 +212,13 @@ def _explain(  # private: every failure is told with all of these
     debug: bool,
 ) -> None:
     """Say the failure to people and to programs, and end the process."""
-    text = view.secrets.mask(text)
+    told = {**record, "exit_code": int(code)}
     if debug:
-        tell(view.secrets.mask("".join(traceback.format_exception(error))))
-    masked = {name: view.secrets.mask(value) for name, value in record.items()}
-    view.close({"error": text, "exit_code": int(code), **masked})
-    tell(printable(text))
+        trace = view.secrets.mask("".join(traceback.format_exception(error)))
+        if os.environ.get(PROGRESS, "") == "json":
+            view.progress.say(trace)
+        else:
+            tell(trace)
+    view.close(view.document(text, told))
+    view.progress.fail(text, told)
     sys.exit(int(code))

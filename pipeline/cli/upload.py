@@ -96,8 +96,8 @@ def upload(
         planned: Mapping[str, bool] = {**c.config.get(PLANNED, {})}
         names = _names([*recipe], [*c.config.get(BUILT, [])], planned, dry_run=dry_run)
         wanted = [name for name in names if planned.get(name, True)]
-        ready = {name: _ready(view, name, options, unverified) for name in wanted}  # all, then sent
         clouds = open_clouds(tuple(cloud))
+        ready = {name: _ready(view, name, options, unverified) for name in wanted}  # all, then sent
         answers = [
             _upload(view, name, ready[name], clouds, options, dry_run)
             if name in ready
@@ -258,8 +258,7 @@ def _upload(
             )
         elif outcome.error is not None:
             codes.append(outcome.error.exit_code)
-            error = view.complain(f"{outcome.cloud}: {outcome.error}")
-            data.append({"cloud": outcome.cloud, "error": error.removeprefix(f"{outcome.cloud}: ")})
+            data.append({"cloud": outcome.cloud, **view.fail(outcome.cloud, outcome.error)})
     return {"name": name, "clouds": data}, lines, codes
 
 

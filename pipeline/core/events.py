@@ -12,9 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TextIO
 
 from pipeline.core.text import printable
@@ -22,17 +22,17 @@ from pipeline.core.text import printable
 Unit = Literal["bytes", "steps", "seconds"]
 """What a task counts. Seconds are those of a forecast: how far it is, not how long it ran."""
 
-EventKind = Literal["say", "warn", "begin", "advance", "describe", "end"]
+EventKind = Literal["say", "warn", "begin", "advance", "describe", "end", "error"]
 
 
 @dataclass(frozen=True)
 class Event:
     """One thing that happened.
 
-    kind: "say" and "warn" are lines of their own; the others belong to the task numbered `task`
-    (from 1). text: the line, or the task's label. total: what the task will count to, None when
+    kind: "say", "warn" and "error" are lines of their own; the others belong to the task numbered
+    `task` (from 1). text: the line, or the task's label. total: what the task will count to, None when
     nobody knows, with `unit`. done: what it has counted. at: monotonic seconds. failed: of "end",
-    whether an error ended the task.
+    whether an error ended the task. record: of "error", its fields for programs.
     """
 
     kind: EventKind
@@ -43,6 +43,7 @@ class Event:
     done: int = 0
     at: float = 0.0
     failed: bool = False
+    record: Mapping[str, str | int] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -91,6 +92,14 @@ class EventStream:
     def warn(self, text: str) -> None:
         """See Progress."""
         self._sink.take(Event("warn", self._mask(text), at=time.monotonic()))
+
+    def fail(self, text: str, record: Mapping[str, str | int]) -> None:
+        """One failure. record: PipelineError.record() and the exit code."""
+        shown = {
+            name: self._mask(value) if isinstance(value, str) else value
+            for name, value in record.items()
+        }
+        self._sink.take(Event("error", self._mask(text), at=time.monotonic(), record=shown))
 
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Meter]:
@@ -163,15 +172,17 @@ def tell(text: str, stream: TextIO | None = None) -> None:
 
 
 class QuietSink:
-    """Shows warnings only."""
+    """Shows warnings and errors only."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def take(self, event: Event) -> None:
-        """Show the warning on standard error."""
+        """Show it on standard error if it is a warning or an error."""
         if event.kind == "warn":
             tell(f"warning: {printable(event.text)}", self._stream)
+        elif event.kind == "error":
+            tell(printable(event.text), self._stream)
 
 
 class QuietProgress(EventStream):
