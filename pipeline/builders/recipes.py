@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import COMMAND
 from pipeline.core.text import did_you_mean
 
 
@@ -65,7 +66,7 @@ def choose_recipe(recipes: dict[str, Recipe], name: str) -> Recipe:
         "find the recipe",
         name,
         why=f"there is none of that name{did_you_mean(name, recipes)}",
-        next_step="`invoke recipes` lists them",
+        next_step=f"`{COMMAND} recipes` lists them",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.builds.manifest import FILE, read_manifest
 from pipeline.core.errors import InputError
+from pipeline.core.resources import COMMAND
 from pipeline.guest import inventory
 
 DIRECTORY = "history"
@@ -56,19 +57,31 @@ def entries(directory: Path) -> list[Path]:
     return sorted((p for p in place.iterdir() if not p.name.startswith(".")), reverse=True)
 
 
+def directory_of(builds: Path, name: str) -> Path:
+    """The directory of the build of that name, there or not; InputError for what is no name."""
+    if name in ("", ".", "..") or "/" in name:
+        raise InputError(
+            "find the build",
+            name,
+            why=f"{name!r} is no build's name, which is that of a recipe",
+            next_step=f"`{COMMAND} list` shows the builds",
+        )
+    return builds / name
+
+
 def locate(builds: Path, word: str) -> Path:
     """The directory a user's word means: NAME, NAME@previous or NAME@DIGEST (its first digits).
 
     InputError when there is none or several.
     """
     name, at, which = word.partition("@")
-    directory = builds / name
-    if not name or "/" in name or not directory.is_dir():
+    directory = directory_of(builds, name)
+    if not directory.is_dir():
         raise InputError(
             "find the build",
             word,
             why=f"there is no directory {directory}",
-            next_step="`invoke list` shows the builds",
+            next_step=f"`{COMMAND} list` shows the builds",
         )
     if not at:
         return directory

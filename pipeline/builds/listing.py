@@ -16,6 +16,7 @@ from pipeline.builds.workspace import LOCK
 from pipeline.core.checks import CheckTarget
 from pipeline.core.errors import InputError
 from pipeline.core.image import Registration
+from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.host.locks import is_held
 
@@ -150,7 +151,7 @@ def show_lines(manifest: Manifest, known: Summary) -> list[str]:
         ids = " ".join(i for i in (entry.machine_id, entry.kernel_id, entry.ramdisk_id) if i)
         lines.append(f"  {entry.cloud:13} {ids}  {entry.generation}".rstrip())
     if known.earlier:
-        lines.append(f"  {'earlier':13} {known.earlier} kept, see `invoke diff`")
+        lines.append(f"  {'earlier':13} {known.earlier} kept, see `{COMMAND} diff`")
     return lines
 
 

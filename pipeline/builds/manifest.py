@@ -17,6 +17,7 @@ from pipeline.builds import manifest_v1
 from pipeline.core.checks import CheckReport, CheckTarget
 from pipeline.core.errors import InputError
 from pipeline.core.image import SUFFIXES, Artifact, Format, Image, Role
+from pipeline.core.resources import COMMAND
 from pipeline.host.files import write_whole
 
 VERSION: Literal[2] = 2
@@ -241,8 +242,15 @@ def read_manifest(directory: Path) -> Manifest:
             "use the build",
             directory.name,
             why=f"there is no {path}, so it was never finished",
-            next_step=f"Run `invoke build {directory.name}`",
+            next_step=f"Run `{COMMAND} build {directory.name}`",
         ) from None
+    except OSError as error:
+        raise InputError(
+            "read",
+            path,
+            why=error.strerror or str(error),
+            next_step="Mend its rights, or move it away and build again",
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error)
         if isinstance(error, ValidationError):
@@ -252,7 +260,7 @@ def read_manifest(directory: Path) -> Manifest:
             "read",
             path,
             why=f"it is no manifest of version {VERSION} or {manifest_v1.VERSION}: {why}",
-            next_step=f"Run `invoke build {directory.name}` again",
+            next_step=f"Run `{COMMAND} build {directory.name}` again",
         ) from error
 
 
@@ -284,5 +292,5 @@ def json_schema() -> str:
 
 def _stale(path: Path, why: str) -> InputError:
     return InputError(
-        "use", path, why=why, next_step=f"Run `invoke build {path.parent.name}` again"
+        "use", path, why=why, next_step=f"Run `{COMMAND} build {path.parent.name}` again"
     )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pipeline.catalogue import simplestreams as streams
 from pipeline.core import settings
 from pipeline.core.errors import InputError
+from pipeline.core.resources import COMMAND
 
 
 @dataclass(frozen=True)
@@ -48,5 +49,5 @@ def local_files(identity: str) -> RegisteredFiles:
         "find the image",
         identity,
         why=f"the catalogue {directory} has none of that id",
-        next_step="`invoke list` shows what is registered where",
+        next_step=f"`{COMMAND} list` shows what is registered where",
     )

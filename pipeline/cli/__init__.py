@@ -12,6 +12,7 @@ from functools import partial
 from invoke.tasks import task
 
 from pipeline.core.errors import InputError
+from pipeline.core.resources import COMMAND
 
 command = partial(task, auto_shortflags=False)
 """Invoke's decorator without the one-letter options it makes up: `-h` must stay a call for help."""
@@ -29,7 +30,7 @@ MANY: list[str] = []
 _DIGITS = 10  # of an option's number: clouds keep such numbers in 32 bits
 
 HELP = {
-    "recipe": "name of a recipe, see `invoke recipes`",
+    "recipe": f"name of a recipe, see `{COMMAND} recipes`",
     "json": "print the result as JSON on standard output",
     "quiet": "show warnings and errors only",
     "verbose": "show every external program as it starts",

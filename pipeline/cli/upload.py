@@ -14,6 +14,7 @@ from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables, who
 from pipeline.cli.session import View, front_door
 from pipeline.core import settings
 from pipeline.core.errors import ExitCode, InputError, PipelineError
+from pipeline.core.resources import COMMAND
 
 if TYPE_CHECKING:
     from pipeline.clouds.protocol import Cloud, PublishOptions
@@ -124,7 +125,7 @@ def _names(
         raise InputError(
             "choose what to upload",
             why="no build was named and none was made in this run",
-            next_step="Run `invoke build NAME upload` or `invoke upload --recipe NAME`",
+            next_step=f"Run `{COMMAND} build NAME upload` or `{COMMAND} upload --recipe NAME`",
         )
     return list(dict.fromkeys(names))
 
@@ -181,11 +182,12 @@ def _write_report(view: View, name: str) -> None:
 
 def _ready(view: View, name: str, options: PublishOptions, unverified: bool) -> Image:
     """The build's files, fit to be uploaded; InputError otherwise."""
+    from pipeline.builds.history import directory_of
     from pipeline.builds.manifest import read_manifest
     from pipeline.clouds.whole_disk import require_disk
     from pipeline.workflows.publish import confirm, require_options
 
-    directory = settings.build_dir() / name
+    directory = directory_of(settings.build_dir(), name)
     manifest = read_manifest(directory)
     images = manifest.image(directory)
     if options.whole_disk:
@@ -195,7 +197,7 @@ def _ready(view: View, name: str, options: PublishOptions, unverified: bool) -> 
             "upload the build",
             name,
             why="its boot check failed or was skipped",
-            next_step=f"Run `invoke build {name}`, or add --unverified to register it marked so",
+            next_step=f"Run `{COMMAND} build {name}`, or add --unverified to register it marked so",
         )
     require_options(options, images)
     for failed in manifest.failed_checks:

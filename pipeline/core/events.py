@@ -30,9 +30,9 @@ class Event:
     """One thing that happened.
 
     kind: "say", "warn" and "error" are lines of their own; the others belong to the task numbered
-    `task` (from 1). text: the line, or the task's label. total: what the task will count to, None when
-    nobody knows, with `unit`. done: what it has counted. at: monotonic seconds. failed: of "end",
-    whether an error ended the task. record: of "error", its fields for programs.
+    `task` (from 1). text: the line, or the task's label. total: what the task will count to, None
+    when nobody knows, with `unit`. done: what it has counted. at: monotonic seconds. failed: of
+    "end", whether an error ended the task. record: of "error", its fields for programs.
     """
 
     kind: EventKind

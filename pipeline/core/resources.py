@@ -22,6 +22,9 @@ def _folder(name: str) -> Path:
     return inside if inside.is_dir() else PROJECT / name
 
 
+COMMAND = "invoke" if is_checkout() else "image-pipeline"
+"""What the command is called, for advice such as `invoke list`."""
+
 TEMPLATES = _folder("templates")
 """What is written into guests and disks, the demo's installer, the report's pages."""
 KICKSTART = _folder("kickstart")

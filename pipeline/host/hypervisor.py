@@ -73,7 +73,7 @@ def acceleration(tools: Tools, *, force: str = "") -> Acceleration:
                 "use the acceleration",
                 wish,
                 why="it is neither kvm nor tcg",
-                next_step=f"Unset {VARIABLE} to have it measured",
+                next_step=f"Leave --accelerator out, and {VARIABLE} unset, to have it measured",
             )
         return Acceleration(cast(Accelerator, wish), "forced")
     store = settings.cache_dir() / "acceleration.json"

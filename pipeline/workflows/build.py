@@ -20,6 +20,7 @@ from pipeline.core.checks import CheckReport
 from pipeline.core.errors import VerifyError
 from pipeline.core.events import Progress
 from pipeline.core.request import BuildRequest
+from pipeline.core.resources import COMMAND
 from pipeline.core.secrets import Secrets
 from pipeline.core.steps import Action, StepName
 from pipeline.host.context import Tools
@@ -96,6 +97,6 @@ def _refused(check: CheckReport, name: str, directory: Path) -> VerifyError:
         f"boot the {what}",
         name,
         why="; ".join(f"{a.name}: {a.detail}" for a in check.failures) or "the boot check failed",
-        next_step=f"The consoles are in {directory / step}; `invoke console {name}{option}` boots"
-        " it on this terminal",
+        next_step=f"The consoles are in {directory / step}; "
+        f"`{COMMAND} console {name}{option}` boots it on this terminal",
     )

@@ -25,6 +25,7 @@ from pipeline.core import settings
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.core.image import PartitionImage
 from pipeline.core.recipe import Recipe
+from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.guest.access.open import open_guest
 from pipeline.host import hypervisor, memory
@@ -270,7 +271,7 @@ def _space(directory: Path) -> str:
     detail = f"{human_bytes(free)} free at {directory}"
     if free < _LEAST_SPACE:
         raise HostError(
-            "write", place, why=detail, next_step="invoke prune --yes deletes what builds left"
+            "write", place, why=detail, next_step=f"{COMMAND} prune --yes deletes what builds left"
         )
     # The installed disk and the root image, both sparse, at their fullest.
     most = max((2 * recipe.disk_gib << 30 for recipe in _recipes().values()), default=0)

@@ -19,6 +19,7 @@ from pipeline.core.errors import CloudError, InputError, PipelineError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key
 from pipeline.core.image import Registration
+from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.host.locks import exclusive, is_held
 
@@ -94,7 +95,7 @@ def find(
             "prune",
             ", ".join(sorted(missing)),
             why=f"there is no such build in {builds}",
-            next_step="`invoke list` shows the builds; name a --cloud to prune there alone",
+            next_step=f"`{COMMAND} list` shows the builds; name a --cloud to prune there alone",
         )
     for name in wish.names or known:
         if name in known:  # a name for a cloud alone may be no build's here, or any path

@@ -120,6 +120,13 @@ def require_options(options: PublishOptions, images: Image | None = None) -> Non
     """InputError for names that the clouds or the pipeline keep for themselves."""
     require_free(options.properties)
     require_free(images.properties if images else {})
+    for option, words in (("--tag", options.tags), ("--member", options.members)):
+        if any(not word.strip() for word in words):
+            raise InputError(
+                f"use the option {option}",
+                why="its word is empty",
+                next_step="Leave the option out, or give it a word",
+            )
     for tag in options.tags:
         if tag.lower().startswith((MARKS, _AWS)):
             raise InputError(

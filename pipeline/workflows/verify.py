@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline import verify
+from pipeline.builds.history import directory_of
 from pipeline.builds.manifest import (
     Manifest,
     read_manifest,
@@ -24,6 +25,7 @@ from pipeline.core.errors import BusyError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.hardware import Hardware
 from pipeline.core.image import TRIPLE, Acceleration, Role
+from pipeline.core.resources import COMMAND
 from pipeline.core.secrets import Secrets
 from pipeline.core.steps import StepName
 from pipeline.host import hypervisor
@@ -76,7 +78,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
             Hardware.of(found.properties),
             whole_disk=whole_disk,
         )
-    directory = settings.build_dir() / word
+    directory = directory_of(settings.build_dir(), word)
     manifest = read_manifest(directory)
     images = manifest.image(directory)
     files = {str(artifact.role): artifact.path for artifact in images.artifacts}
@@ -101,7 +103,7 @@ def _target(  # what a boot is made of
                 "boot the whole disk of",
                 name,
                 why="it has none",
-                next_step=f"Run `invoke build {name} --disk-image`",
+                next_step=f"Run `{COMMAND} build {name} --disk-image`",
             )
         return Target(name, WholeDisk(files["disk"], user=user, hardware=hardware))
     return Target(
@@ -162,7 +164,7 @@ def record(target: Target, outcome: VerifyReport) -> None:
             raise BusyError(
                 f"write down the boot check of {target.name}",
                 why="another run replaced its files while they were booted",
-                next_step=f"Run `invoke verify {target.name}` again",
+                next_step=f"Run `{COMMAND} verify {target.name}` again",
             )
         if not outcome.passed:
             Workspace(target.build).invalidate(target.step)

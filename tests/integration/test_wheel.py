@@ -88,4 +88,10 @@ def test_the_command_works_from_any_directory(command: Path, tmp_path: Path) -> 
     listed = say("--list")
     assert "upload" in listed
     assert "benchmark" not in listed, "it needs the files of a checkout"
+    wrong = subprocess.run(
+        [command, "show", "demo"], cwd=empty, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert wrong.returncode == 2
+    assert "`image-pipeline list` shows the builds" in wrong.stderr, "there is no invoke here"
     assert list(empty.iterdir()) == [], "a dry run writes nothing"

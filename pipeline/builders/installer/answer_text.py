@@ -133,7 +133,7 @@ def _text(file: Path, real: Path, faults: list[str]) -> str:
     try:
         with real.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # an editor's byte order mark is no part of the text
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"{file}: {error}")
         return ""

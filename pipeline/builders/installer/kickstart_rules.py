@@ -62,6 +62,14 @@ def _source(kickstart: Kickstart, recipe: Recipe) -> Iterator[Finding]:
     for name, why in _NO_SUCH_SOURCE.items():
         for command in kickstart.named(name):
             yield Finding(command.line, f"{name}: {why}, so there is no install source: {write}")
+    for name in ("url", "liveimg"):
+        for command in kickstart.named(name):
+            local = any(value.startswith("file:") for _, value in command.options())
+            if local and not kickstart.scripts("%pre", "%pre-install"):  # one may put it there
+                yield Finding(
+                    command.line, f"{name}: a file of the machine's, which has none before the "
+                    f"install, so there is no install source: {write}"
+                )  # fmt: skip
     if not recipe.trees or kickstart.named(*_SOURCES) or kickstart.failed & set(_SOURCES):
         return
     text = (

@@ -17,6 +17,8 @@ from pipeline.builders.installer.kickstart_syntax import STORAGE, Command, Kicks
 from pipeline.core.system_places import is_essential
 
 _ROOTS = ("ext2", "ext3", "ext4", "xfs")
+_PSEUDO = ("swap", "biosboot", "prepboot", "lvmpv", "mdmember")
+"""What `--fstype` may say of volumes that hold no files."""
 DEPLOYMENTS = {
     "ostreesetup": "an OSTree deployment",
     "ostreecontainer": "an OSTree deployment",
@@ -152,8 +154,7 @@ def _more(kickstart: Kickstart) -> Iterator[Volume]:
 
 
 def _unreadable(kind: str) -> str:
-    pseudo = ("", "swap", "biosboot", "prepboot", "efi", "lvmpv", "mdmember", "none")
-    return "" if kind in (*_ROOTS, *pseudo) else f"is {kind}"
+    return "" if kind in ("", "none", "efi", *_PSEUDO, *_ROOTS) else f"is {kind}"
 
 
 def _problem(volume: Volume, volumes: list[Volume], seen: frozenset[str] = frozenset()) -> str:
@@ -184,7 +185,12 @@ def _root(kickstart: Kickstart, volumes: list[Volume], release: str) -> Iterator
         else:
             yield Finding(0, f"{text}: write {_WRITE_ROOT}, or autopart --type=lvm")
     for volume in volumes:
-        if volume.point in ("/", "/boot"):
+        if volume.point == "/" and volume.filesystem in _PSEUDO:
+            yield Finding(
+                volume.line, f"{volume.words} is {volume.filesystem}, which holds no files: write "
+                "--fstype=ext4 or --fstype=xfs"
+            )  # fmt: skip
+        elif volume.point in ("/", "/boot"):
             vfat = volume.point == "/boot" and volume.filesystem in ("vfat", "efi")
             problem = "" if vfat else _problem(volume, volumes)
             if problem:
@@ -261,6 +267,12 @@ def _twice(kickstart: Kickstart, volumes: list[Volume]) -> Iterator[Finding]:
         if volume.name and volume.name != "none":
             names.append((f"logical volume {volume.vgname}/{volume.name}", volume.lineno))
     names += [(f"md{a.device}", a.lineno) for a in kickstart.data("raid", "raidList") or ()]
+    for volume in volumes:
+        names += [
+            (f"{name} as a part of something", volume.line)
+            for name in dict.fromkeys(volume.inside)
+            if name.startswith(("pv.", "raid.", "btrfs."))
+        ]
     first: dict[str, int] = {}
     for name, line in names:
         if name in first:

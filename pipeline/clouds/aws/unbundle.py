@@ -50,6 +50,13 @@ def _open(source: str, profile: str) -> tuple[bytes, Callable[[Part, Manifest], 
     """The manifest and a way to its parts."""
     if source.startswith(_S3):
         bucket_name, _, key = source.removeprefix(_S3).partition("/")
+        if not (bucket_name and key):
+            raise InputError(
+                "read the bundle manifest",
+                source,
+                why="it names no object of a bucket",
+                next_step=f"Write {_S3}BUCKET/KEY",
+            )
         site = open_site(f"s3:{profile}" if profile else "s3", profile)
         bucket = Bucket(site.s3(), bucket_name, site.word)
         # The parts' names are full keys of the bucket, as OpenStack reads them.
@@ -69,4 +76,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError("read", path, why=error.strerror or str(error)) from error
+        raise InputError(
+            "read",
+            path,
+            why=error.strerror or str(error),
+            next_step="Name the bundle's manifest, with all of its parts beside it",
+        ) from error

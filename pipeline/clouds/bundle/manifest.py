@@ -205,7 +205,11 @@ def verify(document: bytes, signer: RSAPublicKey) -> None:
         re.DOTALL,
     )
     if match is None:
-        raise CloudError("verify the bundle manifest", why="it is not signed")
+        raise CloudError(
+            "verify the bundle manifest",
+            why="it is not signed",
+            next_step="Name the .manifest.xml that the bundle's maker wrote",
+        )
     try:
         signature = bytes.fromhex(match[3].decode())
         signer.verify(signature, match[1] + match[2], PKCS1v15(), hashes.SHA1())  # noqa: S303

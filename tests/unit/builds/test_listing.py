@@ -192,6 +192,7 @@ def test_the_list_shows_states_and_registrations(tmp_path: Path) -> None:
     (tmp_path / "half" / ".work").mkdir(parents=True)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "manifest.json").write_text("{}")
+    (tmp_path / "shut" / "manifest.json").mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
     registrations.add_to_record(
         tmp_path / "good" / registrations.FILE, registered("k", "20261121T054000Z")
@@ -199,9 +200,10 @@ def test_the_list_shows_states_and_registrations(tmp_path: Path) -> None:
     with exclusive(tmp_path / "half" / LOCK, "half"):
         known = {one.name: one for one in summaries(tmp_path)}
     assert {name: one.state for name, one in known.items()} == {
-        "good": "finished", "half": "unfinished", "odd": "unreadable", "skipped": "finished",
+        "good": "finished", "half": "unfinished", "odd": "unreadable", "shut": "unreadable",
+        "skipped": "finished",
     }  # fmt: skip
-    assert [one.busy for one in known.values()] == [False, True, False, False]
+    assert [one.busy for one in known.values()] == [False, True, False, False, False]
     assert [known[n].boot_check for n in ("good", "skipped")] == ["passed", "skipped"]
     assert known["good"].bytes > 3 * 4096
     lines = summary_lines(list(known.values()))

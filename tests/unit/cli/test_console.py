@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.builders.installer.forecast import Forecast, read_forecast
 from pipeline.cli.console import JsonLinesSink, PlainProgress, TerminalProgress
-from pipeline.core.events import EventStream, tell
+from pipeline.core.events import EventStream, QuietProgress, tell
 from pipeline.core.resources import PROJECT
 
 
@@ -219,3 +220,26 @@ def test_a_reader_that_went_away_still_ends_a_run() -> None:
             tell("nobody hears this", stream)
         finally:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def test_an_error_is_an_event_with_its_parts() -> None:
+    stream = io.StringIO()
+    show = EventStream(JsonLinesSink(stream), mask=lambda t: t.replace("hunter2", "*"))
+    show.fail("Cannot x: hunter2", {"kind": "cloud", "why": "hunter2", "exit_code": 7})
+    assert json.loads(stream.getvalue()) == {
+        "event": "error",
+        "text": "Cannot x: *",
+        "kind": "cloud",
+        "why": "*",
+        "exit_code": 7,
+    }
+
+
+@pytest.mark.parametrize("progress", [PlainProgress, TerminalProgress, QuietProgress])
+def test_people_read_an_error_as_it_is(
+    progress: Callable[[io.StringIO], EventStream],
+) -> None:
+    stream = io.StringIO()
+    text = "Cannot " + "write a long path " * 12
+    progress(stream).fail(text, {"kind": "host"})
+    assert stream.getvalue() == f"{text}\n"

@@ -98,6 +98,25 @@ def test_standard_output_has_one_document_however_it_ends(
     document = json.loads(text)
     assert (document["kind"], document["exit_code"]) == (kind, code)
     assert document.get("result") == ({"ids": ["ami-1"]} if answered else None)
+    assert {"error", "attempted", "subject", "why", "next_step"} <= document.keys()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InputError("use", "x", why="it is wrong"), OSError(5, "bad", "/x"), KeyboardInterrupt()],
+    ids=str,
+)
+def test_a_program_reads_json_lines_to_the_end(
+    error: BaseException, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGE_PIPELINE_PROGRESS", "json")
+    with pytest.raises(SystemExit), front_door(debug=True) as view:
+        view.progress.say("begun")
+        raise error
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["say", "say", "error"]
+    assert "Traceback" in lines[1]["text"]
+    assert {"kind", "attempted", "subject", "why", "next_step", "exit_code"} <= lines[2].keys()
 
 
 def test_every_error_has_a_kind_of_its_own() -> None:

@@ -51,6 +51,8 @@ def place(tmp_path: Path) -> Place:
         (["--property", "min_disk=5"], "Use --min-disk"),
         (["--property", "image_pipeline_key=zzz"], "image property image_pipeline_key"),
         (["--tag", "image_pipeline_key=zzz"], "set the tag"),
+        (["--tag", ""], "its word is empty"),
+        (["--member", " "], "its word is empty"),
         (["--keep", "x"], "--keep x"),
         (["--keep=-1"], "--keep -1"),
         (["--keep", "0"], "--keep 0"),
@@ -127,6 +129,41 @@ def test_a_record_that_cannot_be_written_hides_no_id(place: Place, stands: str) 
     assert (healed["machine_id"], healed["unrecorded"]) == (known["machine_id"], "")
     record = json.loads((place.build / "registrations.json").read_text())
     assert [entry["machine_id"] for entry in record["registrations"]] == [known["machine_id"]]
+
+
+def test_a_clouds_failure_has_all_its_parts(place: Place) -> None:
+    done = place.upload("--json", "--region", "eu")
+    assert done.returncode == 2
+    ((told,),) = (answer["clouds"] for answer in json.loads(done.stdout))
+    assert told["cloud"] == f"local:{place.catalogue}"
+    assert (told["kind"], told["exit_code"]) == ("input", 2)
+    assert told["error"] == f"Cannot {told['attempted']} {told['subject']}: {told['why']}." + (
+        f" {told['next_step']}."
+    )
+
+
+@pytest.mark.parametrize("name", ["", ".", "../b/demo"])
+@pytest.mark.parametrize("words", [("show",), ("verify",), ("report",), ("upload", "--recipe")])
+def test_what_is_no_builds_name(place: Place, words: tuple[str, ...], name: str) -> None:
+    done = place.invoke(*words, name)
+    assert done.returncode == 2
+    assert f"{name!r} is no build's name" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code", "said"),
+    [
+        ("nowhere.xml", 2, "Name the bundle's manifest"),
+        ("s3://bucket", 2, "Write s3://BUCKET/KEY"),
+        ("s3://", 2, "Write s3://BUCKET/KEY"),
+        (__file__, 7, "it is not signed. Name the .manifest.xml"),
+    ],
+)
+def test_what_is_no_bundle(place: Place, manifest: str, code: int, said: str) -> None:
+    done = place.invoke("unbundle", manifest, "--out", str(place.builds / "image"))
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert not (place.builds / "image").exists()
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(place: Place) -> None:

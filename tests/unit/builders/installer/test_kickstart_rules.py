@@ -43,6 +43,8 @@ def test_what_works_is_accepted_without_a_warning(layout: str, tmp_path: Path) -
         "cdrom\n",
         "harddrive --partition=vda1 --dir=/os\n",
         "repo --name=more --baseurl=http://mirror/more\n",
+        "url --url=file:///mnt/os\n",
+        "liveimg --url=file:///run/install/live.img\n",
     ],
 )
 def test_without_an_install_source(source: str, tmp_path: Path) -> None:
@@ -58,6 +60,7 @@ def test_without_an_install_source(source: str, tmp_path: Path) -> None:
         ("url --url=http://mirror/other\n", {}),
         ("nfs --server=filer --dir=/os\n", {}),
         ("liveimg --url=http://mirror/live.img\n", {}),
+        ("liveimg --url=file:///tmp/i\n%pre\ncurl -o /tmp/i http://mirror/i\n%end\n", {}),
         ("", {"tree_argument": "inst.repo"}),
         ("", {"tree_argument": "inst.repo", "trees": ("/srv/tree", "http://mirror/os")}),
         ("", {"installer_arguments": "inst.text inst.repo=http://mirror/os"}),
@@ -144,6 +147,7 @@ BTRFS = "part btrfs.1 --size=1\nbtrfs {} --label=all btrfs.1\n"
         ("autopart --type=lvm --encrypted\n", "is encrypted"),
         ("part / --fstype=btrfs --size=2000\n", "part / is btrfs"),
         ("part / --size=2000 --encrypted\n", "part / is encrypted"),
+        ("part / --fstype=swap --size=2000\n", "part / is swap, which holds no files"),
         (ARRAY.format("/"), "raid / is RAID"),
         (ARRAY.format("pv.1") + GROUP, "raid pv.1, which is RAID"),
         (LVM.replace("--fstype=xfs", "--thin --poolname=p"), "logvol / is a thin volume"),
@@ -212,6 +216,7 @@ def test_no_root_at_all(tmp_path: Path) -> None:
         ("part / --size=9\n", "/ is given twice"),
         ("part pv.1 --size=9\n", "pv.1 is given twice"),
         ("volgroup vg pv.1\n", "volume group vg is given twice"),
+        ("volgroup vh pv.1\n", "pv.1 as a part of something is given twice"),
     ],
 )
 def test_two_of_one_name(lines: str, said: str, tmp_path: Path) -> None:
@@ -225,6 +230,12 @@ def test_an_included_mount_point_may_be_given_anew(tmp_path: Path) -> None:
     text = "%include base.ks\npart / --size=3000\n"
     (warning,) = rendered(tmp_path, text, **TREES).warnings
     assert warning == "a.ks line 2: / is given twice: keep one (the other is base.ks line 4)"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    answers = rendered(tmp_path, "\ufeff" + URL + ROOT + REST, **TREES)
+    assert answers.warnings == ()
+    assert "\ufeff" not in answers.text
 
 
 def test_names_that_nothing_makes(tmp_path: Path) -> None:
