@@ -12,11 +12,12 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.convert.choose import choose_boot, choose_root
+from pipeline.convert.discoverable import by_type
 from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.core.errors import DiskError, HostError, InputError, PipelineError, ProgramError
 from pipeline.core.image import DiskImage, PartitionImage
@@ -81,6 +82,7 @@ class Extraction:
     root: the root filesystem, `scratch/root.img`. boot: a separate /boot, `scratch/boot.img`;
     None when /boot lies in the root. copied: bytes that were copied for both; clones count as
     none. method: how, for the manifest. notes: what people should know, one sentence each.
+    by_type: mount points of volumes left behind as their partition types give them, and where.
     """
 
     root: PartitionImage
@@ -88,6 +90,7 @@ class Extraction:
     copied: int
     method: str
     notes: tuple[str, ...] = ()
+    by_type: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_format(path: Path) -> DiskImage:
@@ -141,6 +144,9 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
         with RawFile(taken.image.path) as copied:
             tree = look_into(copied, root.filesystem)
             boot = choose_boot(found, root, tree, name)
+            elsewhere = by_type(
+                [c for c in found.candidates if c not in (root, boot.candidate)], tree
+            )
         parts = [taken]
         if boot.candidate:
             parts.append(_take(boot.candidate, tools.scratch / "boot.img", tools))
@@ -151,6 +157,7 @@ def extract(disk: DiskImage, choice: str, tools: Tools) -> Extraction:
         copied=sum(part.copied for part in parts),
         method="; ".join(part.method for part in parts),
         notes=tuple(notes + [note for part in parts for note in part.notes]),
+        by_type=elsewhere,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from pipeline.convert.survey import Candidate
+from pipeline.core.fstab import parse
 
 _BY = {"uuid": "UUID", "label": "LABEL", "partuuid": "PARTUUID", "partlabel": "PARTLABEL"}
 _FIRST_DISK = re.compile(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)$")
@@ -13,18 +14,10 @@ _FIRST_DISK = re.compile(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)$")
 
 def spec_of(fstab: str, mount_point: str) -> str | None:
     """The first field of the line that mounts `mount_point`; None if there is no such line."""
-    for line in fstab.splitlines():
-        fields = line.split()
-        if len(fields) >= 2 and not fields[0].startswith("#"):
-            where = _unescape(fields[1])
-            if where == mount_point or (where.rstrip("/") or "/") == mount_point:
-                return _unescape(fields[0])
+    for entry in parse(fstab):
+        if entry.place == mount_point:
+            return entry.source
     return None
-
-
-def _unescape(field: str) -> str:
-    """Octal escapes stand for the white space of a field."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def resolve(spec: str, candidates: Iterable[Candidate]) -> list[Candidate]:

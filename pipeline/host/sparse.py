@@ -6,6 +6,7 @@ whole file as data, which is slower and as right.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -22,6 +23,8 @@ CHUNK = 1 << 20
 STRETCH = 32 << 20
 """Bytes whose pages are let go together: more than the kernel reads ahead."""
 _ZEROS = memoryview(bytes(CHUNK))
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PUNCH_HOLE = 0x2 | 0x1  # FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
 
 def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -39,6 +42,17 @@ def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]
         hole = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
         yield data, hole - data
         position = hole
+
+
+def punch(descriptor: int, offset: int, length: int) -> None:
+    """Make bytes of a file a hole; zeros where its file system has no holes (fallocate(2))."""
+    arguments = (ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(length))
+    if _LIBC.fallocate(descriptor, *arguments) == 0:
+        return
+    for at, size in pieces(offset, length, CHUNK):
+        done = 0
+        while done < size:
+            done += os.pwrite(descriptor, _ZEROS[: size - done], at + done)
 
 
 def is_cached(descriptor: int, at: int) -> bool:

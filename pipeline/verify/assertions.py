@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.core.checks import Assertion
+from pipeline.core.fstab import Entry
 from pipeline.verify import assertion_names, probe
 from pipeline.verify.boot import Record
 from pipeline.verify.metadata import Key
@@ -167,13 +168,33 @@ def _size(facts: probe.Facts, size: int) -> tuple[list[str], str]:
 
 def _fstab(boots: Boots, facts: probe.Facts | None) -> Assertion:
     faults = _signs(assertion_names.FSTAB, boots.all())
+    fine = "every entry is mounted, nothing waited for a device"
     if facts is not None:
+        unreachable = probe.network_mounts(facts)
+        faults = [line for line in faults if not _speaks_of(line, unreachable, facts)]
         faults += [f"not mounted: {line[:100]}" for line in probe.fstab_faults(facts)]
+        places = ", ".join(dict.fromkeys(entry.place for entry in unreachable if entry.place))
+        fine += f"; the guest has no network for {places[:200]}" if places else ""
     elif not faults:
         return _unreached(assertion_names.FSTAB)
-    return _check(
-        assertion_names.FSTAB, faults, "every entry is mounted, nothing waited for a device"
-    )
+    return _check(assertion_names.FSTAB, faults, fine)
+
+
+def _speaks_of(line: str, mounts: Iterable[Entry], facts: probe.Facts) -> bool:
+    """Whether a console line that something was not mounted is about one of these.
+
+    systemd says the mount point, the unit's name or its description.
+    """
+    if not re.search(r"[Ff]ailed to mount|Dependency failed for|^mount: ", line):
+        return False
+    for entry in mounts:
+        words = (entry.place, entry.source, entry.line, facts.mount_titles.get(entry.line, ""))
+        for word in words:
+            if len(word) < 2 or word not in line:
+                continue
+            if re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w/-])", line):
+                return True
+    return False
 
 
 def _dhcp(first: Record, other: Record) -> Assertion:
@@ -275,11 +296,23 @@ def _units(boots: Boots) -> Assertion:
         return _unreached(assertion_names.UNITS)
     if all(facts.failed_units is None for facts in seen):
         return _check(assertion_names.UNITS, [], f"{seen[0].init[:20] or 'init'} has no units")
-    failed = {unit: None for facts in seen for unit in facts.failed_units or ()}
+    # The guest of a check has no network: what mounts from a server must fail there.
+    failed = {
+        unit: None
+        for facts in seen
+        for unit in facts.failed_units or ()
+        if unit not in {entry.line for entry in _unreachable_units(facts)}
+    }
     stuck = [f"the system is {f.system_state}" for f in seen if f.system_state in _UNSETTLED]
     return _check(
         assertion_names.UNITS, [*failed, *stuck[:1]], f"the system is {seen[0].system_state}"
     )
+
+
+def _unreachable_units(facts: probe.Facts) -> list[Entry]:
+    """Failed mount units that need a network, or lie on what needs one."""
+    unreachable = {entry.place for entry in probe.network_mounts(facts)}
+    return [entry for entry in facts.failed_mounts if entry.place in unreachable]
 
 
 _UNSETTLED = ("initializing", "starting", "maintenance", "stopping")

@@ -129,7 +129,7 @@ class Transcript:
                 self._partial_signed = False
             # A prompt has no line end; and a line without one must not grow for ever.
             if not self._partial_signed:
-                self._partial_signed = self._look(_clean(self._partial))
+                self._partial_signed = self._look(_clean(self._partial), whole=False)
             self._partial = self._partial[-16 * _MAX_LINE :]
 
     def close(self) -> None:
@@ -179,10 +179,11 @@ class Transcript:
         if not self._partial_signed:
             self._look(line)
 
-    def _look(self, line: str) -> bool:
+    def _look(self, line: str, *, whole: bool = True) -> bool:
+        """Whether a line is a sign; the rest of one that is not whole may yet say otherwise."""
         self._prompted = self._prompted or bool(_PROMPT.search(line))
         for assertion, pattern, final in _SIGNS:
-            if pattern.search(line):
+            if (whole or final) and pattern.search(line):
                 if len(self._signs) < _MAX_SIGNS or final:
                     self._signs.append(Sign(assertion, line, final))
                 return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from pipeline.core.fstab import Entry, around, normal, parse, unescaped, unquoted
 
 _MARK = "==boot-check=="
 
@@ -31,6 +33,12 @@ _SECTIONS: tuple[tuple[str, str], ...] = (
         " systemctl is-system-running;"
         " systemctl --failed --no-legend --no-pager --full || systemctl list-units --failed",
     ),
+    (
+        "failed_mounts",
+        "systemctl --failed --no-legend --no-pager --full | while read -r one two _; do"
+        " case $one in *.mount) two=$one ;; esac; case $two in *.mount) echo Unit=$two;"
+        ' systemctl show -p What -p Where -p Type -p Options -p Description "$two" ;; esac; done',
+    ),
     ("user", "id -u"),
     ("key_modes", 'ls -ldn "$HOME" "$HOME/.ssh" "$HOME/.ssh/authorized_keys"'),
     ("keys", 'cat "$HOME/.ssh/authorized_keys"'),
@@ -50,7 +58,8 @@ class Facts:
     root_bytes: of the block device the root lies on. root_usable: of the file system, as df
     counts. keys: the lines of authorized_keys. modes: mode string, owner, group of the home
     directory, .ssh and authorized_keys. failed_units: None without systemd. selinux: (enforcing,
-    what ls says of authorized_keys).
+    what ls says of authorized_keys). failed_mounts: mount units that failed, as lines of fstab
+    would say them, their names in place of the line.
     """
 
     kernel: str
@@ -73,6 +82,8 @@ class Facts:
     selinux_listing: str
     system_state: str
     failed_units: tuple[str, ...] | None = field(default=None)
+    failed_mounts: tuple[Entry, ...] = ()
+    mount_titles: Mapping[str, str] = field(default_factory=dict)
 
 
 def script(patience: int) -> str:
@@ -122,27 +133,45 @@ def read_facts(said: str) -> Facts | None:
         selinux_listing=selinux[-1] if selinux else "",
         system_state=units[0] if units else "",
         failed_units=tuple(_unit_name(line) for line in units[1:]) if units else None,
+        failed_mounts=tuple(_failed_mounts(sections.get("failed_mounts", []))),
+        mount_titles=_titles(sections.get("failed_mounts", [])),
     )
 
 
 def fstab_faults(facts: Facts) -> list[str]:
-    """The entries of /etc/fstab that should be mounted or swapped on and are not (fstab(5))."""
+    """The entries of /etc/fstab that should be mounted or swapped on and are not (fstab(5)).
+
+    What comes from a server cannot be: the guest of a check has no network.
+    """
     faults = []
     swaps = 0
-    for line in facts.fstab.splitlines():
-        words = line.split()
-        if len(words) < 3 or line.lstrip().startswith("#"):
+    mounted = {normal(unescaped(point)) for point in facts.mount_points}
+    unreachable = set(network_mounts(facts))
+    for entry in parse(facts.fstab):
+        if not entry.kind or entry.may_fail or entry in unreachable:
             continue
-        options = words[3].split(",") if len(words) > 3 else []
-        if "noauto" in options or "nofail" in options:
-            continue
-        if words[2] == "swap":
+        if entry.is_swap:
             swaps += 1
             if swaps > facts.swaps:
-                faults.append(line)
-        elif words[1] not in ("none", "swap") and _path(words[1]) not in facts.mount_points:
-            faults.append(line)
+                faults.append(entry.line)
+        elif entry.target not in ("none", "swap") and (entry.place or entry.target) not in mounted:
+            faults.append(entry.line)
     return faults
+
+
+def network_mounts(facts: Facts) -> list[Entry]:
+    """The mounts of the guest that need a network, by fstab or failed units; with what is bound
+    to them.
+    """
+    entries = [entry for entry in parse(facts.fstab) if entry.kind and not entry.is_swap]
+    entries += facts.failed_mounts
+    found = {entry: None for entry in entries if entry.needs_network}
+    points = {entry.place for entry in found if entry.place}
+    for entry in entries:
+        if any(point in points for source in entry.places for point in around(source)):
+            found[entry] = None
+            points.add(entry.place)
+    return list(found)
 
 
 def _sections(said: str) -> dict[str, list[str]]:
@@ -187,9 +216,30 @@ def _unit_name(line: str) -> str:
     return words[0] if words else ""
 
 
-def _path(word: str) -> str:
-    """A mount point as /proc/mounts writes it."""
-    return word.rstrip("/") or "/"
+def _failed_mounts(lines: list[str]) -> Iterator[Entry]:
+    """What systemctl shows of failed mount units, a line "Unit=..." before each."""
+    shown: dict[str, str] = {}
+    for line in [*lines, "Unit="]:
+        name, _, value = line.partition("=")
+        if name == "Unit":
+            if shown.get("Unit"):
+                options = tuple(shown.get("Options", "").split(","))
+                what, where, kind = (shown.get(key, "") for key in ("What", "Where", "Type"))
+                yield Entry(shown["Unit"], unquoted(what), where, kind or "auto", options)
+            shown = {}
+        shown[name] = value
+
+
+def _titles(lines: list[str]) -> dict[str, str]:
+    """Unit -> its description, which is what some versions of systemd call it on the console."""
+    found, unit = {}, ""
+    for line in lines:
+        name, _, value = line.partition("=")
+        if name == "Unit":
+            unit = value
+        elif name == "Description" and unit:
+            found[unit] = value
+    return found
 
 
 def _number(text: str) -> int:

@@ -170,7 +170,13 @@ class MakeFiles(Step[MadeFiles]):
         ):
             boot = collect(guest, place / Role.KERNEL, place / Role.RAMDISK, job.tools)
             user = job.request.recipe.user
-            edits = customize(guest, user=user, templates=TEMPLATES, tools=job.tools)
+            edits = customize(
+                guest,
+                user=user,
+                templates=TEMPLATES,
+                tools=job.tools,
+                by_type=extraction.by_type,
+            )
             return boot, edits, guest.backend
 
     def _assemble(self, place: Path) -> None:

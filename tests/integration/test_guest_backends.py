@@ -361,6 +361,70 @@ def test_other_file_systems_are_refused_by_name(tools: Tools, tmp_path: Path, ki
         pass
 
 
+SECRET = b"what the machine had in memory; "
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"), [("e2fsprogs", "ext4"), ("guestfs", "ext4"), ("guestfs", "xfs")]
+)
+def test_what_is_removed_cannot_be_read_from_the_image(
+    tools: Tools, tree: Path, tmp_path: Path, backend: Backend, kind: str
+) -> None:
+    top = tmp_path / "top"
+    shutil.copytree(tree, top, symlinks=True)
+    (top / "swapfile").write_bytes(SECRET * 100_000)
+    (top / "etc/key").write_bytes(SECRET * 20)
+    (top / "etc/replaced").write_bytes(SECRET * 200)
+    path = tmp_path / "root.img"
+    if kind == "xfs":
+        path.write_bytes(b"")
+        os.truncate(path, 320 * MIB)
+        run("mkfs.xfs", "-q", path)
+        image = described(path, "xfs")
+        with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+            guest.make_directory("/etc", 0o755)
+            for name, times in (("/swapfile", 50_000), ("/etc/key", 20), ("/etc/replaced", 200)):
+                guest.write(name, SECRET * times, 0o600)
+    else:
+        # The appliance's disk discards no less than 4096 bytes.
+        image = ext_image(top, path, "ext4", *(["-b", "4096"] if backend == "guestfs" else []))
+    assert SECRET in path.read_bytes()
+    with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+        guest.write("/etc/replaced", b"new", 0o644)
+        guest.remove("/swapfile")
+        guest.remove("/etc/key")
+    assert SECRET not in path.read_bytes()
+    assert path.stat().st_blocks * 512 < path.stat().st_size / 2
+
+
+def test_entries_at_the_top_after_an_edit_elsewhere(
+    tools: Tools, tree: Path, tmp_path: Path
+) -> None:
+    """debugfs takes the directory of "/fstab" for the one it was last sent to."""
+    top = tmp_path / "top"
+    shutil.copytree(tree, top, symlinks=True)
+    for name in ("fstab", "rc.d", "file", "old"):
+        (top / name).write_text("at the top")
+    image = ext_image(top, tmp_path / "root.img")
+    with open_guest(image, None, backend="e2fsprogs", acceleration=EMULATED, tools=tools) as guest:
+        guest.write("/etc/new", b"new", 0o644)
+        guest.remove("/fstab")
+        guest.write("/etc/new2", b"new", 0o644)
+        guest.symlink("etc", "/rc.d")
+        guest.write("/etc/new3", b"new", 0o644)
+        guest.make_directory("/acl", 0o755)
+        guest.write("/etc/new4", b"new", 0o644)
+        guest.remove("/file")
+    with Reader(image.path) as reader:
+        assert reader.find(b"/etc/fstab") is not None
+        assert reader.find(b"/fstab") is reader.find(b"/file") is None
+        kinds = {n: reader.find(n) for n in (b"/rc.d", b"/etc/rc.d", b"/acl", b"/etc/acl")}
+    assert [inode and inode.status().kind for inode in kinds.values()] == [
+        "symlink",
+        *("directory",) * 3,
+    ]
+
+
 def test_a_name_debugfs_cannot_be_told(tools: Tools, tree: Path, tmp_path: Path) -> None:
     image = ext_image(tree, tmp_path / "x.img")
     with (
@@ -474,3 +538,80 @@ def walk(reader: Reader, number: int, depth: int) -> None:
     elif kind == "directory" and depth < 6:
         for child in list(reader.directory(inode).values())[:60]:
             walk(reader, child, depth + 1)
+
+
+# Inode flags (chattr(1))
+
+FLAGGED = {
+    "etc/fstab": "i",
+    "etc/resolv.conf": "a",
+    "etc/hosts": "Ai",
+    "etc/gone": "i",
+    "etc/kept": "Si",
+    "root": "i",
+}
+
+
+def flagged(top: Path) -> None:
+    """A tree with flags on files that are rewritten, removed, relabelled, and on a directory."""
+    (top / "etc").mkdir()
+    (top / "root/old").mkdir(parents=True)
+    for name in ("etc/fstab", "etc/resolv.conf", "etc/hosts", "etc/gone", "etc/kept", "root/old/x"):
+        (top / name).write_text(name)
+    run("chattr", "+a", top / "root/old/x")
+    for name, flags in FLAGGED.items():
+        run("chattr", f"+{flags}", top / name)
+
+
+def edit_flagged(guest: Guest) -> None:
+    for name in ("/etc/fstab", "/etc/resolv.conf", "/etc/hosts"):
+        guest.write(name, b"new", 0o600)
+        guest.write(name, b"newer", 0o640)
+        guest.set_xattr(name, "security.selinux", LABEL)
+    assert guest.is_immutable("/etc/fstab")
+    assert guest.is_immutable("/etc/kept")
+    assert guest.is_immutable("/root")
+    assert not guest.is_immutable("/etc/resolv.conf")
+    guest.remove("/etc/gone")
+    guest.remove("/root/old")
+    guest.write("/root/new", b"new", 0o644)
+    guest.chmod("/etc/kept", 0o600)
+
+
+def flags_of(path: Path) -> str:
+    return run("lsattr", "-d", path).split()[0].replace("-", "").replace("e", "")
+
+
+def check_flagged(top: Path) -> None:
+    for name in ("etc/fstab", "etc/resolv.conf", "etc/hosts"):
+        assert (top / name).read_text() == "newer"
+        assert (top / name).stat().st_mode & 0o7777 == 0o640
+        assert os.getxattr(top / name, "security.selinux") == LABEL
+    assert not (top / "etc/gone").exists()
+    assert not (top / "root/old").exists()
+    assert (top / "etc/kept").stat().st_mode & 0o7777 == 0o600
+    found = {name: flags_of(top / name) for name in FLAGGED if name != "etc/gone"}
+    wanted = {name: set(flags) for name, flags in FLAGGED.items() if name != "etc/gone"}
+    assert {name: set(flags) for name, flags in found.items()} == wanted
+    assert flags_of(top / "root/new") == ""
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [("e2fsprogs", "ext4"), ("e2fsprogs", "ext2"), ("guestfs", "ext4"), ("guestfs", "xfs")],
+)
+def test_inode_flags_hinder_nothing_and_stay(
+    backend: Backend, kind: str, tools: Tools, tmp_path: Path
+) -> None:
+    path = tmp_path / "flags.img"
+    with path.open("wb") as file:
+        file.truncate(320 * MIB if kind == "xfs" else 32 * MIB)
+    run(*(["mkfs.xfs", "-q"] if kind == "xfs" else ["mke2fs", "-q", "-t", kind]), path)
+    with mounted(path, tmp_path / "mount") as top:
+        flagged(top)
+    image = described(path, kind)
+    with open_guest(image, None, backend=backend, acceleration=EMULATED, tools=tools) as guest:
+        assert guest.backend == backend
+        edit_flagged(guest)
+    with mounted(path, tmp_path / "mount", "ro") as top:
+        check_flagged(top)

@@ -5,12 +5,13 @@ The cases that were faults once are run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 import pipeline.guest.customize.apply
+from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.fstab import Fstab
 from tests.robustness.fuzz.campaign import Faulty, campaign
 from tests.robustness.fuzz.fuzz_guest import CORPUS, Case, Change, Harness
@@ -43,9 +44,9 @@ def test_a_link_to_the_host_leads_nowhere(harness: Harness) -> None:
 
 
 def test_the_harness_sees_a_wrong_fstab(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(text: str, filesystem: str) -> Fstab:
-        return Fstab(text, (), (), (), ())
+    def careless(editor: Editor, by_type: Mapping[str, str]) -> Fstab:
+        return Fstab(editor.text("/etc/fstab"), (), (), (), ())
 
-    monkeypatch.setattr(pipeline.guest.customize.apply, "root_fstab", careless)
+    monkeypatch.setattr(pipeline.guest.customize.apply, "flatten_mounts", careless)
     with pytest.raises(Faulty, match="fstab"):
         harness.run(Case("fedora", ()))

@@ -234,7 +234,7 @@ def test_credentials_go_into_a_header_and_nowhere_else(
     assert tools.run.secrets.mask("hunter2") == "****"
     answers = render(
         recipe(f"{place}/tree").model_copy(
-            update={"answers": write(tmp_path, "url --url={{tree}}\npoweroff\n")}
+            update={"answers": write(tmp_path, "url --url={{tree}}\npart / --size=9\npoweroff\n")}
         ),
         nonce=NONCE,
         overrides={},

@@ -83,6 +83,32 @@ def test_the_old_swap_line_is_found_within_seconds_of_its_wait(
     assert "lv_swap" in report.failures[0].detail
 
 
+FILER = "[Unit]\nDescription=The filer\n[Mount]\nWhat=192.0.2.1:/y\nWhere=/srv/y\nType=nfs4\n"
+
+
+@pytest.mark.long
+def test_mounts_from_servers_need_not_come(sound: Files, tmp_path: Path, tools: Tools) -> None:
+    """The guest of a check has no network: lines and units that need one are not asked for."""
+    fstab = (
+        "LABEL=uec-rootfs / ext4 defaults 0 0\n"
+        "192.0.2.1:/x /srv/x nfs4 ro,_netdev,addr=192.0.2.1 0 0\n"
+        "goofys#bucket /mnt/s3 fuse _netdev,allow_other 0 0\n"
+        "/srv/x/home /srv/home none bind,_netdev 0 0\n"
+    )
+    place = "/etc/systemd/system"
+    commands = [
+        "rm /etc/fstab",
+        "write fstab /etc/fstab",
+        f"write filer {place}/srv-y.mount",
+        f"symlink {place}/multi-user.target.wants/srv-y.mount {place}/srv-y.mount",
+    ]
+    report = check(with_file(sound, tmp_path, commands, fstab=fstab, filer=FILER), tools)
+    assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
+    (line,) = [a.detail for a in report.assertions if a.name == assertion_names.FSTAB]
+    assert "no network for /srv/x, /mnt/s3" in line
+    assert "/srv/y" in line
+
+
 @pytest.mark.long
 def test_a_service_that_fails(sound: Files, tmp_path: Path, tools: Tools) -> None:
     place = "/etc/systemd/system"

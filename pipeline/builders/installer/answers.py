@@ -14,18 +14,22 @@ installation guide, appendix B "Automating the installation using preseeding".
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 
 from pipeline.builders.installer import preseed
-from pipeline.builders.installer.preseed import CRYPT, DONE, FAILED, STARTED
+from pipeline.builders.installer.answer_text import Dialect, Finding, Template, load
+from pipeline.builders.installer.passwords import (
+    PLACEHOLDER,
+    clear_words,
+    hide_clear_text,
+    in_url,
+    placeholder,
+)
+from pipeline.builders.installer.preseed import DONE, FAILED, STARTED
+from pipeline.builders.installer.preseed_rules import preseed_findings
 from pipeline.core.errors import InputError
 from pipeline.core.recipe import Recipe
 from pipeline.core.text import did_you_mean
@@ -38,14 +42,7 @@ BUILTINS = ("tree", "proxy", "proxy_option")
 HIDDEN = "(hidden)"
 """Stands for a secret or the nonce in the saved text."""
 
-_MARK = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
-_INCLUDE = re.compile(r"^\s*%(include|ksappend)\s+(\S+)\s*(?:#.*)?$")
-_GUEST_INCLUDES = ("/tmp/", "/run/")  # noqa: S108 # the guest's, written by %pre, never read here
 _SECTION = re.compile(r"^%(?!include\b|end\b)[a-z]", re.MULTILINE)
-_MAX_BYTES = 1 << 20  # an answer file is read whole into an initrd; real ones are a few KiB
-_MAX_DEPTH = 16
-
-Dialect = Literal["kickstart", "preseed"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,8 @@ class Answers:
     """An answer file ready to be injected.
 
     file_name: its name in the initrd. text: with markers and secrets. saved: the same without
-    either. nonce and secrets must be masked wherever guest output is kept or shown.
+    either. nonce and secrets must be masked wherever guest output is kept or shown. masked: what
+    else the saved text hides. warnings: what may be wrong, a sentence each.
     """
 
     file_name: str
@@ -62,6 +60,8 @@ class Answers:
     saved: str
     nonce: str = field(repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    masked: tuple[str, ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def render(
@@ -83,36 +83,20 @@ def render(
         raise ValueError("a nonce has 16 to 64 letters and digits")
     dialect: Dialect = "preseed" if recipe.installer == "debian-installer" else "kickstart"
     faults: list[str] = []
-    template = _load(recipe.answers, dialect, faults)
+    template = load(recipe.answers, dialect, faults)
     values, secrets = _values(
         recipe, overrides, os.environ if environment is None else environment, faults
     )
     given = {"tree": recipe.trees[0] if recipe.trees else "", "proxy": "", "proxy_option": ""}
     known = given | dict(builtins or {}) | values
     secrets |= {known[name] for name in BUILTINS if has_password(known[name])}
-    used = set(_MARK.findall(template))
-    faults += [
-        f"the mark {{{{{name}}}}} has no value: the recipe declares no such variable"
-        f"{did_you_mean(name, known)}"
-        for name in sorted(used - set(known))
-        if name not in recipe.variables
-    ]
-    faults += [
-        f"the variable {name} is declared and the file has no mark {{{{{name}}}}} for it"
-        for name in sorted(set(recipe.variables) - used)
-    ]
-    if "tree" in used and not known["tree"]:
-        faults.append("the mark {{tree}} has no value: the recipe names no trees")
+    faults += _mark_faults(recipe, template, known)
     if faults:
         raise _refused(recipe, faults)
-    plain = _fill(template, known)
-    faults += (
-        _kickstart_faults(plain, recipe.release, secrets)
-        if dialect == "kickstart"
-        else preseed.faults(plain, secrets)
-    )
+    found = list(_findings(recipe, template, known, secrets))
+    faults = [template.told(each) for each in found if each.fatal]
     if faults:
-        raise _refused(recipe, faults)
+        raise _refused(recipe, faults, secrets)
 
     def marked(text: str, nonce: str) -> str:
         if dialect == "preseed":
@@ -123,22 +107,89 @@ def render(
     return Answers(
         file_name="ks.cfg" if dialect == "kickstart" else "preseed.cfg",
         dialect=dialect,
-        text=marked(plain, nonce),
-        saved=marked(_fill(template, hidden), HIDDEN),
+        text=marked(template.fill(known), nonce),
+        saved=marked(
+            _without(secrets, hide_clear_text(template.fill(hidden), dialect, HIDDEN)), HIDDEN
+        ),
         nonce=nonce,
         secrets=tuple(sorted(secrets)),
+        masked=clear_words(template.fill(_placeholders(known, secrets)), dialect),
+        warnings=tuple(template.told(each) for each in found if not each.fatal),
     )
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    return _MARK.sub(lambda match: values[match[1]], template)
+def _without(secrets: Iterable[str], text: str) -> str:
+    """The text without the secrets; shorter than four characters they are ordinary words."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 4:
+            text = text.replace(secret, HIDDEN)
+    return text
 
 
-def _refused(recipe: Recipe, faults: list[str]) -> InputError:
+def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -> list[str]:
+    """Marks without a value and values without a mark."""
+    places: dict[str, tuple[str, str]] = {}
+    for name, where, text in template.marks():
+        places.setdefault(name, (where, text))
+    faults = [
+        f"{where}: the mark {text} has no value: the recipe declares no such variable"
+        f"{did_you_mean(name, known)}; for the braces themselves write \\{text}"
+        for name, (where, text) in places.items()
+        if name not in known and name not in recipe.variables
+    ]
+    faults += [
+        f"the variable {name} is declared and the file has no mark {{{{{name}}}}} for it"
+        for name in sorted(set(recipe.variables) - set(places))
+    ]
+    if "tree" in places and not known["tree"]:
+        faults.append("the mark {{tree}} has no value: the recipe names no trees")
+    elif "tree" in places and "://" not in known["tree"]:
+        faults.append(
+            f"the mark {{{{tree}}}} would become {known['tree']}, a directory of this host, which "
+            "the installer cannot reach: name a URL in the recipe's trees"
+        )
+    return faults
+
+
+def _placeholders(known: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
+    """The values with placeholders for those that are secret; in a URL for its password alone."""
+    values = dict(known)
+    for name, value in known.items():
+        if value in secrets and name in BUILTINS:
+            for begin, end in reversed(list(in_url(value))):
+                values[name] = value[:begin] + PLACEHOLDER + value[end:]
+        elif value in secrets:
+            values[name] = placeholder(name)
+    return values
+
+
+def _findings(
+    recipe: Recipe, template: Template, known: Mapping[str, str], secrets: Collection[str]
+) -> Iterator[Finding]:
+    """What is wrong with the text; all but its syntax is judged with placeholders for secrets."""
+    probe = template.fill(_placeholders(known, secrets))
+    if recipe.installer == "debian-installer":
+        yield from preseed_findings(probe)
+        return
+    from pipeline.builders.installer import kickstart_rules, kickstart_secrets, kickstart_syntax
+
+    fault = kickstart_syntax.release_fault(recipe.release)
+    if fault:
+        yield Finding(0, fault)
+        return
+    real = kickstart_syntax.read(template.fill(known), recipe.release)
+    judged = kickstart_syntax.read(probe, recipe.release, [line.file for line in template.lines])
+    yield from real.complaints
+    yield from kickstart_secrets.cut_values(real, judged, known)
+    yield from kickstart_rules.findings(judged, recipe)
+
+
+def _refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ()) -> InputError:
+    told = list(dict.fromkeys(_without(secrets, fault) for fault in faults))
     return InputError(
         "use the answer file",
         recipe.answers,
-        why=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}: " + "; ".join(faults),
+        why=f"{len(told)} fault{'s' if len(told) > 1 else ''}: " + "; ".join(told),
         next_step=f"Correct it, or the table [{recipe.name}] of the recipes",
     )
 
@@ -175,112 +226,6 @@ def _values(
             faults.append(f"the value of {name} has a line break or control character")
         values[name] = value
     return values, secrets
-
-
-def _load(path: Path, dialect: Dialect, faults: list[str]) -> str:
-    """The file's text with its includes in place."""
-    base = path.parent.resolve()
-
-    def load(file: Path, above: tuple[Path, ...]) -> str:
-        real = file.resolve()
-        if real in above:
-            faults.append(f"{file.name} includes itself")
-            return ""
-        if len(above) > _MAX_DEPTH:
-            faults.append(f"includes are nested deeper than {_MAX_DEPTH}")
-            return ""
-        try:
-            with real.open("rb") as stream:
-                data = stream.read(_MAX_BYTES + 1)
-            text = data.decode()
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{file}: {error}")
-            return ""
-        if len(data) > _MAX_BYTES or "\0" in text:
-            faults.append(f"{file}: it is no text of at most {_MAX_BYTES >> 10} KiB")
-            return ""
-        text = text.replace("\r\n", "\n")
-        if dialect == "preseed":  # debconf's own `preseed/include` is resolved on the guest
-            return text
-        lines = []
-        for number, line in enumerate(text.splitlines(), 1):
-            match = _INCLUDE.match(line)
-            if match is None:
-                lines.append(line)
-                continue
-            where, name = f"{file.name} line {number}", match[2].strip("\"'")
-            if match[1] == "ksappend":
-                faults.append(f"{where}: %ksappend is not supported; use %include")
-            elif name.startswith(_GUEST_INCLUDES) and ".." not in Path(name).parts:
-                lines.append(line)
-            elif "://" in name or not (target := (file.parent / name).resolve()).is_relative_to(
-                base
-            ):
-                faults.append(f"{where}: %include {name} is outside {base}")
-            else:
-                lines.append(load(target, (*above, real)).rstrip("\n"))
-        return "\n".join(lines) + "\n"
-
-    return load(path, ())
-
-
-def _kickstart_faults(text: str, release: str, secrets: set[str]) -> list[str]:
-    """What pykickstart and the pipeline find wrong with a kickstart for `release`."""
-    from pykickstart.parser import KickstartParser
-    from pykickstart.version import makeVersion, versionMap
-
-    if release not in versionMap:
-        return [f"pykickstart knows no release {release!r}{did_you_mean(release, versionMap)}"]
-    handler = makeVersion(release)
-    parser = KickstartParser(handler, followIncludes=False, errorsAreFatal=False)
-    said = io.StringIO()
-    faults: list[str] = []
-    with contextlib.redirect_stderr(said), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated is not wrong
-        try:
-            parser.readKickstartFromString(text)
-        except Exception as error:  # the parser lets any exception through
-            faults.append(_one_line(str(error)))
-    faults += [_one_line(line) for line in _messages(said.getvalue())]
-    return faults + _command_faults(handler, secrets)
-
-
-def _command_faults(handler: Any, secrets: set[str]) -> list[str]:
-    """Passwords in clear text, and an end that is no power-off."""
-    from pykickstart.constants import KS_SHUTDOWN
-
-    faults = []
-    rootpw = handler.rootpw
-    entries = [("rootpw", rootpw.password, rootpw.isCrypted)] if rootpw.seen else []
-    entries += [(f"user {u.name}", u.password, u.isCrypted) for u in handler.user.userList]
-    for command, password, crypted in entries:
-        if not password or password in secrets:
-            continue
-        if not crypted:
-            faults.append(f"{command}: a password in clear text; give its hash with --iscrypted")
-        elif not CRYPT.match(password):
-            faults.append(f"{command}: --iscrypted, and the password is no crypt(5) hash")
-    boot_password = getattr(handler.bootloader, "password", "")
-    if boot_password and boot_password not in secrets and not handler.bootloader.isCrypted:
-        faults.append("bootloader: a password in clear text; give its hash with --iscrypted")
-    if handler.reboot.action != KS_SHUTDOWN:
-        faults.append("it must end in poweroff: the pipeline waits for a clean power-off")
-    return faults
-
-
-def _messages(text: str) -> list[str]:
-    """pykickstart's complaints, one an item; its messages start at the margin."""
-    items: list[str] = []
-    for line in text.splitlines():
-        if line[:1].isspace() and items:
-            items[-1] += " " + line
-        elif line.strip():
-            items.append(line)
-    return items
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
 
 
 _LOGS = "/tmp/anaconda.log /tmp/program.log /tmp/storage.log /tmp/packaging.log /tmp/syslog"  # noqa: S108 # the guest's

@@ -16,6 +16,7 @@ from pipeline.core.image import Acceleration, DiskImage
 from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
+from pipeline.host.download import masked
 from pipeline.host.files import write_whole
 from pipeline.host.versions import tool_versions
 
@@ -35,16 +36,20 @@ class _Installer:
 
     @cached_property
     def _answers(self) -> Answers:
-        return render(
-            self._request.recipe,
-            nonce=random.token_hex(16),
-            overrides=self._request.variables,
-            builtins=self._tree.variables,
+        return self._render(random.token_hex(16), self._tree.variables)
+
+    def _render(self, nonce: str, builtins: Mapping[str, str] | None = None) -> Answers:
+        request = self._request
+        answers = render(
+            request.recipe, nonce=nonce, overrides=request.variables, builtins=builtins
         )
+        for warning in answers.warnings:
+            self._tools.progress.warn(warning)
+        return answers
 
     def check(self) -> None:
         """See Builder: the answer file is filled in and linted."""
-        render(self._request.recipe, nonce="0" * 32, overrides=self._request.variables)
+        self._render("0" * 32)
 
     def given(self) -> DiskImage | None:
         """See Builder: it must be installed."""
@@ -75,7 +80,8 @@ class _Installer:
         recipe = self._request.recipe
         tree = "make the stand-in install tree from this host's packages"
         if recipe.trees:
-            tree = "use the first install tree that answers: " + ", ".join(recipe.trees)
+            trees = ", ".join(map(masked, recipe.trees))
+            tree = f"use the first install tree that answers: {trees}"
         return [
             Action(f"check and fill in {recipe.answers}"),
             Action(tree),

@@ -30,7 +30,7 @@ from pipeline.core.image import Acceleration, DiskImage
 from pipeline.core.recipe import Recipe
 from pipeline.core.secrets import Secrets
 from pipeline.host.context import Tools
-from pipeline.host.download import has_password
+from pipeline.host.download import has_password, masked
 from pipeline.host.files import finish, write_whole
 from pipeline.host.fingerprint import code_of, step_key
 
@@ -128,7 +128,7 @@ def plan(recipe: Recipe, tree: Tree | None, acceleration: Acceleration) -> list[
             if recipe.answers_by == "initrd"
             else f"http://10.0.2.2:PORT/TOKEN/{file_name}"
         ),
-        tree_url=tree.url if tree else next((t for t in recipe.trees if "://" in t), ""),
+        tree_url=masked(tree.url if tree else next((t for t in recipe.trees if "://" in t), "")),
     )
     return virt_install_argv(recipe, machine)
 
@@ -146,7 +146,7 @@ def identity(recipe: Recipe, answers: Answers, tree: Tree) -> dict[str, object]:
         "answers": answers.saved,
         "secrets": [
             hashlib.scrypt(word.encode(), salt=recipe.name.encode(), n=1 << 14, r=8, p=1).hex()
-            for word in answers.secrets
+            for word in (*answers.secrets, *filter(None, ["\n".join(answers.masked)]))
         ],
         "tree": tree.identity,
         "recipe": {name: getattr(recipe, name) for name in fields.split()},

@@ -1,4 +1,4 @@
-"""Preseed files, Debian's answer files: their form, their faults, and commands that report back.
+"""Preseed files, Debian's answer files: their form, and commands that report back.
 
 Source: Debian installation guide, appendix B "Automating the installation using preseeding";
 debconf's types from the Debconf specification.
@@ -6,24 +6,16 @@ debconf's types from the Debconf specification.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
+import shlex
 from dataclasses import dataclass
-
-from pipeline.core.text import did_you_mean
 
 STARTED = "IMAGE-PIPELINE-STARTED"
 DONE = "IMAGE-PIPELINE-DONE"
 FAILED = "IMAGE-PIPELINE-FAILED"
 """What marked answer files print on the serial port, each followed by the build's nonce."""
 
-CRYPT = re.compile(r"^(\$[0-9a-z]+\$[^\s:]+|[*!x]{1,2})$")
-"""A password's hash as crypt(5) writes it, or an entry that no password matches."""
-
-_TYPES = ("string", "boolean", "select", "multiselect", "password", "note", "text", "seen")
-_EARLY = "preseed/early_command"
-_LATE = "preseed/late_command"
-_POWEROFF = "debian-installer/exit/poweroff"
+EARLY, LATE = "preseed/early_command", "preseed/late_command"
+"""The questions whose answers are commands, run before and after everything else."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,8 @@ class Question:
 def questions(text: str) -> list[Question]:
     """The answered questions in order; a line with fewer than three words has an empty kind.
 
-    A question is one line, `OWNER NAME TYPE [VALUE]`, continued after a backslash.
+    A question is one line, `OWNER NAME TYPE [VALUE]`, continued after a backslash. Lines are joined
+    as debconf-set-selections(1) does it: without the backslash, and with no space in its place.
     """
     found = []
     held: list[str] = []
@@ -50,45 +43,17 @@ def questions(text: str) -> list[Question]:
             continue
         held.append(line.removesuffix("\\"))
         if not line.endswith("\\"):
-            found.append(_question(" ".join(held), number - len(held) + 1, number))
+            found.append(_question("".join(held), number - len(held) + 1, number))
             held = []
     if held:
         last = len(text.splitlines())
-        found.append(_question(" ".join(held), last - len(held) + 1, last))
+        found.append(_question("".join(held), last - len(held) + 1, last))
     return found
 
 
 def _question(line: str, first: int, last: int) -> Question:
     words = [*line.split(None, 3), "", "", "", ""]
     return Question(words[0], words[1], words[2], words[3].strip(), first, last)
-
-
-def faults(text: str, secrets: Collection[str]) -> list[str]:
-    """What is wrong: form, passwords in clear text, further files, an end without power-off.
-
-    secrets: values that came from the environment and may be passwords in clear text.
-    """
-    found = []
-    answers = {}
-    for question in questions(text):
-        name, kind, value = question.name, question.kind, question.value
-        where = f"line {question.first}"
-        answers[name] = value
-        if not kind:
-            found.append(f"{where}: a question needs owner, name and type")
-        elif kind not in _TYPES:
-            found.append(f"{where}: unknown type {kind}{did_you_mean(kind, _TYPES)}")
-        elif kind == "boolean" and value not in ("true", "false"):
-            found.append(f"{where}: {name} is boolean and its value is {value!r}")
-        if name.startswith(("preseed/include", "preseed/url")):
-            found.append(f"{where}: {name} would fetch answers that are not kept with the build")
-        if re.search(r"password(-again)?$", name) and value and value not in secrets:
-            found.append(f"{where}: {name} in clear text; use passwd's …-password-crypted")
-        if name.endswith("password-crypted") and value not in secrets and not CRYPT.match(value):
-            found.append(f"{where}: {name}: the value is no crypt(5) hash")
-    if answers.get(_POWEROFF) != "true":
-        found.append(f"{_POWEROFF} must be true: the pipeline waits for a clean power-off")
-    return found
 
 
 def say(marker: str, nonce: str) -> str:
@@ -101,17 +66,21 @@ def add_markers(text: str, nonce: str) -> str:
 
     The late command runs after everything else, in the installer with the system in /target.
     """
-    own = {q.name: q for q in questions(text) if q.name in (_EARLY, _LATE)}
+    own = {q.name: q.value for q in questions(text) if q.name in (EARLY, LATE)}
     dropped = {
         number for q in questions(text) if q.name in own for number in range(q.first, q.last + 1)
     }
     lines = [line for number, line in enumerate(text.splitlines(), 1) if number not in dropped]
+    if lines and lines[-1].endswith("\\"):
+        lines.append("")  # or it would go on with ours
     early = say(STARTED, nonce)
-    if _EARLY in own:
-        early += f"; {own[_EARLY].value}"
-    theirs = f"( {own[_LATE].value} ) && " if _LATE in own else ""
+    # The installer runs them by `sh -c`. So do we: a comment at its end, or a parenthesis left
+    # open, then stays its own.
+    if own.get(EARLY):
+        early += f"; sh -c {shlex.quote(own[EARLY])}"
+    theirs = f"sh -c {shlex.quote(own[LATE])} && " if own.get(LATE) else ""
     late = (
         f"{theirs}sync && {say(DONE, nonce)} || {{ {say(FAILED, nonce)}; "
         "tail -n 20 /var/log/syslog >/dev/ttyS0; false; }"
     )
-    return "\n".join([*lines, f"d-i {_EARLY} string {early}", f"d-i {_LATE} string {late}"]) + "\n"
+    return "\n".join([*lines, f"d-i {EARLY} string {early}", f"d-i {LATE} string {late}"]) + "\n"

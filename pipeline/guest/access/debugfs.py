@@ -8,7 +8,7 @@ edited entry is read back by our own reader and compared; and e2fsck has the las
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,12 +16,14 @@ from typing import Literal
 from pipeline.core.errors import GuestError, PipelineError
 from pipeline.core.image import PartitionImage
 from pipeline.disk.filesystems.ext_inodes import STATE_CLEAN, Inode, Reader
+from pipeline.disk.filesystems.ext_usage import UsedRanges
 from pipeline.disk.filesystems.status import Kind, Status
 from pipeline.guest.access.paths import PathGuest, base, below, decoded, encoded, parent, shown
 from pipeline.guest.access.protocol import Facts
 from pipeline.host.context import Tools
 from pipeline.host.files import naming, write_scratch
 from pipeline.host.programs import refuse_full
+from pipeline.host.sparse import punch
 
 # Feature bits: Linux, Documentation/filesystems/ext4/super.rst. Only those whose every rule the
 # reader and debugfs 1.47 keep: quota and project would be left stale, bigalloc, inline data,
@@ -46,6 +48,11 @@ _RO_COMPAT = {
     0x400: "metadata_csum",
 }
 _NEEDS_RECOVERY = 0x4
+# Inode flags: Linux, Documentation/filesystems/ext4/inodes.rst.
+_IMMUTABLE = 0x10
+_USERS_FLAGS = 0xFF | 0x4000 | 0x8000  # what chattr(1) sets of a file: s u c S i a d A j t
+_EXTENTS_FLAG = 0x80000  # what debugfs gives a new file where the file system has extents
+_EXTENTS = 0x40  # INCOMPAT_EXTENTS
 _EDIT_SECONDS = 300.0  # some hundred edits take well under a second; a stalled disk may not
 _MAX_LABEL = 16  # bytes, s_volume_name
 _TYPE_BITS: dict[Kind, int] = {"file": 0o100000, "directory": 0o040000, "symlink": 0o120000}
@@ -88,7 +95,7 @@ def opened(root: PartitionImage, boot: PartitionImage | None, tools: Tools) -> I
         guest = _ExtGuest(root, reader, boot_reader, tools)
         yield guest
         guest.flush()
-        guest.free_leaks()
+        guest.free_blocks()
 
 
 class _ExtGuest(PathGuest):
@@ -103,6 +110,7 @@ class _ExtGuest(PathGuest):
         self._checks: dict[str, dict[str, Callable[[Inode | None], bool]]] = {}
         self._files: list[Path] = []
         self._leaks = False
+        self._used = list(UsedRanges(root))
 
     @property
     def facts(self) -> Facts:
@@ -136,6 +144,10 @@ class _ExtGuest(PathGuest):
         reader, inode = self._inode(real)
         return reader.xattrs(inode)
 
+    def _is_immutable(self, real: str) -> bool:
+        _, inode = self._inode(real)
+        return bool(inode.flags & _IMMUTABLE)
+
     def _download(self, real: str, size: int, to: Path) -> None:
         reader, inode = self._inode(real)
         with naming(to), to.open("wb") as file:
@@ -147,7 +159,10 @@ class _ExtGuest(PathGuest):
     # Writing
 
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
+        flags = 0
         if taken:
+            _, old = self._inode(real)
+            flags = old.flags & _USERS_FLAGS if old.status().kind == "file" else 0
             self._free(real)
         # The host file's name is ours and relative to debugfs's working directory, so the
         # scratch directory may have any name.
@@ -159,6 +174,10 @@ class _ExtGuest(PathGuest):
         self._command(f"write {source.name} {_quoted(base(real))}")
         self._checks.pop(real, None)
         self._set_status(real, status)
+        if flags:
+            flags |= _EXTENTS_FLAG if self._root.superblock.incompat & _EXTENTS else 0
+            self._command(f"set_inode_field {_quoted(real)} flags {flags:#x}")
+            self._expect(real, "flags", lambda inode: inode is not None and inode.flags == flags)
         self._expect(real, "content", lambda inode: self._content(inode) == data)
         self._expect(real, "xattrs", lambda inode: inode is None or not self._root.xattrs(inode))
 
@@ -170,6 +189,7 @@ class _ExtGuest(PathGuest):
     def _symlink(self, target: str, real: str, taken: bool) -> None:
         if taken:
             self._free(real)
+        self._enter(real)
         self._command(f"symlink {_quoted(real)} {_quoted(target)}")
         wanted = encoded(target)
         self._checks.pop(real, None)
@@ -264,11 +284,12 @@ class _ExtGuest(PathGuest):
                         next_step="Try again with the guestfs backend",
                     )
 
-    def free_leaks(self) -> None:
-        """Give back attribute blocks whose only or last user was removed.
+    def free_blocks(self) -> None:
+        """Give back attribute blocks without users, and make what was freed holes of the image.
 
         Preening mends nothing but what is certain: a block in use by nobody, a wrong count of
-        users. Anything else makes it fail.
+        users. Anything else makes it fail. Removed keys and swapped pages would be read from free
+        blocks otherwise; `e2fsck -E discard` leaves all of them where it changes anything itself.
         """
         if self._leaks:
             self._tools.run.run(
@@ -278,6 +299,9 @@ class _ExtGuest(PathGuest):
                 attempted="free attribute blocks with",
             )
             self._root.reload()
+        with self._image.path.open("r+b") as file:
+            for offset, length in _without(self._used, UsedRanges(self._root)):
+                punch(file.fileno(), offset, length)
 
     # Helpers
 
@@ -311,7 +335,13 @@ class _ExtGuest(PathGuest):
     def _content(self, inode: Inode | None) -> bytes | None:
         return self._root.content(inode, inode.size) if inode else None
 
+    def _enter(self, real: str) -> None:
+        """Go to "/" for an entry at the top: debugfs 1.47 takes its directory for the current."""
+        if parent(real) == "/":
+            self._command('cd "/"')
+
     def _do(self, verb: str, real: str) -> None:
+        self._enter(real)
         self._command(f"{verb} {_quoted(real)}")
 
     def _command(self, text: str) -> None:
@@ -325,6 +355,25 @@ class _ExtGuest(PathGuest):
 
     def _gone(self, real: str) -> None:
         self._checks[real] = {"absence": lambda inode: inode is None}
+
+
+def _without(
+    first: Iterable[tuple[int, int]], second: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What of the first (offset, length) ranges is in none of the second; both in rising order."""
+    rest = iter(second)
+    taken = next(rest, None)
+    for offset, length in first:
+        position, end = offset, offset + length
+        while position < end:
+            while taken is not None and taken[0] + taken[1] <= position:
+                taken = next(rest, None)
+            if taken is None or taken[0] >= end:
+                yield position, end - position
+                break
+            if taken[0] > position:
+                yield position, taken[0] - position
+            position = taken[0] + taken[1]
 
 
 def _owned(inode: Inode) -> tuple[str, int, int, int]:

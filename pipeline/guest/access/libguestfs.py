@@ -60,9 +60,15 @@ _MEMORY_MIB = 512  # the appliance idles in some 100; the rest is its page cache
 _MAX_WRITE = 2 << 20  # libguestfs carries at most 4 MiB a message
 _READ = 1 << 20
 _SECTOR = 512
+# The optional arguments of add_drive from iface to cachemode are left out, then comes discard.
+_WITH_DISCARD = (*(None,) * 8, "besteffort")
+_TRIM_SECONDS = 1800.0  # of a file system of terabytes in an emulated guest
 _MAX_LABELS = {"xfs": 12}  # bytes; ext has 16
 _TYPES: dict[int, Kind] = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink"}
 _TEMPORARY = ".uec-rootfs.edit"
+# Inode flags, letters as of chattr(1): what a user sets, and which of these forbid changes.
+_USERS_FLAGS = frozenset("AacCdijsStTu")
+_LOCKS = frozenset("ai")
 _PASSED = ("LIBGUESTFS_HV", "LIBGUESTFS_PATH", "SUPERMIN_KERNEL", "SUPERMIN_MODULES")
 
 
@@ -133,7 +139,7 @@ def opened(
     with ExitStack() as stack:
         appliance = stack.enter_context(_started(acceleration, tools))
         call = appliance.call
-        call("add_drive", str(root.path.absolute()), False, "raw")
+        call("add_drive", str(root.path.absolute()), False, "raw", *_WITH_DISCARD)
         if boot is not None:
             # A read-only drive is a throw-away overlay: a dirty log is replayed, not kept.
             call("add_drive", str(boot.path.absolute()), True, "raw")
@@ -147,6 +153,11 @@ def opened(
             call("mount", devices[1], "/boot")
         guest = _ApplianceGuest(appliance, devices[0], root, separate_boot=boot is not None)
         yield guest
+        guest.give_flags_back()
+        if guest.freed and call("feature_available", ["fstrim"]):
+            # Removed keys and swapped pages would be read from the image's free blocks.
+            call("sync")
+            call("fstrim", "/", timeout=_TRIM_SECONDS)
         call("umount_all")
         guest.label_unmounted()
         call("shutdown")
@@ -192,6 +203,8 @@ class _ApplianceGuest(PathGuest):
         self._call = appliance.call
         self._device, self._image = device, image
         self._label: str | None = None
+        self._flags: dict[str, frozenset[str]] = {}
+        self.freed = False
 
     @property
     def facts(self) -> Facts:
@@ -229,15 +242,37 @@ class _ApplianceGuest(PathGuest):
     def _xattrs(self, real: str) -> dict[str, bytes]:
         return {entry["attrname"]: entry["attrval"] for entry in self._call("lgetxattrs", real)}
 
+    def _is_immutable(self, real: str) -> bool:
+        known = self._flags.get(real)
+        return "i" in (self._call("get_e2attrs", real) if known is None else known)
+
     def _download(self, real: str, size: int, to: Path) -> None:
         timeout = _CALL_SECONDS + size / _BYTES_PER_SECOND
         self._call("download", real, str(to.absolute()), timeout=timeout)
 
     # Writing
 
+    def _unlock(self, real: str) -> None:
+        """Take away the flags that keep an entry and its directory from being changed."""
+        for path in (real, parent(real)):
+            status = self._lookup(path)
+            if path in self._flags or status is None or status.kind not in ("file", "directory"):
+                continue
+            flags = _USERS_FLAGS.intersection(self._call("get_e2attrs", path))
+            self._flags[path] = flags
+            if locks := flags & _LOCKS:
+                self._call("set_e2attrs", path, "".join(sorted(locks)), True)
+
+    def give_flags_back(self) -> None:
+        """Set the flags of everything that was unlocked or has a new inode, once all is done."""
+        for real, flags in self._flags.items():
+            if flags and self._lookup(real) is not None:
+                self._call("set_e2attrs", real, "".join(sorted(flags)))
+
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None:
         if len(data) > _MAX_WRITE:
             raise GuestError("write the guest's", shown(real), why="it is too large for an edit")
+        self._unlock(real)
         # A new inode takes the name, as with the other backend: what else is linked to the old
         # one keeps its content.
         temporary = join(parent(real), _TEMPORARY)
@@ -245,23 +280,34 @@ class _ApplianceGuest(PathGuest):
         self._call("write", temporary, data)
         self._set_status(temporary, status)
         self._call("rename", temporary, real)
+        self.freed = self.freed or taken
 
     def _mkdir(self, real: str, status: Status) -> None:
+        self._unlock(real)
         self._call("mkdir", real)
         self._set_status(real, status)
 
     def _symlink(self, target: str, real: str, taken: bool) -> None:
+        self._unlock(real)
         if taken:
             self._call("rm", real)
+            self._flags.pop(real, None)
         self._call("ln_s", target, real)
 
     def _unlink(self, real: str) -> None:
+        self._unlock(real)
         self._call("rm", real)
+        self._flags.pop(real, None)
+        self.freed = True
 
     def _rmdir(self, real: str) -> None:
+        self._unlock(real)
         self._call("rmdir", real)
+        self._flags.pop(real, None)
 
     def _set_status(self, real: str, status: Status) -> None:
+        if real in self._known:
+            self._unlock(real)
         self._call("lchown", status.uid, status.gid, real)
         # chown clears the set-id bits, so the mode comes last; a link's own mode means nothing.
         if status.kind != "symlink":
@@ -272,6 +318,7 @@ class _ApplianceGuest(PathGuest):
         text = value.removesuffix(b"\0")
         if b"\0" in text:
             raise GuestError("set an attribute of", shown(real), why="its value holds zero bytes")
+        self._unlock(real)
         self._call("lsetxattr", name, text.decode(), len(value), real)
 
     def set_label(self, label: str) -> None:

@@ -90,6 +90,8 @@ class PathGuest(ABC):
     @abstractmethod
     def _xattrs(self, real: str) -> dict[str, bytes]: ...
     @abstractmethod
+    def _is_immutable(self, real: str) -> bool: ...
+    @abstractmethod
     def _download(self, real: str, size: int, to: Path) -> None: ...
     @abstractmethod
     def _replace(self, real: str, data: bytes, status: Status, taken: bool) -> None: ...
@@ -160,6 +162,11 @@ class PathGuest(ABC):
         """Names of the entry's extended attributes, sorted."""
         real, _ = self._existing(path, "read the attributes of")
         return sorted(self._xattrs(real))
+
+    def is_immutable(self, path: str) -> bool:
+        """Whether a file or directory, links followed, has the inode flag i of chattr(1)."""
+        real, status = self._existing(path, "read the flags of", follow=True)
+        return status.kind in ("file", "directory") and self._is_immutable(real)
 
     def download(self, path: str, to: Path) -> None:
         """Copy a regular file, through links, to a new host file."""

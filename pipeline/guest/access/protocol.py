@@ -63,10 +63,14 @@ class Guest(Protocol):
     def list_xattrs(self, path: str) -> list[str]:
         """Names of the entry's extended attributes, sorted."""
 
+    def is_immutable(self, path: str) -> bool:
+        """Whether a file or directory, links followed, has the inode flag i of chattr(1)."""
+
     def write(self, path: str, data: bytes, mode: int, uid: int = 0, gid: int = 0) -> None:
         """Put a new file in place of whatever file or link had that name.
 
-        The new file has exactly this mode and owner and no extended attributes. A link is
+        The new file has exactly this mode and owner and no extended attributes; it has the inode
+        flags (chattr(1)) of a file in whose place it comes, which hinder no edit. A link is
         replaced, not followed: call `resolve` first where it should be.
         """
 

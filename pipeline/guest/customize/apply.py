@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from pipeline.guest.access.editor import Edit, Editor
 from pipeline.guest.access.paths import shown
 from pipeline.guest.access.protocol import Guest
 from pipeline.guest.customize.boot_hooks import fresh_host_keys, install_key_script
+from pipeline.guest.customize.credentials import report_credentials
 from pipeline.guest.customize.fstab import Fstab, root_fstab
 from pipeline.guest.customize.generalise import (
     remove_identity,
@@ -19,6 +21,8 @@ from pipeline.guest.customize.generalise import (
     remove_volumes,
     warn_of_passwords,
 )
+from pipeline.guest.customize.hostname import remove_host_name
+from pipeline.guest.customize.mounts import flatten_mounts
 from pipeline.guest.customize.network import dhcp_everywhere
 from pipeline.guest.customize.selinux import PolicyError, load_policy
 from pipeline.host.context import Tools
@@ -47,24 +51,34 @@ class Customization:
     relabel: Relabel
 
 
-def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Customization:
+def customize(
+    guest: Guest,
+    *,
+    user: str,
+    templates: Path,
+    tools: Tools,
+    by_type: Mapping[str, str] | None = None,
+) -> Customization:
     """Edit the guest in place and say what was changed.
 
-    user: who gets the SSH key. templates: the directory of the guest-side files.
+    user: who gets the SSH key. templates: the directory of the guest-side files. by_type: mount
+    points that the disk's partition types give, and the partitions' names for people.
     """
     editor = Editor(guest)
-    fstab = _rewrite_fstab(editor)
+    fstab = flatten_mounts(editor, by_type or {})
     install_key_script(editor, templates, user)
     _check_user(editor, user)
     fresh_host_keys(editor, templates)
+    remove_host_name(editor)
     dhcp_everywhere(editor, templates / "network")
     remove_identity(editor)
     remove_installer_traces(editor)
     remove_volumes(editor)
     warn_of_passwords(editor)
+    report_credentials(editor)
     relabel = _finish_labels(editor, tools)
     guest.set_label(ROOT_LABEL)
-    # Last, as it has all edits made: a link between two of these files undoes one by the other.
+    # Last: a link between two of these files undoes one by the other.
     if editor.text("/etc/fstab") != fstab.text:
         raise GuestError(
             "rewrite the guest's",
@@ -83,24 +97,6 @@ def customize(guest: Guest, *, user: str, templates: Path, tools: Tools) -> Cust
         tuple(editor.warnings),
         relabel,
     )
-
-
-def _rewrite_fstab(editor: Editor) -> Fstab:
-    fstab = root_fstab(editor.text("/etc/fstab"), editor.guest.facts.filesystem)
-    if fstab.essential:
-        raise GuestError(
-            "make a flat image of the guest",
-            why=f"{', '.join(map(shown, fstab.essential))} is on a volume of its own, and the "
-            "image has the root's content only",
-            next_step="Have the kickstart put it on the root volume",
-        )
-    editor.warnings += [
-        f"{shown(point)} is on a volume of its own: its content does not become part of the image"
-        for point in fstab.lost
-    ]
-    # One that is a link may lead to any other file of the guest, which is not ours to overwrite.
-    editor.write("/etc/fstab", fstab.text, follow=False)
-    return fstab
 
 
 def _check_user(editor: Editor, user: str) -> None:

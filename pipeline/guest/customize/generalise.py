@@ -6,6 +6,10 @@ import re
 
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import shown
+from pipeline.guest.customize.addresses import without_lines
+from pipeline.guest.customize.dhcp import forget_leases
+from pipeline.guest.customize.identities import forget_cloud_init, renew_identities
+from pipeline.guest.customize.proxies import remove_proxies
 
 _LOGS = (
     "/root/anaconda-ks.cfg",  # holds the installer's root password hash
@@ -17,9 +21,13 @@ _LOGS = (
     "/root/upgrade.log.syslog",
     "/root/ks-post.log",
     "/root/autoinst.xml",
-    "/root/.bash_history",
+    "/root/curtin-install-cfg.yaml",
+    "/root/curtin-install.log",
     "/var/log/anaconda",
     "/var/log/installer",
+    "/var/log/curtin",
+    "/var/lib/cloud-installer",
+    "/var/log/firstboot.log",
     "/var/log/YaST2",
     "/var/adm/autoinstall",
 )
@@ -29,34 +37,67 @@ _SEEDS = (
     "/var/lib/urandom/random-seed",
     "/var/lib/random-seed",
     "/var/lib/misc/random-seed",
+    "/var/lib/seedrng",
 )
 _VOLUMES = ("/etc/lvm/archive", "/etc/lvm/backup")
-_LEASES = ("/var/lib/dhcp", "/var/lib/dhcp3", "/var/lib/dhclient", "/var/lib/NetworkManager")
-_HOSTNAME = "localhost"
+# What old memory and reports of crashes lie in: every entry goes.
+_CRASHES = (
+    "/var/crash",
+    "/var/lib/systemd/coredump",
+    "/var/lib/systemd/pstore",
+    "/var/spool/abrt",
+    "/var/log/dump",
+    "/var/lib/kdump/crash",
+)
+_LOGINS = (
+    "/var/log/wtmp",
+    "/var/log/btmp",
+    "/var/log/lastlog",
+    "/var/log/tallylog",
+    "/var/log/faillog",
+)
+_LOGIN_DATABASES = ("/var/lib/wtmpdb/wtmp.db", "/var/lib/lastlog/lastlog2.db")
+_MAIL = ("/var/mail", "/var/spool/mail")
+_DBUS_ID = "/var/lib/dbus/machine-id"
+# File systems of their own in a running system: what a link into them leads to is not the image's.
+_VOLATILE = re.compile(r"/(?:run|dev|proc|sys|tmp|var/run)(?:/|$)")
+_DNS_LINE = re.compile(r"\s*(?:nameserver|search|domain)\s")
 
 
 def remove_identity(editor: Editor) -> None:
-    """Machine id, random seeds, host name, resolver, DHCP leases."""
+    """Machine id, random seeds, resolver, DHCP leases, initiators, registrations."""
     _machine_id(editor)
     for path in _SEEDS:
         editor.remove(path)
-    for directory in _LEASES:
-        editor.remove_matching(directory, r".*\.leases?")
-    _host_name(editor)
-    status = editor.guest.stat("/etc/resolv.conf")
-    if status is not None and status.kind == "file":
-        editor.write("/etc/resolv.conf", "")
+    forget_leases(editor)
+    _resolver(editor)
+    renew_identities(editor)
+    forget_cloud_init(editor)
 
 
 def remove_installer_traces(editor: Editor) -> None:
-    """Logs and answer files of the installers."""
+    """Logs and answer files of the installers, proxies, what was done in the installed system."""
     # Before anything else there goes: listing a directory has its collected edits made first.
     editor.remove_matching("/var/log", r"anaconda\..*")
     for path in _LOGS:
         editor.remove(path)
     editor.remove_matching("/tmp", r"ks-script-.*|anaconda.*|yum\.log")  # noqa: S108 # the guest's
     # Journals lie below the old machine's id, which nobody will ask for again.
-    editor.remove_matching("/var/log/journal", r"[0-9a-f]{32}")
+    editor.remove_matching("/var/log/journal", r"[0-9a-f]{32}(?:\..*)?")
+    for path in ("/var/cache/debconf/passwords.dat", "/var/cache/debconf/passwords.dat-old"):
+        editor.update(path, _unanswered, secret=True)
+    remove_proxies(editor)
+    for directory in _CRASHES:
+        editor.remove_matching(directory, r".*")
+    for path in _LOGINS:
+        editor.empty(path)
+    for path in _LOGIN_DATABASES:
+        editor.remove(path)
+    # One is mostly a link to the other.
+    boxes = {editor.guest.resolve(path) for path in _MAIL if editor.is_directory(path)}
+    for directory in sorted(boxes):
+        for name in editor.names(directory):
+            editor.empty(f"{directory}/{name}")
 
 
 def remove_volumes(editor: Editor) -> None:
@@ -65,16 +106,25 @@ def remove_volumes(editor: Editor) -> None:
         editor.remove_matching(directory, r".*")
     editor.remove("/etc/lvm/cache/.cache")
     editor.remove("/etc/lvm/devices/system.devices")
-    resume = "/etc/initramfs-tools/conf.d/resume"
-    text = editor.text(resume)
-    if re.search(r"^\s*RESUME=(?!none\b)\S", text, re.M):
-        editor.write(resume, "RESUME=none\n")
+    _resume_from_nothing(editor)
+    editor.update("/etc/crypttab", _without_volumes)
+
+
+def _resume_from_nothing(editor: Editor) -> None:
+    """Have initramfs-tools, which reads all of conf.d, look for no hibernated system."""
+    directory = "/etc/initramfs-tools/conf.d"
+    files = [f"{directory}/{name}" for name in editor.names(directory)]
+    for path in ("/etc/initramfs-tools/initramfs.conf", *files):
+        text = editor.text(path)
+        none = re.sub(r"^[ \t]*RESUME=(?!none\b)\S.*$", "RESUME=none", text, flags=re.M)
+        if none == text:
+            continue
+        editor.write(path, none)
         editor.warnings.append(
             "the ramdisk was made to resume from the installation's swap volume and may wait some "
             "30 s for it: add noresume to the recipe's command_line, or have the preseed write "
-            f"RESUME=none to {resume} and run update-initramfs -u"
+            f"RESUME=none to {path} and run update-initramfs -u"
         )
-    editor.update("/etc/crypttab", _without_volumes)
 
 
 def warn_of_passwords(editor: Editor) -> None:
@@ -82,7 +132,7 @@ def warn_of_passwords(editor: Editor) -> None:
     open_accounts = [
         fields[0]
         for line in editor.text("/etc/shadow").splitlines()
-        if len(fields := line.split(":")) > 1 and (fields[1] == "" or fields[1][0] == "$")
+        if len(fields := line.split(":")) > 1 and _OPEN.fullmatch(fields[1])
     ]
     if open_accounts:
         editor.warnings.append(
@@ -91,48 +141,59 @@ def warn_of_passwords(editor: Editor) -> None:
         )
 
 
+_OPEN = re.compile(r"|\$.+|_[./0-9A-Za-z]{19}|[./0-9A-Za-z]{13}")  # none, or a hash (crypt(5))
+
+
 def _without_volumes(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.strip() or line.lstrip()[0] == "#"]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _machine_id(editor: Editor) -> None:
-    """An empty file is what systemd fills at the next boot; D-Bus's copy would bring it back."""
-    if editor.guest.stat("/etc/machine-id") is not None:
-        editor.write("/etc/machine-id", "", 0o444)
-    copy = editor.guest.stat("/var/lib/dbus/machine-id")
+    """An empty file is what systemd fills at the next boot; D-Bus's copy would bring it back.
+
+    A file, not a link to D-Bus's: while the root is still read-only systemd can put a file over
+    one that is there, and make none.
+    """
+    path = "/etc/machine-id"
+    status = editor.guest.stat(path)
+    copy = editor.guest.stat(_DBUS_ID)
+    if status is not None and status.kind == "symlink":
+        target = editor.place(path)
+        if _VOLATILE.match(editor.guest.read_link(path)):
+            target = editor.guest.read_link(path)
+        if target == _DBUS_ID or not (editor.is_file(path) or _VOLATILE.match(target)):
+            editor.write(path, "", 0o444, follow=False)
+            # The other way round, as distributions have it.
+            editor.link(path, _DBUS_ID)
+            return
+        if not _VOLATILE.match(target):
+            editor.write(path, "", 0o444)
+    elif status is not None and editor.text(path).strip() != "uninitialized":
+        editor.write(path, "", 0o444)
     if copy is not None and copy.kind == "file":
-        editor.remove("/var/lib/dbus/machine-id")
+        editor.remove(_DBUS_ID)
 
 
-def _host_name(editor: Editor) -> None:
-    """A name that DHCP clients know they may replace."""
-    old = editor.text("/etc/hostname").strip() or "localhost"
-    if editor.is_file("/etc/hostname"):
-        editor.write("/etc/hostname", f"{_HOSTNAME}\n")
-    editor.update(
-        "/etc/sysconfig/network",
-        lambda text: re.sub(
-            r"^HOSTNAME=.*$", f"HOSTNAME={_HOSTNAME}.localdomain", text, flags=re.M
-        ),
-    )
-    # SUSE's file.
-    if editor.is_file("/etc/HOSTNAME") and editor.guest.resolve("/etc/HOSTNAME") != "/etc/hostname":
-        editor.write("/etc/HOSTNAME", f"{_HOSTNAME}\n")
-    editor.update("/etc/hosts", lambda text: hosts_without(text, old))
+def _resolver(editor: Editor) -> None:
+    """The name servers of the installed machine's network; a distribution's own file stays."""
+    path = "/etc/resolv.conf"
+    if editor.is_file(path) and not editor.guest.resolve(path).startswith("/usr/"):
+        if editor.guest.is_immutable(path) and editor.text(path):
+            # Nobody could fill it again.
+            editor.warnings.append(
+                f"{path} is immutable (chattr +i) and stays: every instance asks its name servers; "
+                "leave it to DHCP in the kickstart's %post unless that is meant"
+            )
+        else:
+            editor.write(path, "")
+    for name in ("original", "base", "head", "tail"):
+        editor.update(
+            f"/etc/resolvconf/resolv.conf.d/{name}",
+            lambda text: without_lines(text, lambda line: _DNS_LINE.match(line) is not None),
+        )
 
 
-def hosts_without(text: str, name: str) -> str:
-    """A hosts file without the installed machine's own name; the standard lines stay."""
-    short = name.partition(".")[0]
-    kept = []
-    for line in text.splitlines():
-        address, *names = line.split("#")[0].split() or [""]
-        mine = short != "localhost" and any(n in (name, short) for n in names)
-        if address == "127.0.1.1" or (mine and not any("localhost" in n for n in names)):
-            continue
-        if mine:
-            names = [n for n in names if n not in (name, short) and n.split(".")[0] != short]
-            line = f"{address}\t{' '.join(names)}"  # noqa: PLW2901
-        kept.append(line)
-    return "".join(f"{line}\n" for line in kept)
+def _unanswered(text: str) -> str:
+    """debconf's passwords without their values."""
+    return re.sub(r"^Value:[ \t]*\S.*$", "Value:", text, flags=re.M)

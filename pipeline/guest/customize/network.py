@@ -1,6 +1,7 @@
 """Make a guest's network configuration one of no particular machine: DHCP on any interface.
 
-One function a configuration system; each leaves alone what it does not find. The new files are
+One function a configuration system; each leaves alone what it does not find. What names an
+address, a route, a network card or an interface of the installed machine goes. The new files are
 whole templates in templates/network.
 """
 
@@ -9,115 +10,138 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.core.versions import version_key
 from pipeline.guest.access.editor import Editor
+from pipeline.guest.access.paths import shown
+from pipeline.guest.customize.addresses import listed, names_site, pins, without_lines
+from pipeline.guest.customize.dhcp import general_clients
+from pipeline.guest.customize.ifcfg import general_ifcfg
+from pipeline.guest.customize.ifupdown import general_interfaces
+from pipeline.guest.customize.network_manager import general_connections
+from pipeline.guest.customize.network_warnings import warn_of_networks
+from pipeline.guest.customize.networkd import general_networkd
 
-_SYSTEMD = "/etc/systemd/system"
-_IFUPDOWN_PATTERNS = "0.8.20"  # "auto" takes patterns from here on; Debian 9 has 0.8.19
-_ETHERNET_STANZA = re.compile(r"^\s*(?:iface|auto|allow-\S+)\s+(?:.*\s)?(?:e(?:th|n)\S*)", re.M)
-_KEYFILE_TYPE = re.compile(r"^\s*type\s*=\s*(\S+)", re.M)
-_HARDWARE = re.compile(r"^\s*(?:Permanent)?MACAddress\s*=|^\s*Path\s*=", re.M)
-_NM_CONNECTIONS = "/etc/NetworkManager/system-connections"
-_MAX_STATUS = 64 << 20  # bytes; a desktop's dpkg status has 5 MB
-_SCRIPTS = "/etc/sysconfig/network-scripts"
+_NETPLAN_VENDOR = ("/usr/lib/netplan", "/lib/netplan", "/usr/local/lib/netplan")
+_NETPLAN_VIRTUAL = re.compile(
+    r"^\s*[\"']?(?:bridges|bonds|vlans|tunnels|vrfs|dummy-devices|virtual-ethernets)[\"']?\s*:",
+    re.M,
+)
+_UDEV = "/etc/udev/rules.d"
+_UDEV_RULE = re.compile(r"^\s*[^#\s]", re.M)
+_UDEV_NAME = re.compile(r"\bNAME\s*:?=(?!=)")
+_UDEV_CARD = re.compile(r"\b(?:ATTRS?\{(?:address|dev_addr)\}|KERNELS|ID_PATH\S*|DEVPATH)\s*==")
+# Gentoo's netifrc: config_eth0="192.0.2.9/24"; without one an interface is served by DHCP.
+_NETIFRC = re.compile(
+    r"^[ \t]*(?:config|routes|rules|mac|dns_\w+|fallback|gateway|ifconfig|ipaddr)_?(\w*)="
+    r"(?:\"[^\"]*\"|'[^']*'|\([^)]*\)|\S*)[^\n]*\n?",
+    re.M,
+)
 
 
 def dhcp_everywhere(editor: Editor, templates: Path) -> None:
     """Apply all of them. templates: the directory of the network templates."""
-    _red_hat(editor, templates)
-    _network_manager(editor, templates)
-    _debian(editor, templates)
-    _netplan(editor, templates)
-    _networkd(editor, templates)
-    _wicked(editor, templates)
-    editor.remove_matching("/etc/udev/rules.d", r".*persistent-(?:net|cd).*\.rules")
+    gone = general_ifcfg(editor, _template(templates, "ifcfg-eth0"))
+    gone += general_connections(editor, _template(templates, "wired.nmconnection"))
+    gone += general_interfaces(editor, templates)
+    gone += _netplan(editor, templates)
+    gone += general_networkd(editor, _template(templates, "wired.network"))
+    _others(editor)
+    general_clients(editor)
+    _udev(editor)
+    if gone:
+        editor.warnings.append(
+            f"{shown(listed(gone))} named an address, a card or an interface of the installed "
+            "machine and went: where instances need such an interface, make it at their boot"
+        )
+    warn_of_networks(editor)
 
 
 def _template(templates: Path, name: str) -> str:
     return (templates / name).read_text()
 
 
-def _red_hat(editor: Editor, templates: Path) -> None:
-    """ifcfg files: one for eth0, which old systems call the first interface; none of its own
-    hardware address or identity. NetworkManager serves other names (below)."""
-    if not editor.is_directory(_SCRIPTS):
-        return
-    names = [n for n in editor.names(_SCRIPTS) if n.startswith("ifcfg-") and n != "ifcfg-lo"]
-    for name in names:
-        kind = re.search(r"^\s*TYPE=[\"']?(\w+)", editor.text(f"{_SCRIPTS}/{name}"), re.M)
-        if name != "ifcfg-eth0" and (kind is None or kind[1] == "Ethernet"):
-            editor.remove(f"{_SCRIPTS}/{name}")
-    editor.write(f"{_SCRIPTS}/ifcfg-eth0", _template(templates, "ifcfg-eth0"))
-
-
-def _network_manager(editor: Editor, templates: Path) -> None:
-    """Connections of one machine go; a general one is for systems told to make none themselves."""
-    for name in editor.names(_NM_CONNECTIONS):
-        path = f"{_NM_CONNECTIONS}/{name}"
-        kind = _KEYFILE_TYPE.search(editor.text(path))
-        if kind and kind[1] in ("ethernet", "802-3-ethernet") and name != "wired.nmconnection":
-            editor.remove(path)
-    if editor.is_directory(_NM_CONNECTIONS):
-        # NetworkManager ignores a keyfile that others than root can read.
-        path = f"{_NM_CONNECTIONS}/wired.nmconnection"
-        editor.write(path, _template(templates, "wired.nmconnection"), 0o600)
-    for name in ("secret_key", "seen-bssids", "timestamps", "NetworkManager-intern.conf"):
-        editor.remove(f"/var/lib/NetworkManager/{name}")
-
-
-def _debian(editor: Editor, templates: Path) -> None:
-    path = "/etc/network/interfaces"
-    if not editor.is_file(path):
-        return
-    version = installed_version(editor, "ifupdown")
-    # Without an ifupdown (busybox, ifupdown2) plain names are what every reader understands.
-    patterns = version and version_key(version) >= version_key(_IFUPDOWN_PATTERNS)
-    editor.write(path, _template(templates, "interfaces" if patterns else "interfaces.plain"))
-    for name in editor.names("/etc/network/interfaces.d"):
-        extra = f"/etc/network/interfaces.d/{name}"
-        if editor.is_file(extra) and _ETHERNET_STANZA.search(editor.text(extra)):
-            editor.remove(extra)
-
-
-def _netplan(editor: Editor, templates: Path) -> None:
-    names = [n for n in editor.names("/etc/netplan") if n.endswith((".yaml", ".yml"))]
-    if not names:
-        return
-    texts = [editor.text(f"/etc/netplan/{name}") for name in names]
-    managed = any(re.search(r"^\s*renderer:\s*NetworkManager", text, re.M) for text in texts)
+def _netplan(editor: Editor, templates: Path) -> list[str]:
+    # Copies that netplan does not read hold the same addresses.
+    names = [n for n in editor.names("/etc/netplan") if re.search(r"\.ya?ml(?:\W|$)", n)]
+    active = [n for n in names if n.endswith((".yaml", ".yml"))]
+    texts = {f"/etc/netplan/{name}": editor.text(f"/etc/netplan/{name}") for name in active}
+    managed = any(re.search(r"^\s*renderer:\s*NetworkManager", t, re.M) for t in texts.values())
     for name in names:
         if name != "01-wired.yaml":
             editor.remove(f"/etc/netplan/{name}")
-    text = _template(templates, "netplan-manager.yaml" if managed else "netplan.yaml")
-    editor.write("/etc/netplan/01-wired.yaml", text, 0o600)
-
-
-def _networkd(editor: Editor, templates: Path) -> None:
-    directory = "/etc/systemd/network"
-    for name in editor.names(directory):
-        path = f"{directory}/{name}"
-        if name.endswith((".network", ".link")) and _HARDWARE.search(editor.text(path)):
-            editor.remove(path)
-    wants = f"{_SYSTEMD}/multi-user.target.wants/systemd-networkd.service"
-    if editor.guest.stat(wants) is not None:
+    if active:
+        text = _template(templates, "netplan-manager.yaml" if managed else "netplan.yaml")
+        editor.write("/etc/netplan/01-wired.yaml", text, 0o600)
+    for directory in _NETPLAN_VENDOR:
         for name in editor.names(directory):
-            text = editor.text(f"{directory}/{name}")
-            if name.endswith(".network") and re.search(r"^\s*Name\s*=\s*e\S*$", text, re.M):
+            if pins(editor.small_text(f"{directory}/{name}")):
                 editor.remove(f"{directory}/{name}")
-        editor.write(f"{directory}/80-wired.network", _template(templates, "wired.network"))
+    return [path for path, text in texts.items() if _NETPLAN_VIRTUAL.search(text)]
 
 
-def _wicked(editor: Editor, templates: Path) -> None:
-    directory = "/etc/sysconfig/network"
-    if not editor.is_directory(directory):
-        return
-    editor.remove_matching(directory, r"ifcfg-(?:eth[1-9]\d*|en\S+|eth-id-\S+)")
-    editor.write(f"{directory}/ifcfg-eth0", _template(templates, "ifcfg-eth0"))
+def _others(editor: Editor) -> None:
+    """wicked's own files, connman's, Gentoo's, Arch's and Slackware's."""
+    for directory, pattern in (
+        ("/etc/wicked/ifconfig", r".*\.xml"),
+        ("/var/lib/connman", r".*\.config"),
+    ):
+        for name in editor.names(directory):
+            path = f"{directory}/{name}"
+            if re.fullmatch(pattern, name) and pins(editor.text(path)):
+                editor.remove(path)
+    editor.update(
+        "/etc/conf.d/net",
+        lambda text: _NETIFRC.sub(lambda match: "" if pins(match[0]) else match[0], text),
+    )
+    for name in editor.names("/etc/netctl"):
+        if editor.is_file(f"/etc/netctl/{name}"):
+            editor.update(f"/etc/netctl/{name}", _general_netctl)
+    editor.update("/etc/rc.d/rc.inet1.conf", _general_inet1)
+    for path in ("/etc/iftab", "/etc/mactab", "/etc/sysconfig/hwconf"):
+        editor.remove(path)
 
 
-def installed_version(editor: Editor, package: str) -> str:
-    """The version of a Debian package by dpkg's status file; "" if it is not installed."""
-    status = editor.text("/var/lib/dpkg/status", _MAX_STATUS)
-    stanza = re.search(rf"^Package: {re.escape(package)}\n(?:[^\n]+\n)*", status, re.M)
-    version = re.search(r"^Version: (?:\d+:)?(\S+)$", stanza[0], re.M) if stanza else None
-    return version[1] if version else ""
+def _general_netctl(text: str) -> str:
+    if not names_site(text):
+        return text
+    text = re.sub(r"^(IP6?)=[\"']?static[\"']?", r"\1=dhcp", text, flags=re.M)
+    return re.sub(
+        r"^(?:Address6?|Gateway6?|Routes6?|DNS\w*)=(?:\([^)]*\)|[^\n]*)\n?", "", text, flags=re.M
+    )
+
+
+def _general_inet1(text: str) -> str:
+    if not names_site(text):
+        return text
+    text = re.sub(
+        r"^((?:IP6?ADDRS?|NETMASK|GATEWAY6?)(?:\[\d+\])?)=.*$", r'\1=""', text, flags=re.M
+    )
+    return re.sub(r"^(USE_DHCP\[0\])=.*$", r'\1="yes"', text, flags=re.M)
+
+
+def _udev(editor: Editor) -> None:
+    """Persistent names go; what masks udev's generator of such rules is no rule and stays."""
+    for name in editor.names(_UDEV):
+        path = f"{_UDEV}/{name}"
+        status = editor.guest.stat(path)
+        if re.fullmatch(r".*(?:persistent[-_]net|persistent[-_]cd|net_persistent).*\.rules", name):
+            mask = not _UDEV_RULE.search(editor.text(path)) and (
+                (status is not None and status.kind == "symlink") or "generator" in name
+            )
+            if not mask:
+                editor.remove(path)
+        elif name.endswith(".rules") and status is not None and status.kind == "file":
+            editor.update(path, _without_names)
+
+
+def _without_names(text: str) -> str:
+    """udev rules without those that name a network card by its address or place."""
+    whole = re.sub(r"\\\n\s*", " ", text)
+    lines = without_lines(
+        whole,
+        lambda line: (
+            '"net"' in line
+            and _UDEV_NAME.search(line) is not None
+            and _UDEV_CARD.search(line) is not None
+        ),
+    )
+    return lines if lines != whole else text

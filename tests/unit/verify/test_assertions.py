@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from pipeline.core.checks import Assertion, CheckReport, VerifyReport
+from pipeline.core.fstab import Entry
 from pipeline.verify import assertion_names
 from pipeline.verify.assertions import Boots, Expected, judge
 from pipeline.verify.boot import Record, unless_starved
@@ -325,3 +326,57 @@ def test_a_guest_that_the_host_starved_is_booted_again(
     left = list(boots)
     assert unless_starved(lambda: left.pop(0)) is wanted
     assert len(boots) - len(left) == tries
+
+
+FILER = Entry("srv-y.mount", "nas:/y", "/srv/y", "nfs4", ("ro",))
+NO_SERVER = {
+    "fstab": (
+        "LABEL=uec-rootfs / ext4 defaults 0 0\n"
+        "nas:/x /srv/x nfs4 ro,_netdev 0 0\n"
+        "goofys#bucket /mnt/s3 fuse _netdev,allow_other 0 0\n"
+        "atlas.cern.ch /cvmfs/atlas cvmfs defaults 0 0\n"
+        "/srv/x/home /people none bind 0 0\n"
+    ),
+    "failed_units": ("srv-x.mount", "srv-y.mount"),
+    "failed_mounts": (Entry("srv-x.mount", "nas:/x", "/srv/x", "nfs4", ("ro",)), FILER),
+    "mount_titles": {"srv-y.mount": "The filer"},
+}
+
+
+def complaint(line: str, boots: Boots) -> Boots:
+    sign = Sign(assertion_names.FSTAB, line, False)
+    return replace(boots, other=replace(boots.other, signs=(sign,)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[FAILED] Failed to mount /srv/x.",
+        "[FAILED] Failed to mount srv-y.mount - The filer.",
+        "[FAILED] Failed to mount The filer.",
+        "[DEPEND] Dependency failed for /people.",
+        "mount: mounting nas:/x on /srv/x failed: Invalid argument",
+    ],
+)
+def test_mounts_from_servers_are_not_asked_for(line: str) -> None:
+    boots = with_facts(**NO_SERVER)
+    assert failures(boots) == []
+    assert failures(complaint(line, boots)) == []
+    (said,) = [a.detail for a in judge(boots, EXPECTED) if a.name == assertion_names.FSTAB]
+    assert "no network for /srv/x, /mnt/s3, /cvmfs/atlas" in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[FAILED] Failed to mount /srv.", "[FAILED] Failed to mount /srv/xy.", "You are in emergency"],
+)
+def test_other_mounts_are_asked_for_beside_them(line: str) -> None:
+    assert failures(complaint(line, with_facts(**NO_SERVER))) == [assertion_names.FSTAB]
+
+
+def test_a_disk_of_a_server_and_a_unit_on_a_disk_are_asked_for() -> None:
+    line = "/dev/sdb1 /iscsi ext4 _netdev 0 0\n"
+    assert failures(with_facts(fstab=line)) == [assertion_names.FSTAB]
+    on_disk = Entry("data.mount", "/dev/vdb", "/data", "ext4")
+    boots = with_facts(failed_units=("data.mount",), failed_mounts=(on_disk,))
+    assert failures(boots) == [assertion_names.UNITS]

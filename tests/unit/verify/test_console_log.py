@@ -147,3 +147,11 @@ def test_a_guest_cannot_fill_disk_memory_or_terminal(tmp_path: Path) -> None:
     assert len(transcript.signs) == 200
     assert len(transcript.tail) == 40
     assert all(len(line) <= 400 and line.isprintable() for line in transcript.tail)
+
+
+def test_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    """The serial port cuts where it likes: "Failed to m" is not what failed to start."""
+    console = heard(tmp_path, b"[FAILED] Failed to m", b"ount srv-x.mo", b"unt - /srv/x.\r\n")
+    assert [(sign.assertion, sign.line) for sign in console.signs] == [
+        (assertion_names.FSTAB, "[FAILED] Failed to mount srv-x.mount - /srv/x.")
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.core.checks import NOVA_COMMAND_LINE, Triple, WholeDisk
 from pipeline.core.errors import InputError
 from pipeline.core.events import QuietProgress
+from pipeline.core.fstab import Entry
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -172,8 +174,30 @@ def test_systemds_units_are_read_with_and_without_bullets() -> None:
     assert facts.failed_units == ("broken.service", "ssh.service")
 
 
+def test_failed_mount_units_are_read_as_lines_of_fstab() -> None:
+    said = (
+        "==boot-check== failed_mounts\n"
+        "Unit=srv-x.mount\nWhere=/srv/x\nWhat=nas:/x\nOptions=ro,_netdev\nType=nfs4\n"
+        "Description=The filer\n\nUnit=data.mount\nWhat=/dev/vdb\nWhere=/data\n"
+        "==boot-check== end\n"
+    )
+    facts = read_facts(said)
+    assert facts is not None
+    assert facts.failed_mounts == (
+        Entry("srv-x.mount", "nas:/x", "/srv/x", "nfs4", ("ro", "_netdev")),
+        Entry("data.mount", "/dev/vdb", "/data", "auto", ("",)),
+    )
+    assert facts.mount_titles == {"srv-x.mount": "The filer"}
+
+
 def test_fstab_against_what_is_mounted() -> None:
     assert fstab_faults(FACTS) == []
+    mounted = replace(FACTS, mount_points=frozenset({"/", "/srv/my\\040data"}))
+    line = "/dev/vdb /srv/my\\040data/ ext4 defaults 0 2"
+    assert fstab_faults(replace(mounted, fstab=line)) == []
+    assert fstab_faults(replace(FACTS, fstab=line)) == [line]
+    assert fstab_faults(replace(FACTS, fstab="UUID=1 none swap sw 0 0")) != []
+    assert fstab_faults(replace(FACTS, fstab="nas:/srv/x /srv/x nfs4 ro,_netdev 0 0")) == []
 
 
 def test_a_missing_file_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -5,39 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.builders.installer import preseed
-from pipeline.builders.installer.answers import Answers, _fill, error_sections, render
+from pipeline.builders.installer.answer_text import fill
+from pipeline.builders.installer.answers import Answers, error_sections, render
 from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
 from pipeline.core.errors import InputError
-from pipeline.core.recipe import FromEnvironment, Recipe
+from pipeline.core.recipe import FromEnvironment
+from tests.fixtures.answer_files import END, HASH, NONCE, faults, recipe, rendered
 from tests.fixtures.goldens import check_golden
 
-NONCE = "n0nce" * 5
-HASH = "$6$salt$" + "a" * 86
 SHIPPED = load_recipes(settings.recipes_file())
-
-
-def recipe(tmp_path: Path, text: str, **fields: object) -> Recipe:
-    answers = tmp_path / "a.ks"
-    answers.write_text(text)
-    values: dict[str, object] = {
-        "name": "box",
-        "description": "d",
-        "answers": answers,
-        "release": "F15",
-        **fields,
-    }
-    return Recipe.model_validate(values)
-
-
-def rendered(tmp_path: Path, text: str, **fields: object) -> Answers:
-    return render(recipe(tmp_path, text, **fields), nonce=NONCE, overrides={})
-
-
-def faults(tmp_path: Path, text: str, **fields: object) -> str:
-    with pytest.raises(InputError) as caught:
-        rendered(tmp_path, text, **fields)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
@@ -56,7 +33,7 @@ def test_the_saved_text_has_no_nonce(name: str) -> None:
 
 
 def test_marks_get_their_values(tmp_path: Path) -> None:
-    text = "timezone {{zone}}\npoweroff\n"
+    text = "timezone {{zone}}\n" + END
     answers = rendered(tmp_path, text, variables={"zone": "Etc/UTC"})
     assert "timezone Etc/UTC\n" in answers.text
     over = render(
@@ -89,7 +66,7 @@ def test_a_value_cannot_add_a_line(tmp_path: Path) -> None:
 def test_a_secret_comes_from_the_environment_and_is_not_saved(tmp_path: Path) -> None:
     box = recipe(
         tmp_path,
-        "rootpw {{password}}\npoweroff\n",
+        "rootpw {{password}}\n" + END,
         variables={"password": FromEnvironment(environment="PW")},
     )
     answers = render(box, nonce=NONCE, overrides={}, environment={"PW": "s3cret-word"})
@@ -118,7 +95,7 @@ def test_passwords_in_clear_text_are_refused(line: str, said: str, tmp_path: Pat
 
 @pytest.mark.parametrize("line", [f"rootpw --iscrypted {HASH}", "rootpw --iscrypted --lock *"])
 def test_hashes_and_locked_passwords_pass(line: str, tmp_path: Path) -> None:
-    assert line in rendered(tmp_path, f"{line}\npoweroff\n").text
+    assert line in rendered(tmp_path, f"{line}\n{END}").text
 
 
 @pytest.mark.parametrize("end", ["", "reboot\n", "halt\n"])
@@ -132,7 +109,7 @@ def test_pykickstart_checks_it_for_the_release_and_errors_are_collected(tmp_path
     assert "--frobnicate" in said
     assert "nonsense" in said
     assert "rootpw" in said  # Fedora 15 wants a password there; Fedora 43 does not
-    assert "rootpw --lock" in rendered(tmp_path, "rootpw --lock\npoweroff\n", release="F43").text
+    assert "rootpw --lock" in rendered(tmp_path, f"rootpw --lock\n{END}", release="F43").text
 
 
 def test_an_unknown_release(tmp_path: Path) -> None:
@@ -147,8 +124,8 @@ def test_includes_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a").write_text("%include b\n")
     (tmp_path / "parts" / "b").write_text("timezone Etc/UTC\n")
-    answers = rendered(tmp_path, "%include parts/a  # zone\npoweroff\n")
-    assert "timezone Etc/UTC\npoweroff" in answers.saved
+    answers = rendered(tmp_path, f"%include parts/a  # zone\n{END}")
+    assert f"timezone Etc/UTC\n{END}" in answers.saved
     assert "%include" not in answers.saved
 
 
@@ -180,7 +157,7 @@ def test_an_include_without_end_and_a_missing_one(tmp_path: Path) -> None:
 
 
 def test_the_nonce_is_printed_last_in_the_installed_system(tmp_path: Path) -> None:
-    text = rendered(tmp_path, "poweroff\n%post\necho mine\n%end\n").text
+    text = rendered(tmp_path, END + "%post\necho mine\n%end\n").text
     last = text.rindex("%post\n")
     assert f"{preseed.DONE} {NONCE}" in text[last:]
     assert "--nochroot" not in text[last:]
@@ -210,7 +187,7 @@ def test_a_nonce_that_can_be_guessed_or_breaks_a_shell(nonce: str, tmp_path: Pat
 
 
 def test_a_tree_with_a_password_is_not_saved(tmp_path: Path) -> None:
-    box = recipe(tmp_path, "url --url={{tree}}{{proxy_option}}\npoweroff\n")
+    box = recipe(tmp_path, "url --url={{tree}}{{proxy_option}}\n" + END)
     secret = {
         "tree": "http://ann:hunter2@mirror/x",
         "proxy": "http://bob:hunter3@proxy:3128",
@@ -240,11 +217,11 @@ def test_preseed_markers_surround_its_own_commands(tmp_path: Path) -> None:
     )
     found = {q.name: q.value for q in preseed.questions(preseeded(tmp_path, text).text)}
     assert found["preseed/early_command"] == (
-        f"{{ echo; echo '{preseed.STARTED} {NONCE}'; }} >/dev/ttyS0; echo early"
+        f"{{ echo; echo '{preseed.STARTED} {NONCE}'; }} >/dev/ttyS0; sh -c 'echo early'"
     )
     late = found["preseed/late_command"]
-    assert late.startswith("( in-target one; ")
-    assert late.index("in-target two") < late.index(") && sync && { echo")
+    assert late.startswith("sh -c 'in-target one; ")
+    assert late.index("in-target two") < late.index("' && sync && { echo")
     assert late.index(preseed.DONE) < late.index(preseed.FAILED)
 
 
@@ -280,5 +257,26 @@ def test_questions_cover_lines_in_order(text: str) -> None:
 
 @given(st.text(alphabet="abcXYZ 0/.-_=", max_size=40))
 def test_any_printable_value_arrives_unchanged(value: str) -> None:
-    filled = _fill("x {{a}} y", {"a": value})
+    filled = fill("x {{a}} y", {"a": value})
     assert filled == f"x {value} y"
+
+
+@pytest.mark.parametrize("text", ["{{ instance_id }}", "{{end}}", "{{boot_mib}}", "{{ tree }}"])
+def test_braces_can_be_written(text: str, tmp_path: Path) -> None:
+    script = f"{END}%post\necho '\\{text}'\n%end\n"
+    assert f"echo '{text}'\n" in rendered(tmp_path, script).text
+    said = faults(tmp_path, script.replace("\\", "").replace("tree", "three"))
+    assert "a.ks line 4: the mark {{" in said
+    assert f"for the braces themselves write \\{text.replace('tree', 'three')}" in said
+
+
+@pytest.mark.parametrize("text", ["{{ .Name }}", "{{- end }}", "${{x}", "{ {x} }", "\\{{2}}"])
+def test_other_braces_are_left_alone(text: str, tmp_path: Path) -> None:
+    assert f"echo '{text}'\n" in rendered(tmp_path, f"{END}%post\necho '{text}'\n%end\n").text
+
+
+def test_a_mistyped_mark_in_a_script_is_told(tmp_path: Path) -> None:
+    text = f"timezone {{{{zone}}}}\n{END}%post\necho {{{{zome}}}}\n%end\n"
+    said = faults(tmp_path, text, variables={"zone": "Etc/UTC"})
+    assert "a.ks line 5: the mark {{zome}} has no value" in said
+    assert "did you mean zone?" in said

@@ -17,7 +17,7 @@ from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
 from pipeline.guest.customize.apply import Customization, customize
 from pipeline.guest.customize.boot_hooks import is_shell, key_script, merged
-from pipeline.guest.customize.generalise import hosts_without
+from pipeline.guest.customize.hostname import hosts_without
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from tests.fixtures.memory_guest import MemoryGuest
@@ -156,6 +156,19 @@ def test_debian_12(tools: Tools) -> None:
     assert "/etc/systemd/system/rc-local.service" not in guest.nodes
     assert result.relabel == "none"
     assert not any(node.xattrs for node in guest.nodes.values())
+
+
+def test_a_ramdisk_is_to_resume_from_nothing_wherever_that_is_set(tools: Tools) -> None:
+    tree = {
+        **DEBIAN_12,
+        "/etc/initramfs-tools/conf.d/resume": "RESUME=none\n",
+        "/etc/initramfs-tools/conf.d/ours": "# swap\nRESUME=UUID=1\nMODULES=most\n",
+        "/etc/initramfs-tools/initramfs.conf": "MODULES=dep\n# RESUME=\n",
+    }
+    guest, result = customized(tree, tools)
+    assert guest.text("/etc/initramfs-tools/conf.d/ours") == "# swap\nRESUME=none\nMODULES=most\n"
+    assert guest.text("/etc/initramfs-tools/initramfs.conf") == "MODULES=dep\n# RESUME=\n"
+    assert [w for w in result.warnings if "noresume" in w and "conf.d/ours" in w]
 
 
 def test_twice_changes_nothing_more(tools: Tools) -> None:
