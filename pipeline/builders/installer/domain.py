@@ -130,8 +130,8 @@ def start_guest(
     """Run virt-install with `argv` until the context ends; then the domain is gone for certain.
 
     said: the file for what virt-install prints, not masked. The domain is destroyed and
-    undefined by virt_install_process.py; what that leaves, when killed, is killed here, and by the supervisor
-    should the pipeline be killed too.
+    undefined by virt_install_process.py; what that leaves, when killed, is killed here, and by the
+    supervisor should the pipeline be killed too.
     """
     program = shutil.which(PROGRAM)
     require(PROGRAM)
