@@ -44,7 +44,7 @@ class RecipeRecord(_Record):
 
     name: str = Field(description="the recipe's name")
     description: str = Field(description="the recipe's own line about itself")
-    digest: str = Field(description="sha256 over every input of the image stage")
+    digest: str = Field(description="sha256 over every input of the image step")
 
 
 class SourceRecord(_Record):

@@ -100,7 +100,7 @@ def _summary(manifest: Any) -> list[str]:
 
     directory = settings.build_dir() / manifest.name
     place = _short(directory)
-    again = all(stage.reused for stage in manifest.steps.values())
+    again = all(step.reused for step in manifest.steps.values())
     did = "nothing to do for" if again else "built"
     took = "" if again else f" in {human_seconds(elapsed(manifest.steps))}"
     lines = [f"{did} {manifest.name}{took}: kernel {manifest.boot.kernel_version}"]
@@ -117,7 +117,7 @@ def _summary(manifest: Any) -> list[str]:
                 f"SSH after {human_seconds(check.seconds_to_ssh)}"
             )
     spent = sorted(
-        ((name, stage) for name, stage in manifest.steps.items() if name in OUTER),
+        ((name, step) for name, step in manifest.steps.items() if name in OUTER),
         key=lambda pair: -pair[1].seconds,
     )
     if not again:

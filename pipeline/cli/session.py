@@ -62,7 +62,7 @@ class View:
 
         name: what failed, before the error's own words.
         """
-        record = {**error.record(), "exit_code": int(error.exit_code)}
+        record: dict[str, str | int] = {**error.record(), "exit_code": int(error.exit_code)}
         self.progress.fail(f"{name}: {error}", record)
         return self.document(str(error), record)
 
@@ -210,7 +210,7 @@ def _explain(  # private: every failure is told with all of these
     debug: bool,
 ) -> None:
     """Say the failure to people and to programs, and end the process."""
-    told = {**record, "exit_code": int(code)}
+    told: dict[str, str | int] = {**record, "exit_code": int(code)}
     if debug:
         trace = view.secrets.mask("".join(traceback.format_exception(error)))
         if os.environ.get(PROGRESS, "") == "json":

@@ -39,7 +39,7 @@ class PublishOptions:
 
     visibility: who may see the images; a cloud without that notion says so in `probe`.
     members: projects or accounts that images of visibility "shared" are shared with; those that
-    are members already stay. properties: added to the image set's own. keep: prune own older
+    are members already stay. properties: added to the image's own. keep: prune own older
     generations down to this many, the new one included, after it is proved; None keeps all.
     whole_disk: register `Image.disk` in place of the triple; a cloud that cannot says so in
     `probe`. regions: further regions that get a copy by the cloud's own API, where it has one.

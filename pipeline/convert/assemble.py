@@ -1,4 +1,4 @@
-"""A bootable whole disk from an image set: GPT, GRUB for BIOS and for UEFI, no root needed.
+"""A bootable whole disk from a triple: GPT, GRUB for BIOS and for UEFI, no root needed.
 
 The machine image is the last partition, byte for byte; kernel and ramdisk lie on the EFI system
 partition next to both boot loaders, so the disk boots the very files that were verified.

@@ -1,4 +1,4 @@
-"""The extraction stage: an installed disk in, its root filesystem as one flat image out.
+"""Extraction: an installed disk in, its root filesystem as one flat image out.
 
 The disk is opened read-only and read where its own tables say; no loop device, no device-mapper,
 no mount, no appliance. Whatever must be changed (a journal replayed, stale blocks discarded) is

@@ -106,7 +106,7 @@ class GuestError(PipelineError):
 
 
 class VerifyError(PipelineError):
-    """The boot check refused the image set."""
+    """The boot check refused the image."""
 
     exit_code = ExitCode.VERIFY
     kind = "verify"

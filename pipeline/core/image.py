@@ -1,4 +1,4 @@
-"""The hand-offs between stages: frozen records of paths, names and figures, never handles.
+"""The hand-offs between steps: frozen records of paths, names and figures, never handles.
 
 Words, one meaning each: a *disk image* has a partition table (and perhaps LVM); a *partition
 image* is one file system in a file; the *root filesystem* is content, never the file; *kernel*

@@ -1,4 +1,4 @@
-"""What every stage is given besides its inputs."""
+"""What every step is given besides its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.host.programs import Runner
 
 @dataclass(frozen=True)
 class Tools:
-    """The outside world as a stage may see it.
+    """The outside world as a step may see it.
 
     run: starts programs. progress: speaks to the user. scratch: an existing directory
     of this build's for unfinished files, deleted when the build ends.

@@ -1,4 +1,4 @@
-"""Boots an image set as a cloud would and says, assertion by assertion, what came of it."""
+"""Boots an image as a cloud would and says, assertion by assertion, what came of it."""
 
 from pipeline.core.checks import (
     NOVA_COMMAND_LINE,

@@ -1,4 +1,4 @@
-"""The stage's public functions: run the boots, judge them, report."""
+"""The boot check's public functions: run the boots, judge them, report."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def unchanged(actions: Sequence[Action]) -> bool:
 
 def _refused(check: CheckReport, name: str, directory: Path) -> VerifyError:
     step = StepName.VERIFY if check.target == "triple" else StepName.VERIFY_DISK
-    what = "image set" if check.target == "triple" else "whole disk"
+    what = "triple" if check.target == "triple" else "whole disk"
     option = "" if check.target == "triple" else " --whole-disk"
     return VerifyError(
         f"boot the {what}",

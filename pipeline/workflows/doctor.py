@@ -1,7 +1,7 @@
 """What this host has and lacks for each task, each lack with the command that mends it.
 
-Everything is tried, not asked: programs are looked up as `run.py` would, libvirt is opened, a
-boot sector measures the acceleration, clouds get one request with the user's credentials.
+Everything is tried, not asked: programs are looked up as host/programs.py would, libvirt is
+opened, a boot sector measures the acceleration, clouds get one request with the user's credentials.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Wish:
 class Leftover:
     """Something `prune` can delete.
 
-    kind: "scratch" (of a run that was killed), "unfinished" (a stage's files that the next build
+    kind: "scratch" (of a run that was killed), "unfinished" (a step's files that the next build
     would reuse), "disk" (an installed disk, likewise) or "generation" (registered images).
     careful: deleted only after --yes.
     """

@@ -58,7 +58,7 @@ class Site:
 def make_images(
     directory: Path, *, name: str = "demo", seed: int = 1, machine_size: int = 5 * MIB + 512
 ) -> Image:
-    """An image set of seeded bytes: a root with data at both ends and a hole between.
+    """A triple of seeded bytes: a root with data at both ends and a hole between.
 
     Each test, with its children, has bytes of its own: tests share servers, and a Glance without
     projects keeps the ids of all that was deleted.

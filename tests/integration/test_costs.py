@@ -146,7 +146,7 @@ def test_a_build_touches_each_byte_as_often_as_it_must(disk: Disk, first: Cost) 
 
 def test_a_build_hashes_each_byte_once(first: Cost) -> None:
     files = first.report["machine"] + first.report["others"]
-    # Beside the three files: sources, templates and answers, for the stages' keys.
+    # Beside the three files: sources, templates and answers, for the steps' keys.
     assert files <= first.report["hashed"] < files + 8 * MIB
 
 
@@ -176,7 +176,9 @@ def test_an_unchanged_build_reads_no_image_and_starts_nothing(disk: Disk, place:
 @pytest.mark.long
 def test_a_build_through_guestfs_launches_one_appliance(disk: Disk, tmp_path: Path) -> None:
     cost = built(disk, tmp_path / "build", "guestfs")
-    appliances = [words for words in programs(tmp_path / "build") if "appliance.py" in words[-1]]
+    appliances = [
+        words for words in programs(tmp_path / "build") if "libguestfs_process.py" in words[-1]
+    ]
     assert len(appliances) == 1
     assert cost.report["hashed"] < cost.report["machine"] + cost.report["others"] + 8 * MIB
 

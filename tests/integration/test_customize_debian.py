@@ -45,7 +45,7 @@ echo secret >var/log/installer/cdebconf
 
 
 class Made:
-    """The image, what was in it before and after, and what the stages said."""
+    """The image, what was in it before and after, and what the steps said."""
 
     image: PartitionImage
     before: dict[str, Entry]

@@ -356,7 +356,7 @@ def test_the_guest_is_killed(bench: Bench, number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_virt_install_is_killed(bench: Bench, number: signal.Signals) -> None:
     bench.kickstart(pre="sleep 100000")
-    thread = killer(bench, "virthost.py", number)
+    thread = killer(bench, "virt_install_process.py", number)
     with pytest.raises(errors.LibvirtLostError) as caught:
         bench.install()
     thread.join()

@@ -1,4 +1,4 @@
-"""The install stage: virt-install in a supervised virtual machine, from answers to a disk.
+"""The install step: virt-install in a supervised virtual machine, from answers to a disk.
 
 tree = obtain(recipe, tools)
 answers = kickstart.render(recipe, nonce=..., overrides=..., builtins=tree.variables)

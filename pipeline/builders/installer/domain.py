@@ -1,4 +1,4 @@
-"""The virtual machine of one install: virthost.py as a child, its events, and its certain end."""
+"""The machine of one install: virt_install_process.py as a child, its events, its certain end."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Guest:
         self._picture = scratch / "screen"
         self._events: queue.Queue[Event] = queue.Queue()
         self._pid: int | None = None
-        threading.Thread(target=self._read, name="virthost", daemon=True).start()
+        threading.Thread(target=self._read, name="virt-install", daemon=True).start()
 
     def _read(self) -> None:
         stream = self._program.process.stdout
@@ -74,7 +74,7 @@ class Guest:
         self._events.put({"event": "gone"})
 
     def next_event(self, timeout: float) -> Event | None:
-        """The next of virthost.py's events, {"event": "gone"} after the last; None if none yet."""
+        """The child's next event, {"event": "gone"} after the last; None if none yet."""
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
@@ -82,7 +82,7 @@ class Guest:
 
     @property
     def status(self) -> int | None:
-        """Exit status of virthost.py, None while it runs."""
+        """Exit status of virt_install_process.py, None while it runs."""
         return self._program.poll()
 
     def network_bytes(self) -> int | None:
@@ -176,7 +176,7 @@ def _bury(uuid: str) -> None:
 
 
 def _forget(uri: str, uuid: str, connection: Connection, tools: Tools) -> None:
-    """Destroy and undefine through virsh what a killed virthost.py left with a daemon."""
+    """Destroy and undefine through virsh what a killed child left with a daemon."""
     for verb in ("destroy", "undefine"):
         with contextlib.suppress(PipelineError):
             tools.run.run(

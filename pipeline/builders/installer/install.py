@@ -49,7 +49,7 @@ _MIN_CONTENT = 1 << 20  # bytes; the smallest partition table with a boot sector
 _LOG_BYTES = 1 << 20  # of each log kept
 
 
-def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a type of its own
+def install(  # noqa: PLR0917 # the hand-offs of the steps before, each of a type of its own
     recipe: Recipe,
     answers: Answers,
     tree: Tree,

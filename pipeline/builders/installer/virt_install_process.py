@@ -1,6 +1,6 @@
-"""Runs virt-install beside a control connection: a script, started by guest.py, never imported.
+"""Runs virt-install beside a control connection: a script, started by domain.py, never imported.
 
-usage: virthost.py VIRT-INSTALL URI UUID ARGUMENT...
+usage: virt_install_process.py VIRT-INSTALL URI UUID ARGUMENT...
 
 It runs on the interpreter virt-install names, for that one has virtinst and libvirt. Standard
 output carries one JSON object a line: {"event": "lifecycle", "kind", "detail"}, {"event":

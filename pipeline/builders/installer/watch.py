@@ -141,7 +141,7 @@ class Judge:
             self._sign, self._active = sign, now
 
     def event(self, event: Mapping[str, Any], now: float) -> None:
-        """Take one of virthost.py's events."""
+        """Take one of virt_install_process.py's events."""
         name = event["event"]
         if name == "lifecycle":
             self._running |= event["kind"] == _LIFECYCLE_STARTED
@@ -194,8 +194,8 @@ class Judge:
     def end(self, exit_event: Mapping[str, Any] | None, lost: str) -> Verdict | None:
         """How it ended, once all lines and events are taken; None means success.
 
-        exit_event: virthost.py's last word, None if it died without one. lost: which program
-        died, for the message.
+        exit_event: virt_install_process.py's last word, None if it died without one. lost: which
+        program died, for the message.
         """
         if self._trouble is not None:
             return self._with_lines(self._trouble)

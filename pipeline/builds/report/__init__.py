@@ -1,6 +1,6 @@
 """report.html: one page about one finished build, readable without a network.
 
-Everything in it comes from the build's directory: the manifest, the inventory, what the stages
+Everything in it comes from the build's directory: the manifest, the inventory, what the steps
 left as evidence, the builds before it and the registrations. `facts` reads it into small records,
 `page` puts these into the templates of templates/report.
 """

@@ -1,4 +1,4 @@
-"""What the stages left to look at: console logs and screen pictures, made safe to show."""
+"""What the steps left to look at: console logs and screen pictures, made safe to show."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What lies in one stage's directory."""
+    """What lies in one step's directory."""
 
     consoles: tuple[Console, ...] = ()
     pictures: tuple[Picture, ...] = ()

@@ -135,7 +135,7 @@ class Facts:
     figures: tuple[Pair, ...]
     steps: tuple[Step, ...]
     properties: tuple[Pair, ...]
-    stages: Mapping[str, StepRecord]
+    timings: Mapping[str, StepRecord]
     inventory: Inventory | None
     checks: tuple[Check, ...]
     files: tuple[File, ...]
@@ -174,7 +174,7 @@ def read_facts(directory: Path) -> Facts:
         figures=tuple(_figures(manifest, listing, checks)),
         steps=tuple(_steps(manifest)),
         properties=properties,
-        stages=manifest.steps,
+        timings=manifest.steps,
         inventory=listing,
         checks=checks,
         files=tuple(_files(manifest)),
@@ -207,7 +207,7 @@ def _small(check: Check) -> str:
 
 
 def _checks(manifest: Manifest, directory: Path) -> Iterator[Check]:
-    yield _check("Image set", manifest.check("triple"), directory / StepName.VERIFY)
+    yield _check("Triple", manifest.check("triple"), directory / StepName.VERIFY)
     of_disk = manifest.check("disk")
     if manifest.find(Role.DISK) is not None or of_disk is not None:
         yield _check("Whole disk", of_disk, directory / StepName.VERIFY_DISK)
@@ -263,7 +263,7 @@ def _steps(manifest: Manifest) -> Iterator[Step]:
     yield _step(
         "Root filesystem", f"{root.filesystem}, {root.label}", human_bytes(root.bytes), root.uuid
     )
-    yield _step("Image set", boot.architecture, f"kernel {boot.kernel_version}", boot.chosen)
+    yield _step("Triple", boot.architecture, f"kernel {boot.kernel_version}", boot.chosen)
 
 
 def _step(role: str, name: str, *lines: str) -> Step:

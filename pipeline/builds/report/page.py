@@ -38,7 +38,7 @@ def render(facts: Facts) -> str:
         "page",
         facts=facts,
         sections=_sections(facts),
-        chart=timeline.chart(facts.stages),
+        chart=timeline.chart(facts.timings),
         content=content.content(facts.inventory) if facts.inventory else None,
         change_tables=changes.tables(facts.comparison) if facts.comparison else (),
         # The project's own files, which the policy admits by their digests.
@@ -87,7 +87,7 @@ def _number(value: float) -> str:
 def _sections(facts: Facts) -> list[Section]:
     names = {
         "Origin": True,
-        "Time": bool(facts.stages),
+        "Time": bool(facts.timings),
         "Content": True,
         "Boot check": True,
         "Install": bool(facts.install.consoles or facts.install.pictures),

@@ -1,4 +1,4 @@
-"""The stages as bars over time."""
+"""The steps as bars over time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TICKS = 8
 
 @dataclass(frozen=True)
 class Bar:
-    """One stage; begun and seconds in seconds after the build's start."""
+    """One step; begun and seconds in seconds after the build's start."""
 
     name: str
     begun: float
@@ -24,25 +24,25 @@ class Bar:
     reused: bool
 
 
-def bars(stages: Mapping[str, StepRecord]) -> list[Bar]:
-    """The stages by their begin; one whose begin is not recorded follows the one before it."""
+def bars(steps: Mapping[str, StepRecord]) -> list[Bar]:
+    """The steps by their begin; one whose begin is not recorded follows the one before it."""
     found: list[Bar] = []
     end = 0.0
-    for name, stage in stages.items():
-        begun = stage.begun if stage.begun is not None else end
-        found.append(Bar(name, begun, stage.seconds, stage.reused))
-        end = begun + stage.seconds
+    for name, step in steps.items():
+        begun = step.begun if step.begun is not None else end
+        found.append(Bar(name, begun, step.seconds, step.reused))
+        end = begun + step.seconds
     return sorted(found, key=lambda bar: (bar.begun, -bar.seconds))
 
 
-def elapsed(stages: Mapping[str, StepRecord]) -> float:
-    """Seconds from the build's start to the end of its last stage."""
-    return max((bar.begun + bar.seconds for bar in bars(stages)), default=0.0)
+def elapsed(steps: Mapping[str, StepRecord]) -> float:
+    """Seconds from the build's start to the end of its last step."""
+    return max((bar.begun + bar.seconds for bar in bars(steps)), default=0.0)
 
 
 @dataclass(frozen=True)
 class DrawnBar:
-    """One stage's row; places and lengths in the drawing's units. inner: part of another stage."""
+    """One step's row; places and lengths in the drawing's units. inner: part of another step."""
 
     name: str
     figure: str
@@ -63,7 +63,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """The chart of all stages. label: the same in words. bar: a bar's height."""
+    """The chart of all steps. label: the same in words. bar: a bar's height."""
 
     width: float
     height: float
@@ -74,12 +74,12 @@ class Chart:
     bar: float = _ROW - 10
 
 
-def chart(stages: Mapping[str, StepRecord]) -> Chart | None:
-    """The chart; None when no stage ran."""
-    rows = bars(stages)
+def chart(steps: Mapping[str, StepRecord]) -> Chart | None:
+    """The chart; None when no step ran."""
+    rows = bars(steps)
     if not rows:
         return None
-    total = elapsed(stages) or 1.0
+    total = elapsed(steps) or 1.0
     # A rerun that did nothing keeps the figures of the run that did the work.
     all_reused = all(bar.reused for bar in rows)
     scale = (_WIDTH - _LABELS - _FIGURES) / total

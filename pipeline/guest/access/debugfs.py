@@ -1,4 +1,4 @@
-"""Edit clean ext file systems without an appliance: read by `extfs.py`, written by debugfs(8).
+"""Edit clean ext file systems without an appliance: disk/filesystems reads, debugfs(8) writes.
 
 debugfs exits with 0 whatever happens and writes into an unreplayed journal's file system without
 a word. Therefore: only file systems in which `unsafe_because` finds nothing; edits are collected

@@ -1,6 +1,6 @@
 """Edit through one libguestfs appliance: the kernel's own file systems in a bounded guest.
 
-For what e2fsprogs.py does not take: xfs, and ext with features or a state that only a kernel
+For what debugfs.py does not take: xfs, and ext with features or a state that only a kernel
 should handle. Source: guestfs(3), guestfs-performance(1).
 """
 
@@ -64,7 +64,7 @@ _PASSED = ("LIBGUESTFS_HV", "LIBGUESTFS_PATH", "SUPERMIN_KERNEL", "SUPERMIN_MODU
 
 
 class _Appliance:
-    """Calls of one libguestfs handle in a process of its own (appliance.py)."""
+    """Calls of one libguestfs handle in a process of its own (libguestfs_process.py)."""
 
     def __init__(self, program: Program, errors: Path) -> None:
         self._program, self._errors = program, errors

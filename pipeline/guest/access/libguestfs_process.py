@@ -1,4 +1,4 @@
-"""One libguestfs handle behind a pipe: a script, run by guestfs.py, never imported.
+"""One libguestfs handle behind a pipe: a script, run by libguestfs.py, never imported.
 
 libguestfs cannot be interrupted while it launches; a process of its own can be ended at any time,
 with everything it started. It reads one JSON array a line, [METHOD, ARGUMENT...], and answers

@@ -189,7 +189,7 @@ def scene(directory: Path, disk: Path | None) -> Iterator[tuple[Bench, World]]:
     for path in (place, saved, logs):
         path.mkdir()
     disk = disk or small_disk(directory / "disk.img")
-    for name in ("old", "new"):  # the disk's path is part of what a stage is remembered by
+    for name in ("old", "new"):  # the disk's path is part of what a step is remembered by
         (directory / name).symlink_to(disk.absolute())
     words = ["build", "demo", "--no-verify", "upload", "--unverified"]
     old = Bench(saved, [*words[:2], "--disk", str(directory / "old"), *words[2:]], logs=logs)

@@ -110,7 +110,7 @@ def test_a_program_reads_json_lines_to_the_end(
     error: BaseException, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGE_PIPELINE_PROGRESS", "json")
-    with pytest.raises(SystemExit), front_door(debug=True) as view:
+    with pytest.raises(SystemExit), session(debug=True) as view:
         view.progress.say("begun")
         raise error
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -358,8 +358,8 @@ def test_a_failed_check_of_the_whole_disk_is_the_headline(tmp_path: Path) -> Non
     ("three_files", "disk", "state", "text"),
     [
         (PASSED, PASSED, "passed", "boots"),
-        (FAILED, PASSED, "failed", "boot check failed: image set"),
-        (FAILED, FAILED, "failed", "boot check failed: image set and whole disk"),
+        (FAILED, PASSED, "failed", "boot check failed: triple"),
+        (FAILED, FAILED, "failed", "boot check failed: triple and whole disk"),
         (None, FAILED, "failed", "boot check failed: whole disk"),
         (PASSED, None, "skipped", "boots; whole disk not boot-checked"),
         (None, None, "skipped", "not boot-checked"),
