@@ -10,7 +10,7 @@ from pathlib import Path
 from invoke.context import Context
 
 from pipeline.cli import MANY, command, help_for, whole_number
-from pipeline.cli.session import session
+from pipeline.cli.session import end, session
 from pipeline.core import settings
 from pipeline.core.errors import ExitCode, HostError
 
@@ -127,11 +127,17 @@ def prune(
         answer = prune.prune(
             settings.build_dir(), wish, lambda word: open_clouds([word])[0], view.progress, yes=yes
         )
-        view.result(asdict(answer), prune.lines(answer))
-        for failure in answer.failures:
-            view.complain(failure)
-        if answer.failures:
-            sys.exit(ExitCode.CLOUD)
+        failures = [view.fail("", failure) for failure in answer.failures]
+        data = {
+            "dry_run": answer.dry_run,
+            "found": [asdict(one) for one in answer.found],
+            "deleted": [asdict(one) for one in answer.deleted],
+            "failures": failures,
+        }
+        view.result(data, prune.lines(answer))
+        # A cloud of the record that nobody has set up any more is no wrong word of this command's.
+        codes = [failure.exit_code for failure in answer.failures]
+        end(ExitCode.CLOUD if code == ExitCode.INPUT else code for code in codes)
 
 
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))

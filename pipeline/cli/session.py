@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -53,17 +53,13 @@ class View:
             for line in lines:
                 print(printable(line))
 
-    def complain(self, text: str) -> None:
-        """One of several failures, on standard error."""
-        self.progress.fail(text, {})
-
     def fail(self, name: str, error: PipelineError) -> dict[str, Any]:
         """One of several failures, told on standard error; what programs are told of it.
 
-        name: what failed, before the error's own words.
+        name: what failed, before the error's own words; may be "".
         """
         record: dict[str, str | int] = {**error.record(), "exit_code": int(error.exit_code)}
-        self.progress.fail(f"{name}: {error}", record)
+        self.progress.fail(f"{name}: {error}" if name else str(error), record)
         return self.document(str(error), record)
 
     def document(self, text: str, record: Mapping[str, str | int]) -> dict[str, Any]:
@@ -131,6 +127,13 @@ def session(*, quiet: bool = False, as_json: bool = False, debug: bool = False) 
             "go on", why=why, next_step="Run it again with --debug and report what it prints"
         )
         _explain(view, met.record(), str(met), ExitCode.INTERNAL, error, debug)
+
+
+def end(codes: Iterable[int]) -> None:
+    """End the process with its failures' exit code; of several kinds the clouds' own is told."""
+    kinds = {*codes}
+    if kinds:
+        sys.exit(kinds.pop() if len(kinds) == 1 else ExitCode.CLOUD)
 
 
 def _sink(quiet: bool) -> Sink:

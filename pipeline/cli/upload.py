@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from invoke.context import Context
 
 from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables, whole_number
-from pipeline.cli.session import View, session
+from pipeline.cli.session import View, end, session
 from pipeline.core import settings
-from pipeline.core.errors import ExitCode, InputError, PipelineError
+from pipeline.core.errors import InputError, PipelineError
 from pipeline.core.resources import COMMAND
 
 if TYPE_CHECKING:
@@ -105,7 +104,9 @@ def upload(
             else _foreseen(name, clouds)
             for name in names
         ]
-        _end(view, answers, () if dry_run else tuple(ready))
+        # Where no cloud took it there are no new ids to tell of.
+        done = [data["name"] for data, lines, _ in answers if lines and data["name"] in ready]
+        _end(view, answers, () if dry_run else done)
 
 
 def _names(
@@ -141,10 +142,7 @@ def _end(view: View, answers: Sequence[_Answer], uploaded: Sequence[str]) -> Non
     view.result(
         [data for data, _, _ in answers], [line for _, lines, _ in answers for line in lines]
     )
-    failed = {code for _, _, codes in answers for code in codes}
-    if failed:
-        # Of several kinds of failures the clouds' own is told.
-        sys.exit(failed.pop() if len(failed) == 1 else ExitCode.CLOUD)
+    end(code for _, _, codes in answers for code in codes)
 
 
 def _visibility(word: str) -> Literal["private", "shared", "community", "public"] | None:

@@ -15,7 +15,7 @@ from pipeline.builds.registrations import FILE as REGISTRATIONS
 from pipeline.builds.registrations import registrations, remove_from_record, superseded
 from pipeline.builds.workspace import LOCK
 from pipeline.clouds.protocol import Cloud, InUseError
-from pipeline.core.errors import CloudError, InputError, PipelineError
+from pipeline.core.errors import CloudError, HostError, InputError, PipelineError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key
 from pipeline.core.image import Registration
@@ -66,7 +66,7 @@ class Answer:
     dry_run: bool
     found: tuple[Leftover, ...]
     deleted: tuple[Leftover, ...]
-    failures: tuple[str, ...]
+    failures: tuple[PipelineError, ...]
 
 
 def prune(
@@ -84,10 +84,10 @@ def prune(
 
 def find(
     builds: Path, wish: Wish, open_cloud: Callable[[str], Cloud]
-) -> tuple[list[Leftover], list[str]]:
+) -> tuple[list[Leftover], list[PipelineError]]:
     """What can go, and what the clouds that failed said. InputError for an unknown build."""
     found: list[Leftover] = []
-    refusals: list[str] = []
+    refusals: list[PipelineError] = []
     known = [path.name for path in build_directories(builds)]
     missing = set(wish.names) - set(known)
     if missing and not wish.clouds:
@@ -110,7 +110,7 @@ def find(
                 # A cloud that the record names and nobody has set up any more stops no other.
                 if wish.clouds and not isinstance(error, CloudError):
                     raise
-                refusals.append(str(error))
+                refusals.append(error)
     return found, refusals
 
 
@@ -196,13 +196,13 @@ def delete(
     builds: Path,
     open_cloud: Callable[[str], Cloud],
     progress: Progress,
-) -> tuple[list[Leftover], list[str]]:
+) -> tuple[list[Leftover], list[PipelineError]]:
     """Delete them; those deleted, and why the others could not be. One failure stops no other.
 
     open_cloud: from a cloud's name to the cloud.
     """
     deleted: list[Leftover] = []
-    failures: list[str] = []
+    failures: list[PipelineError] = []
     for leftover in leftovers:
         directory = builds / leftover.name
         try:
@@ -215,8 +215,12 @@ def delete(
                     remove_from_record(directory / REGISTRATIONS, leftover.registration)
         except InUseError as error:
             progress.warn(str(error))
-        except (PipelineError, OSError) as error:
-            failures.append(str(error))
+        except PipelineError as error:
+            failures.append(error)
+        except OSError as error:
+            why = error.strerror or str(error)
+            step = "Mend its rights, or delete it as its owner"
+            failures.append(HostError("delete", leftover.what, why=why, next_step=step))
         else:
             progress.say(f"deleted {leftover.what}")
             deleted.append(leftover)

@@ -161,7 +161,7 @@ def test_secrets_of_the_environment_are_shown_nowhere(
         with view.progress.task("pass-three") as meter:
             meter.describe("pass-four")
             meter.advance(1)
-        view.complain("pass%2Dfour")
+        view.fail("pass%2Dfour", HostError("run", "pass-one", why="pass-two"))
         logging.getLogger("a.library").warning("no answer from http://x:%s@host", "pass-one")
         raise CloudError("log in to", "x", why="pass-one pass-two pass-three pass-four pass%2Dfour")
     seen = capsys.readouterr()

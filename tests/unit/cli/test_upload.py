@@ -137,6 +137,7 @@ def test_a_clouds_failure_has_all_its_parts(place: Place) -> None:
     ((told,),) = (answer["clouds"] for answer in json.loads(done.stdout))
     assert told["cloud"] == f"local:{place.catalogue}"
     assert (told["kind"], told["exit_code"]) == ("input", 2)
+    assert not (place.build / "report.html").exists(), "there are no new ids to tell of"
     assert told["error"] == f"Cannot {told['attempted']} {told['subject']}: {told['why']}." + (
         f" {told['next_step']}."
     )
@@ -202,7 +203,9 @@ def test_prune_of_a_protected_generation_ends_with_7(place: Place) -> None:
     assert done.returncode == 7, done.stderr
     assert "--unprotected" in done.stderr
     assert "pipeline's own" not in done.stderr
-    assert len(json.loads(done.stdout)["failures"]) == 1
+    (failure,) = json.loads(done.stdout)["failures"]
+    assert (failure["kind"], failure["exit_code"]) == ("cloud", 7)
+    assert failure["next_step"] in failure["error"]
     said = place.invoke("prune", "--keep", "1", "--yes")
     assert "what is unfinished" not in said.stdout
 
