@@ -179,8 +179,9 @@ def _findings(
         return
     real = kickstart_syntax.read(template.fill(known), recipe.release)
     judged = kickstart_syntax.read(probe, recipe.release, [line.file for line in template.lines])
-    yield from real.complaints
-    yield from kickstart_secrets.cut_values(real, judged, known)
+    cut = list(kickstart_secrets.cut_values(real, judged, known))
+    yield from kickstart_secrets.complaints(real, judged, {finding.line for finding in cut})
+    yield from cut
     yield from kickstart_rules.findings(judged, recipe)
 
 

@@ -6,7 +6,7 @@ Source: pykickstart 3, "Kickstart Syntax Reference", for the options that carry 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from pipeline.builders.installer.answer_text import SCRIPTS, Finding
 from pipeline.builders.installer.kickstart_syntax import Command, Kickstart
@@ -65,6 +65,26 @@ def cut_values(real: Kickstart, judged: Kickstart, values: Mapping[str, str]) ->
                 "blanks, quotation marks and backslashes mean something there; write the mark "
                 "between quotation marks, or choose another value",
             )
+
+
+def complaints(real: Kickstart, judged: Kickstart, told: Collection[int]) -> Iterator[Finding]:
+    """pykickstart's complaints, but for words of a value from the environment.
+
+    It quotes the words that it did not expect, and where it took a value apart those are pieces of
+    a secret. real: with the values; judged: with a placeholder for each. told: lines of which
+    enough is said elsewhere.
+    """
+    for complaint in real.complaints:
+        number = complaint.line
+        secret = 0 < number <= len(real.lines) and (
+            real.lines[number - 1] != judged.lines[number - 1]
+        )
+        if not secret:
+            yield complaint
+        elif number not in told:
+            same = [other for other in judged.complaints if other.line == number]
+            text = "the value from the environment is none that can stand here"
+            yield from same or [Finding(number, text)]
 
 
 def _accounts(kickstart: Kickstart) -> Iterator[Finding]:

@@ -278,3 +278,28 @@ def test_preseeds_with_a_secret(line: str, tmp_path: Path) -> None:
 def test_preseeds_with_a_hash(entry: str, tmp_path: Path) -> None:
     text = f"d-i passwd/root-password-crypted password {entry}\n{POWER}"
     assert rendered(tmp_path, text, installer="debian-installer", release="").warnings == ()
+
+
+@pytest.mark.parametrize("value", ["sesame open#1", "sesame open", 'sesame"open', "sesame'open x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "rootpw --plaintext {{pw}}",
+        "user --name=a --plaintext --password={{pw}}",
+        "network --device=wlan0 --wpakey={{pw}}",
+        "part swap --size=100 --encrypted --passphrase {{pw}}",
+        "timezone {{pw}}",
+        "{{pw}}",
+        "part /x --size={{pw}}",
+    ],
+)
+def test_no_piece_of_a_value_is_quoted_by_a_complaint(
+    line: str, value: str, tmp_path: Path
+) -> None:
+    variables = {"pw": FromEnvironment(environment="PW")}
+    box = recipe(tmp_path, f"{line}\n{BASE}", variables=variables, release="RHEL9")
+    with pytest.raises(InputError) as caught:
+        render(box, nonce=NONCE, overrides={}, environment={"PW": value})
+    said = str(caught.value)
+    assert "sesame" not in said and "open" not in said, said
+    assert "a.ks line 1: " in said
