@@ -280,7 +280,9 @@ def test_preseeds_with_a_hash(entry: str, tmp_path: Path) -> None:
     assert rendered(tmp_path, text, installer="debian-installer", release="").warnings == ()
 
 
-@pytest.mark.parametrize("value", ["sesame open#1", "sesame open", 'sesame"open', "sesame'open x"])
+@pytest.mark.parametrize(
+    "value", ["sesame zwiebel#1", "sesame zwiebel", 'sesame"zwiebel', "sesame'zwiebel x"]
+)
 @pytest.mark.parametrize(
     "line",
     [
@@ -301,5 +303,5 @@ def test_no_piece_of_a_value_is_quoted_by_a_complaint(
     with pytest.raises(InputError) as caught:
         render(box, nonce=NONCE, overrides={}, environment={"PW": value})
     said = str(caught.value)
-    assert "sesame" not in said and "open" not in said, said
+    assert "sesame" not in said and "zwiebel" not in said, said
     assert "a.ks line 1: " in said
