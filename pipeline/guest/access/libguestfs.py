@@ -190,7 +190,7 @@ def _check_supported(image: PartitionImage, known: tuple[str, ...]) -> None:
             "edit",
             image.source or image.path,
             why=f"a file system of type {image.filesystem or 'unknown'} is not supported",
-            next_step=f"Choose one of {', '.join(known)} in the kickstart",
+            next_step=f"Install the machine with its root on one of {', '.join(known)}",
         )
     if image.size != image.path.stat().st_size or image.size % _SECTOR:
         raise DiskError(

@@ -58,5 +58,5 @@ def _unusable(path: Path, why: str) -> GuestError:
         "use the kernel",
         shown(str(path)),
         why=why,
-        next_step="Look at what the kickstart installs in /boot",
+        next_step="Look at what is installed in the guest's /boot",
     )

@@ -122,7 +122,7 @@ def extlinux_default(
     found = dict[str, dict[str, str]]()
     for line in _with_includes(config, directory, include):
         word, rest = _word(line)
-        if word in ("default", "ontimeout") and not label:
+        if word in ("default", "ontimeout"):  # of the whole file, wherever they stand
             wanted = rest
         elif word == "label":
             label = rest

@@ -136,7 +136,7 @@ def scan(path: Path, tools: Tools) -> Ramdisk:
             "read the ramdisk",
             path,
             why=shown(str(error)),
-            next_step="Have the kickstart's %post make it again",
+            next_step="Have the installed system make it again (dracut, update-initramfs)",
         ) from error
     return found
 

@@ -16,13 +16,20 @@ from pipeline.guest.customize.addresses import listed, without_comments
 _MAX_HOMES = 1000
 _HISTORIES = re.compile(
     r"\.(?:\w+_history(?:-\d+\.tmp)?|histfile|history|lesshst|viminfo|wget-hsts|recently-used(?:\.xbel)?"
-    r"|Xauthority|ICEauthority|esd_auth|rnd)"
+    r"|Xauthority|ICEauthority|esd_auth|rnd|zhistory|histdb|netrwhist)"
 )
 _DEEP_HISTORIES = (
     ".local/share/fish/fish_history",
     ".local/share/recently-used.xbel",
     ".local/state/lesshst",
     ".local/share/zsh/history",
+    ".local/share/nano/search_history",
+    ".local/state/bash/history",
+    ".local/state/zsh/history",
+    ".local/state/python_history",
+    ".local/state/nvim/shada/main.shada",
+    ".config/fish/fish_history",
+    ".vim/.netrwhist",
 )
 _PRIVATE_KEY = re.compile(r"^(?:-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-)", re.M)
 _KEY_LINE = re.compile(r"^[ \t]*[^#\s]", re.M)
@@ -71,6 +78,11 @@ _USER_FILES: dict[str, re.Pattern[str]] = {
 _USER_DIRECTORIES = (".gnupg/private-keys-v1.d",)
 _SYSTEM_FILES: dict[str, re.Pattern[str]] = {
     "/etc/apt/auth.conf": _KEY_LINE,
+    "/etc/fstab": re.compile(r"^[^#\n]*[\s,](?:password|pass|secret)=[^\s,]", re.M),
+    "/etc/sssd/sssd.conf": re.compile(r"^\s*\w*(?:authtok|password)\s*=\s*\S", re.M),
+    "/etc/nslcd.conf": re.compile(r"^\s*bindpw\s+\S", re.M),
+    "/etc/ldap.secret": _ANY,
+    "/etc/pam_ldap.secret": _ANY,
     "/etc/pip.conf": _URL_PASSWORD,
     "/etc/npmrc": _TOKEN,
     "/etc/gitconfig": _URL_PASSWORD,
@@ -148,22 +160,22 @@ def _warn(
     if logins:
         editor.warnings.append(
             f"{shown(listed(logins))} lets the holder of a key log in to every instance: remove "
-            "the key in the kickstart's %post unless that is meant"
+            "the key in the installed system unless that is meant"
         )
     if private:
         editor.warnings.append(
             f"{shown(listed(private))} is a private key that every instance will have: remove it "
-            "in the kickstart's %post, and give instances keys of their own"
+            "in the installed system, and give instances keys of their own"
         )
     if others:
         editor.warnings.append(
             f"{shown(listed(others))} holds credentials that every instance will have: remove "
-            "them in the kickstart's %post unless that is meant"
+            "them in the installed system unless that is meant"
         )
     if known:
         editor.warnings.append(
             f"{shown(listed(known))} names the hosts that the build knew: remove it in the "
-            "kickstart's %post unless that is meant"
+            "installed system unless that is meant"
         )
 
 

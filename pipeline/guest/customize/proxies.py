@@ -56,6 +56,7 @@ _DIRECTORIES = {
     "/etc/yum.repos.d": r".*\.repo",
     "/etc/zypp/repos.d": r".*\.repo",
     "/etc/dnf/dnf.conf.d": r".*\.conf",
+    "/etc/dnf/libdnf5.conf.d": r".*\.conf",
     "/etc/profile.d": r".*\.(?:c?sh|fish)",
     "/etc/environment.d": r".*\.conf",
     "/etc/systemd/system.conf.d": r".*\.conf",
@@ -102,7 +103,7 @@ def remove_proxies(editor: Editor) -> None:
     if warned:
         editor.warnings.append(
             f"{shown(listed(warned))} names a proxy: every instance goes through it; take it out "
-            "in the kickstart's %post unless instances reach it"
+            "in the installed system unless instances reach it"
         )
     sources = ["/etc/apt/sources.list"]
     sources += [f"{directory}/{n}" for directory in _SOURCES for n in editor.names(directory)]
@@ -110,7 +111,7 @@ def remove_proxies(editor: Editor) -> None:
     if sources:
         editor.warnings.append(
             f"{shown(listed(sources))} has packages come from the installation's own medium or "
-            "host, which no instance has: name a repository in the kickstart's %post"
+            "host, which no instance has: name a repository in the installed system"
         )
 
 

@@ -269,6 +269,11 @@ def test_extlinux() -> None:
     assert extlinux_default("", "/boot") is None
 
 
+def test_extlinuxs_default_is_of_the_whole_file() -> None:
+    config = "LABEL one\n LINUX /vmlinuz-1\nLABEL two\n LINUX /vmlinuz-2\nDEFAULT two\n"
+    assert extlinux_default(config, "/boot") == Entry("/vmlinuz-2", (), "two")
+
+
 def test_the_environment_block() -> None:
     block = "# GRUB Environment Block\nsaved_entry=a=b\nboot_success=0\n" + "#" * 900
     assert grub_environment(block) == {"saved_entry": "a=b", "boot_success": "0"}

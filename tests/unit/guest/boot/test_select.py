@@ -91,6 +91,24 @@ def test_the_boot_loader_decides(tools: Tools, path: str, text: str) -> None:
     assert files.chosen_because.startswith("the default of /boot/")
 
 
+@pytest.mark.parametrize(
+    ("source", "version"),
+    [
+        ("  source ${config_directory}/custom.cfg\n", OLD),
+        ("# source /custom.cfg\n", NEW),
+        ("", NEW),
+    ],
+)
+def test_the_entries_beside_grubs_own(tools: Tools, source: str, version: str) -> None:
+    def entry(name: str, kernel: str) -> str:
+        return f"menuentry '{name}' {{\n linux /boot/vmlinuz-{kernel}\n}}\n"
+
+    config = f'set default="0"\n{entry("a", NEW)}if true; then\n{source}fi\n'
+    custom = f"set default=mine\n{entry('mine', OLD)}"
+    tree = {"/boot/grub/grub.cfg": config, "/boot/grub/custom.cfg": custom}
+    assert collected({**BOTH, **tree}, tools).kernel_version == version
+
+
 def test_links_are_followed_inside_the_guest(tools: Tools) -> None:
     tree = {
         **BOTH,
