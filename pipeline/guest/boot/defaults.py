@@ -48,6 +48,7 @@ _SYSLINUX = (
     "EFI/syslinux/syslinux.cfg",
 )
 _ENTRIES, _IMAGES, _LOADER_CONF = "loader/entries", "EFI/Linux", "loader/loader.conf"
+_SYSTEM_PLACES = ("/boot/efi", "/efi")
 # What the firmware starts; both boot loaders are found under this name.
 _FALLBACK = "EFI/BOOT/BOOTX64.EFI"
 _LINUX = re.compile(r"^\s*(?:linux|blscfg)", re.MULTILINE)
@@ -120,6 +121,15 @@ def boot_default(guest: Guest, esp: str, images: Images) -> Default:
 def tops(esp: str) -> tuple[str, ...]:
     """Where the volumes are mounted that boot loaders look into."""
     return tuple(dict.fromkeys(("/boot", *((esp,) if esp else ()))))
+
+
+def system_directory(guest: Guest) -> str:
+    """Where the root itself has what an EFI system partition holds; "" where it has not.
+
+    So have images that were flattened before, and installations that boot without firmware.
+    """
+    places = product(_SYSTEM_PLACES, (_IMAGES, _ENTRIES))
+    return next((place for place, name in places if is_directory(guest, f"{place}/{name}")), "")
 
 
 def _environment(guest: Guest, esp: str, warnings: list[str]) -> str:

@@ -14,7 +14,7 @@ from pipeline.core.image import Mount
 from pipeline.guest.access.mounted import mounted
 from pipeline.guest.access.paths import base, shown
 from pipeline.guest.access.protocol import Guest
-from pipeline.guest.boot.defaults import Images, boot_default, is_file
+from pipeline.guest.boot.defaults import Images, boot_default, is_file, system_directory
 from pipeline.guest.boot.drivers import (
     DISKS,
     NETWORKS,
@@ -116,8 +116,9 @@ class _Collector:
         """See `collect`."""
         with tempfile.TemporaryDirectory(prefix="boot-", dir=self.tools.scratch) as name:
             self.images = Images(self.guest, Path(name))
-            self.search = Search(self.guest, self.esp, self.images)
-            default = boot_default(self.guest, self.esp, self.images)
+            esp = self.esp or system_directory(self.guest)
+            self.search = Search(self.guest, esp, self.images)
+            default = boot_default(self.guest, esp, self.images)
             warnings = list(default.warnings)
             kernel = self.search.kernel(default, warnings)
             unchecked = [

@@ -399,6 +399,13 @@ def test_an_image_in_boot_itself(tools: Tools) -> None:
     assert files.kernel == "/boot/EFI/Linux/a.efi"
 
 
+@pytest.mark.parametrize("top", ["/efi", "/boot/efi"])
+def test_an_image_where_its_partition_would_be_mounted(tools: Tools, top: str) -> None:
+    files, _, its_ramdisk = taken({**MODULES_ONLY, f"{top}/EFI/Linux/a.efi": uki(UKI)}, tools)
+    assert its_ramdisk == UKI[".initrd"]
+    assert files.kernel == f"{top}/EFI/Linux/a.efi"
+
+
 def test_of_two_images_systemd_boots_default_is_taken(tools: Tools, tmp_path: Path) -> None:
     old = {".osrel": b"ID=debian\n", ".uname": OLD.encode(), ".linux": kernel(OLD)}
     images = {
