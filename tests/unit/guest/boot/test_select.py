@@ -132,6 +132,14 @@ def test_a_default_that_is_not_there_or_unfit(tools: Tools) -> None:
         assert any(words in warning for warning in files.warnings)
 
 
+@pytest.mark.parametrize("path", [f"/boot/vmlinuz-{NEW}", f"/boot/initramfs-{NEW}.img"])
+def test_what_is_damaged_is_named_as_the_guest_has_it(tools: Tools, path: str) -> None:
+    with pytest.raises(GuestError) as said:
+        collected({**installed(NEW), path: b"damaged" * 1000}, tools)
+    assert said.value.subject == path
+    assert str(tools.scratch) not in str(said.value)
+
+
 def test_a_ramdisk_of_another_name_by_the_entry(tools: Tools) -> None:
     tree = {
         **installed(NEW),
