@@ -122,7 +122,17 @@ _SYSTEM_DIRECTORIES: dict[str, tuple[str, re.Pattern[str]]] = {
     "/etc/pki/tls/private": (r".*\.(?:key|pem)", _PRIVATE_KEY),
     "/etc/ssh": (r"(?!ssh_host_).*", _PRIVATE_KEY),
     "/etc/ceph": (r".*\.keyring", _ANY),
+    **dict.fromkeys(
+        (
+            *("/etc/nginx/ssl", "/etc/nginx/certs", "/etc/apache2/ssl", "/etc/httpd/ssl"),
+            *("/etc/dovecot/private", "/etc/postfix/ssl", "/etc/haproxy/certs", "/etc/stunnel"),
+        ),
+        (r".*\.(?:key|pem)", _PRIVATE_KEY),
+    ),
+    "/etc/wpa_supplicant": (r".*\.conf", re.compile(r"^\s*(?:psk|password)\s*=\s*\S", re.M)),
+    "/var/lib/iwd": (r".*\.(?:psk|8021x)", _ANY),
 }
+_CERTBOT = "/etc/letsencrypt/live"
 
 
 def report_credentials(editor: Editor) -> None:
@@ -253,3 +263,5 @@ def _system_files(editor: Editor) -> Iterator[tuple[str, re.Pattern[str]]]:
             path = join(directory, name)
             if re.fullmatch(pattern, name) and path not in _SYSTEM_FILES:
                 yield path, sign
+    for host in editor.names(_CERTBOT):
+        yield f"{_CERTBOT}/{host}/privkey.pem", _PRIVATE_KEY
