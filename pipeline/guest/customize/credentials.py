@@ -76,8 +76,15 @@ _USER_FILES: dict[str, re.Pattern[str]] = {
 }
 # Directories of keys: none should hold one that every instance has.
 _USER_DIRECTORIES = (".gnupg/private-keys-v1.d",)
+# What cloud-init gives its users, whatever a cloud says. "lock_passwd:" is none.
+_CLOUD_USER = re.compile(
+    r"^[^#\n]*?(?<!\w)(?:(?:hashed_|plain_text_)?passw(?:or)?d[ \t]*:[ \t]*[^\s#]"
+    r"|ssh[-_]authorized[-_]keys[ \t]*:)",
+    re.M,
+)
 _SYSTEM_FILES: dict[str, re.Pattern[str]] = {
     "/etc/apt/auth.conf": _KEY_LINE,
+    "/etc/cloud/cloud.cfg": _CLOUD_USER,
     "/etc/fstab": re.compile(r"^[^#\n]*[\s,](?:password|pass|secret)=[^\s,]", re.M),
     "/etc/sssd/sssd.conf": re.compile(r"^\s*\w*(?:authtok|password)\s*=\s*\S", re.M),
     "/etc/nslcd.conf": re.compile(r"^\s*bindpw\s+\S", re.M),
@@ -121,6 +128,7 @@ _SYSTEM_DIRECTORIES: dict[str, tuple[str, re.Pattern[str]]] = {
     "/etc/ssl/private": (r".*\.(?:key|pem)", _PRIVATE_KEY),
     "/etc/pki/tls/private": (r".*\.(?:key|pem)", _PRIVATE_KEY),
     "/etc/ssh": (r"(?!ssh_host_).*", _PRIVATE_KEY),
+    "/etc/cloud/cloud.cfg.d": (r".*\.cfg", _CLOUD_USER),
     "/etc/ceph": (r".*\.keyring", _ANY),
     **dict.fromkeys(
         (

@@ -24,7 +24,8 @@ _APT_TOKEN = re.compile(
 # "proxy=" of yum, dnf, wget, curl; "[http] proxy" of git; "http_proxy=" of every shell.
 _PROXY = re.compile(
     r"^[ \t]*(?:export[ \t]+|setenv[ \t]+|(?:Default)?Environment=[\"']?|set[ \t]+-g?x[ \t]+)*"
-    r"[\"']?(?:proxy(?:_\w+)?[ \t]*[=:]|(?:https?|ftp|all|rsync|socks)[-_]proxy[\"']?[ \t]*[=: \t])"
+    r"[\"']?(?:proxy(?:_\w+)?[ \t]*[=:]|(?:(?:https?|ftp|all|rsync|socks)[-_]proxy"
+    r"|https?Proxy)[\"']?[ \t]*[=: \t])"
     r"[ \t]*[\"']?(?!_?none_?\b)[^\s\"'#]",
     re.I | re.M,
 )
@@ -43,10 +44,14 @@ _FILES = (
     "/etc/rhsm/rhsm.conf",
     "/etc/curlrc",
     "/etc/default/docker",
+    "/etc/docker/daemon.json",
+    "/etc/systemd/system.conf",
+    "/etc/sysconfig/rhn/up2date",
     "/etc/sysconfig/docker",
     "/root/.wgetrc",
     "/root/.curlrc",
     "/root/.gitconfig",
+    "/root/.docker/config.json",
     "/root/.bashrc",
     "/root/.profile",
     "/root/.bash_profile",
