@@ -86,7 +86,7 @@ def _no_root(found: Survey, disk: str) -> PipelineError:
             "find the root filesystem of",
             disk,
             why=f"no readable volume looks like one, and these cannot be read: {listed(refused)}",
-            next_step=_looked_at(found, refused) or _INSTALL,
+            next_step=_looked_at(found, refused) or _copy_again(refused) or _INSTALL,
         )
     if found.damage:
         return found.damage[0]
@@ -105,6 +105,12 @@ def _looked_at(found: Survey, refused: Iterable[Candidate]) -> str:
     """What the reader of a damaged volume advises, where that is why it was refused."""
     reasons = {candidate.refusal for candidate in refused}
     return next((error.next_step for error in found.damage if error.why in reasons), "")
+
+
+def _copy_again(refused: Iterable[Candidate]) -> str:
+    """What helps where the disk's file ends before its volumes do."""
+    cut_off = any(candidate.volume.missing for candidate in refused)
+    return "Copy the disk again, to its end" if cut_off else ""
 
 
 @dataclass(frozen=True)

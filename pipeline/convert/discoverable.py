@@ -24,6 +24,8 @@ _POINTS = {
 }
 _UNUSED = "_empty"
 """The label of a slot that systemd-sysupdate(8) has yet to fill."""
+_NO_AUTO = 1 << 63
+"""The attribute of a partition that is not to be mounted for its type."""
 _MAX_FSTAB = 1 << 20  # bytes
 
 
@@ -39,6 +41,8 @@ def by_type(others: Iterable[Candidate], root: Tree) -> dict[str, str]:
     for candidate in others:
         partition = candidate.partition
         if partition is None or partition.label == _UNUSED:
+            continue
+        if partition.attributes & _NO_AUTO:
             continue
         point = _POINTS.get(partition.kind.lower())
         if point and not any(resolve(source, [candidate]) for source in sources):

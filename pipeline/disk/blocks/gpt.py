@@ -84,7 +84,7 @@ def _partitions(header: _Header) -> tuple[tuple[Partition, ...], tuple[str, ...]
         entry = header.entries[index * header.entry_size :][:128]
         if entry[:16] == bytes(16):
             continue
-        first, last = struct.unpack_from("<QQ", entry, 32)
+        first, last, attributes = struct.unpack_from("<QQQ", entry, 32)
         if not 0 < first <= last:
             notes.append(
                 f"Partition {index + 1} is left out: its sectors {first} to {last} are impossible"
@@ -102,5 +102,5 @@ def _partitions(header: _Header) -> tuple[tuple[Partition, ...], tuple[str, ...]
         stretch = Stretch(first * header.sector, (last - first + 1) * header.sector)
         kind, uuid = (str(UUID(bytes_le=entry[at : at + 16])) for at in (0, 16))
         label = entry[56:128].decode("utf-16-le", errors="replace").split("\0")[0]
-        found.append(Partition(index + 1, stretch, kind, uuid, label, refusal))
+        found.append(Partition(index + 1, stretch, kind, uuid, label, refusal, attributes))
     return tuple(found), tuple(notes)

@@ -13,7 +13,7 @@ from pipeline.disk.blocks.volume import Stretch, Volume
 class Partition:
     """One partition. number: as Linux counts, from 1; logical ones from 5. uuid: PARTUUID as
     blkid prints it. kind: the MBR type as two hex digits, or the GPT type's GUID. refusal: why
-    nothing may be taken out of it; "" if it may.
+    nothing may be taken out of it; "" if it may. attributes: of a GPT entry, 0 in an MBR.
     """
 
     number: int
@@ -22,6 +22,7 @@ class Partition:
     uuid: str
     label: str = ""
     refusal: str = ""
+    attributes: int = 0
 
     def volume(self, disk: Source) -> Volume:
         """The partition's bytes."""

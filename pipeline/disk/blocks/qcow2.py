@@ -94,6 +94,8 @@ class Qcow2:
             raise self._broken("it is marked as corrupt")
         if incompatible & _COMPRESSION:
             raise self._refused("its compression is not zlib")
+        if incompatible & _EXTENDED_L2:
+            raise self._refused("it has subclusters (extended L2 entries)")
         if incompatible & ~_DIRTY:
             raise self._refused(f"it has the incompatible features {incompatible:#x}")
 

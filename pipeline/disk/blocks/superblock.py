@@ -1,8 +1,8 @@
 """What a volume holds, by its signatures, named as blkid(8) names it.
 
 Sources: the kernel's documentation of ext4 (super block), xfs_db(8) and the XFS Algorithms & Data
-Structures book (sb), the btrfs on-disk format (superblock), mkswap.c and blkid's own list of
-signatures (libblkid/src/superblocks).
+Structures book (sb), the btrfs on-disk format (superblock), mkswap.c, md(4), and blkid's own
+list of signatures (libblkid/src/superblocks).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ _HEAD = 0x10000 + 0x1000
 """Bytes that hold every signature looked for: btrfs has its superblock at 64 KiB."""
 _EXT3_INCOMPAT = 0x2 | 0x4 | 0x10  # filetype, recover, meta_bg
 _EXT3_RO_COMPAT = 0x1 | 0x2 | 0x4  # sparse_super, large_file, btree_dir
+_RAID = b"\xfc\x4e\x2b\xa9"
+_RAID_RESERVED = 0x10000
+"""Bytes at a member's end, and what its size is rounded down to, for metadata 0.90."""
 _SIMPLE = (  # (offset, signature, type)
     (0, b"LUKS\xba\xbe", "crypto_LUKS"),
     (3, b"-FVE-FS-", "BitLocker"),
@@ -37,8 +40,8 @@ _SIMPLE = (  # (offset, signature, type)
     (0x8001, b"CD001", "iso9660"),
     (0x10034, b"ReIsEr", "reiserfs"),
     (0x8000, b"JFS1", "jfs"),
-    (0x1000, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
-    (0, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
+    (0x1000, _RAID, "linux_raid_member"),
+    (0, _RAID, "linux_raid_member"),
 )
 _LATE = (  # places that mkfs of another file system leaves as they were: only when all else fails
     (0x1018, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "bcachefs"),
@@ -81,7 +84,7 @@ def recognise(volume: Source) -> Superblock | None:
     found = _signed(head, _SIMPLE)
     for probe in (_xfs, _ext, _btrfs, _swap, _fat):
         found = found or probe(head)
-    return found or _signed(head, _LATE) or _zfs(volume)
+    return found or _signed(head, _LATE) or _zfs(volume) or _raid_at_the_end(volume)
 
 
 def _signed(head: bytes, signatures: Iterable[tuple[int, bytes, str]]) -> Superblock | None:
@@ -100,6 +103,19 @@ def _zfs(volume: Source) -> Superblock | None:
     return (
         Superblock("zfs_member") if any(ring.startswith(_ZFS_MAGIC, at) for at in starts) else None
     )
+
+
+def _raid_at_the_end(volume: Source) -> Superblock | None:
+    """A member of a software RAID with its superblock at the end: metadata 0.90 and 1.0.
+
+    Asked last: a whole mirror is what its file system says at the beginning.
+    """
+    ends = (
+        volume.size // _RAID_RESERVED * _RAID_RESERVED - _RAID_RESERVED,
+        (volume.size // 512 - 16) // 8 * 8 * 512,
+    )
+    magic = any(at >= 0 and volume.read(at, len(_RAID)) == _RAID for at in ends)
+    return Superblock("linux_raid_member") if magic else None
 
 
 def _ext(head: bytes) -> Superblock | None:

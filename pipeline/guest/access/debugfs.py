@@ -391,6 +391,6 @@ def _quoted(word: str) -> str:
             "edit the guest's",
             shown(word),
             why="its name holds control characters",
-            next_step="Remove it in the kickstart's %post, or use the guestfs backend",
+            next_step="Remove it in the installed system, or use the guestfs backend",
         )
     return '"' + word.replace('"', '""') + '"'

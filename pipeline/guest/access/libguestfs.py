@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import select
 import sys
 import tempfile
@@ -190,7 +191,7 @@ def _check_supported(image: PartitionImage, known: tuple[str, ...]) -> None:
             "edit",
             image.source or image.path,
             why=f"a file system of type {image.filesystem or 'unknown'} is not supported",
-            next_step=f"Choose one of {', '.join(known)} in the kickstart",
+            next_step=f"Install the machine with its root on one of {', '.join(known)}",
         )
     if image.size != image.path.stat().st_size or image.size % _SECTOR:
         raise DiskError(
@@ -223,12 +224,7 @@ def _mount(appliance: _Appliance, device: str, point: str, image: PartitionImage
         appliance.call("mount", device, point)
     except GuestError as error:
         release, log = appliance.call("utsname")["uts_release"], appliance.call("dmesg")
-        # "[    9.215114] XFS (sda): Superblock has unknown ..."
-        said = [
-            line.partition("] ")[2]
-            for line in str(log).splitlines()
-            if "-fs (" in line or "XFS (" in line
-        ]
+        said = kernels_words(str(log), device)
         raise DiskError(
             "mount",
             image.source or image.path,
@@ -237,6 +233,15 @@ def _mount(appliance: _Appliance, device: str, point: str, image: PartitionImage
             next_step="If it is newer than that kernel, build on a host with a newer one, or name "
             "one by SUPERMIN_KERNEL and SUPERMIN_MODULES; else repair it on the disk itself",
         ) from None
+
+
+def kernels_words(log: str, device: str) -> list[str]:
+    """What dmesg says of one device's file system; the appliance's own disk talks too.
+
+    Lines have the form "[    9.215114] XFS (sda): Superblock has unknown ...".
+    """
+    own = re.compile(rf"\((?:device )?{re.escape(device.rpartition('/')[2])}\):? ")
+    return [line.partition("] ")[2] for line in log.splitlines() if own.search(line)]
 
 
 def _read_label_back(root: PartitionImage, label: str | None) -> None:

@@ -230,7 +230,7 @@ class PathGuest(ABC):
                     "remove the guest's directory",
                     shown(path),
                     why=f"it holds more than {MAX_REMOVED} entries",
-                    next_step="Remove it in the kickstart's %post",
+                    next_step="Remove it in the installed system",
                 )
         for entry, is_directory in reversed(removed):
             (self._rmdir if is_directory else self._unlink)(entry)

@@ -48,9 +48,13 @@ _SYSLINUX = (
     "EFI/syslinux/syslinux.cfg",
 )
 _ENTRIES, _IMAGES, _LOADER_CONF = "loader/entries", "EFI/Linux", "loader/loader.conf"
+_SYSTEM_PLACES = ("/boot/efi", "/efi")
 # What the firmware starts; both boot loaders are found under this name.
 _FALLBACK = "EFI/BOOT/BOOTX64.EFI"
 _LINUX = re.compile(r"^\s*(?:linux|blscfg)", re.MULTILINE)
+# grub-mkconfig's 41_custom: what an administrator keeps beside grub.cfg, read at the boot.
+_CUSTOM = "custom.cfg"
+_SOURCES_CUSTOM = re.compile(rf"^[^#\n]*\bsource\s+\S*/{re.escape(_CUSTOM)}\b", re.MULTILINE)
 _SYSTEMD_BOOT = re.compile(rb"#### LoaderInfo: systemd-boot ")
 
 
@@ -119,6 +123,15 @@ def tops(esp: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("/boot", *((esp,) if esp else ()))))
 
 
+def system_directory(guest: Guest) -> str:
+    """Where the root itself has what an EFI system partition holds; "" where it has not.
+
+    So have images that were flattened before, and installations that boot without firmware.
+    """
+    places = product(_SYSTEM_PLACES, (_IMAGES, _ENTRIES))
+    return next((place for place, name in places if is_directory(guest, f"{place}/{name}")), "")
+
+
 def _environment(guest: Guest, esp: str, warnings: list[str]) -> str:
     """GRUB's environment block; a warning when it lies where nobody can read it."""
     places = [f"{directory}/grubenv" for directory in _GRUB2]
@@ -157,7 +170,7 @@ def _grub2(
         path = f"{directory}/grub.cfg"
         if not is_file(guest, path):
             continue
-        config = text_of(guest, path)
+        config = _whole_config(guest, path)
         ordered = grub_order(_entries(guest, places[:1] if "blscfg" in config else ()))
         units = loader_order(_unified(guest, places, images)) if "uki" in config else []
         entry = grub2_default(config, environment, ordered, units)
@@ -172,6 +185,14 @@ def _grub2(
     has_grub = any(guest.exists(directory) for directory in _GRUB2)
     if has_grub and (ordered := grub_order(_entries(guest, places[:1]))):
         yield Default(entries_default(ordered, environment), f"/boot/{_ENTRIES}", tuple(ordered))
+
+
+def _whole_config(guest: Guest, path: str) -> str:
+    """A grub.cfg, with the custom.cfg beside it where that is sourced (last, as 41_custom is)."""
+    config, custom = text_of(guest, path), join(parent(path), _CUSTOM)
+    if not _SOURCES_CUSTOM.search(config) or not is_file(guest, custom):
+        return config
+    return f"{config}\n{text_of(guest, custom)}"
 
 
 def _systemd_boot(

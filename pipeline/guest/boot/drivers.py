@@ -151,7 +151,7 @@ def waits(content: Ramdisk) -> list[str]:
     """Warnings of what in a ramdisk's settings waits for volumes that the image does not have."""
     return [
         f"the ramdisk's {shown(name)} waits for volumes that the image does not have "
-        f"({shown(' '.join(text.split())[:200])}): make it again in the kickstart's %post "
+        f"({shown(' '.join(text.split())[:200])}): make it again in the installed system "
         "without them, or boot with noresume and rd.lvm=0"
         for name, text in sorted(content.files.items())
         if re.search(r"rd[._](?:lvm|LVM)|RESUME=(?!none)\S|\bresume=", text)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _SET_DEFAULT = re.compile(r"^\s*set\s+default=(?:\"([^\"]*)\"|'([^']*)'|(\S+))", re.MULTILINE)
 _BLOCK = re.compile(r"^\s*(menuentry|submenu)\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+))(.*)$")
 _ID = re.compile(r"(?:--id|\$\{?menuentry_id_option\}?)[\s=]+(?:'([^']*)'|\"([^\"]*)\"|(\S+))")
 _LINUX = re.compile(r"^\s*linux(?:16|efi)?\s+(\S+)")
 _INITRD = re.compile(r"^\s*initrd(?:16|efi)?\s+(.+)$")
+# Behind `multiboot /xen.gz`: the Linux that Xen starts, then its ramdisk.
+_MODULE = re.compile(r"^\s*module2?\s+(?:--\S+\s+)*(\S+)")
 _CHAIN = re.compile(r"^\s*chainloader\s+(?:--?\w+\s+)*(\S+\.efi)", re.IGNORECASE)
 _DEVICE = re.compile(r"^\([^)]*\)")
 _BLSCFG = re.compile(r"^\s*blscfg(?:\s|$)")
@@ -89,7 +91,7 @@ def legacy_default(config: str, saved: str = "") -> Entry | None:
     `default saved` means.
     """
     number, found = 0, list[Entry]()
-    title, kernel, ramdisks = "", "", list[str]()
+    title, kernel, ramdisks, modules = "", "", list[str](), False
     for line in [*config.splitlines(), "title end"]:
         word, _, rest = re.sub(r"[\s=]+", " ", line.strip(), count=1).partition(" ")
         rest = rest.strip()
@@ -100,12 +102,17 @@ def legacy_default(config: str, saved: str = "") -> Entry | None:
         elif word == "title":
             if title:
                 found.append(Entry(kernel, tuple(ramdisks), title))
-            title, kernel, ramdisks = rest or "untitled", "", []
+            title, kernel, ramdisks, modules = rest or "untitled", "", [], False
         elif word == "kernel" and rest:
             words = [w for w in rest.split() if not w.startswith("--")]
             kernel = plain_path(words[0]) if words else ""
         elif word == "initrd" and rest:
             ramdisks = [plain_path(rest.split()[0])]
+        elif match := _MODULE.match(line):
+            if modules:
+                ramdisks = ramdisks or [plain_path(match[1])]
+            else:
+                kernel, modules = plain_path(match[1]), True
     entry = found[number] if number < len(found) else None
     return entry if entry and entry.kernel else None
 
@@ -122,7 +129,7 @@ def extlinux_default(
     found = dict[str, dict[str, str]]()
     for line in _with_includes(config, directory, include):
         word, rest = _word(line)
-        if word in ("default", "ontimeout") and not label:
+        if word in ("default", "ontimeout"):  # of the whole file, wherever they stand
             wanted = rest
         elif word == "label":
             label = rest
@@ -210,6 +217,11 @@ def _read_entry_line(block: _Menu, line: str) -> None:
         block.entry = Entry(plain_path(match[1]), (), block.title, block.id)
     elif (match := _CHAIN.match(line)) and block.entry is None:
         block.entry = Entry(plain_path(match[1]), (), block.title, block.id, uki=True)
+    elif match := _MODULE.match(line):
+        if block.entry is None:
+            block.entry = Entry(plain_path(match[1]), (), block.title, block.id)
+        elif not block.entry.ramdisks:
+            block.entry = replace(block.entry, ramdisks=(plain_path(match[1]),))
     elif (match := _INITRD.match(line)) and block.entry is not None:
         ramdisks = tuple(plain_path(path) for path in match[1].split())
         block.entry = Entry(block.entry.kernel, ramdisks, block.title, block.id)

@@ -125,8 +125,11 @@ class _Stream:
         return len(self._ahead)
 
 
-def scan(path: Path, tools: Tools) -> Ramdisk:
-    """Read all of a ramdisk. GuestError when the kernel could not read it either."""
+def scan(path: Path, tools: Tools, name: str = "") -> Ramdisk:
+    """Read all of a ramdisk. GuestError when the kernel could not read it either.
+
+    name: what it is called in the guest, where it was copied out of one.
+    """
     found = Ramdisk()
     try:
         with path.open("rb", buffering=0) as file:
@@ -134,9 +137,9 @@ def scan(path: Path, tools: Tools) -> Ramdisk:
     except (_DamagedError, framing.FrameError, zlib.error, lzma.LZMAError, OSError) as error:
         raise GuestError(
             "read the ramdisk",
-            path,
+            shown(name) or path,
             why=shown(str(error)),
-            next_step="Have the kickstart's %post make it again",
+            next_step="Have the installed system make it again (dracut, update-initramfs)",
         ) from error
     return found
 

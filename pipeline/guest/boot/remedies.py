@@ -24,7 +24,7 @@ _SIGNS: dict[Tool, tuple[str, ...]] = {
         "/etc/initramfs-tools",
     ),
 }
-_IN_GUEST = "Have the guest run (in a kickstart's %post, a preseed's late_command): "
+_IN_GUEST = "Have the guest run (by hand, in a kickstart's %post or a preseed's late_command): "
 
 
 def ramdisk_tool(guest: Guest, content: Ramdisk, ramdisk: str) -> Tool:

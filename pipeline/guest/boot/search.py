@@ -209,7 +209,7 @@ class Search:
         return unpaired(
             kernel.path,
             f"it has no ramdisk beside it, nor in {', '.join(dict.fromkeys(places[1:]))}",
-            "Have the guest make one (in the kickstart's %post: dracut or update-initramfs)",
+            "Have the installed system make one with its dracut, update-initramfs or mkinitcpio",
         )
 
 

@@ -14,7 +14,7 @@ from pipeline.core.image import Mount
 from pipeline.guest.access.mounted import mounted
 from pipeline.guest.access.paths import base, shown
 from pipeline.guest.access.protocol import Guest
-from pipeline.guest.boot.defaults import Images, boot_default, is_file
+from pipeline.guest.boot.defaults import Images, boot_default, is_file, system_directory
 from pipeline.guest.boot.drivers import (
     DISKS,
     NETWORKS,
@@ -116,8 +116,9 @@ class _Collector:
         """See `collect`."""
         with tempfile.TemporaryDirectory(prefix="boot-", dir=self.tools.scratch) as name:
             self.images = Images(self.guest, Path(name))
-            self.search = Search(self.guest, self.esp, self.images)
-            default = boot_default(self.guest, self.esp, self.images)
+            esp = self.esp or system_directory(self.guest)
+            self.search = Search(self.guest, esp, self.images)
+            default = boot_default(self.guest, esp, self.images)
             warnings = list(default.warnings)
             kernel = self.search.kernel(default, warnings)
             unchecked = [
@@ -144,7 +145,7 @@ class _Collector:
             image.carve(".linux", out)
         else:
             self._download(kernel.path, out, _MAX_KERNEL)
-        version = kernel_release(out) or kernel.version or kernel.hint
+        version = kernel_release(out, kernel.path) or kernel.version or kernel.hint
         if kernel.version and version != kernel.version:
             raise unpaired(kernel.path, f"the kernel says that it is {shown(version)}")
         return version
@@ -164,7 +165,7 @@ class _Collector:
                 raise unpaired(path, f"it is not named for the kernel's version {version}")
         if len(paths) == 1:
             self._fetch(paths[0], out)
-            return paths[0], scan(out, self.tools)
+            return paths[0], scan(out, self.tools, paths[0])
         return self._joined(paths, out)
 
     def _joined(self, paths: Sequence[str], out: Path) -> tuple[str, Ramdisk]:
@@ -178,7 +179,7 @@ class _Collector:
             with out.open("wb") as whole:
                 for path in paths:
                     self._fetch(path, part)
-                    if not part.stat().st_size or scan(part, self.tools).is_early:
+                    if not part.stat().st_size or scan(part, self.tools, path).is_early:
                         continue
                     whole.write(bytes(-whole.tell() % _ALIGNED))
                     with part.open("rb") as file:
@@ -188,7 +189,7 @@ class _Collector:
                     _check_size(path, whole.tell(), _MAX_RAMDISK)
         finally:
             part.unlink(missing_ok=True)
-        return ", ".join(parts), scan(out, self.tools)
+        return ", ".join(parts), scan(out, self.tools, ", ".join(parts))
 
     def _fetch(self, path: str, out: Path) -> None:
         """Copy a ramdisk out: a file, or a section of an image."""

@@ -107,7 +107,7 @@ def customize(
                 "rewrite the guest's",
                 path,
                 why="another configuration file of the guest leads to the same file",
-                next_step=f"Make {path} a file of its own in the kickstart's %post",
+                next_step=f"Make {path} a file of its own in the installed system",
             )
     tools.progress.say(
         f"{len(editor.edits)} changes and {len(editor.removed)} removals in the root file system"
@@ -138,7 +138,7 @@ def _check_user(editor: Editor, user: str) -> None:
                 editor.own(path, mode, uid, gid)
         return
     editor.warnings.append(
-        f"the guest has no user {user}: nobody will get the SSH key; create it in the kickstart"
+        f"the guest has no user {user}: nobody will get the SSH key; create it in the guest"
     )
 
 

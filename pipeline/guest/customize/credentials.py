@@ -16,13 +16,20 @@ from pipeline.guest.customize.addresses import listed, without_comments
 _MAX_HOMES = 1000
 _HISTORIES = re.compile(
     r"\.(?:\w+_history(?:-\d+\.tmp)?|histfile|history|lesshst|viminfo|wget-hsts|recently-used(?:\.xbel)?"
-    r"|Xauthority|ICEauthority|esd_auth|rnd)"
+    r"|Xauthority|ICEauthority|esd_auth|rnd|zhistory|histdb|netrwhist)"
 )
 _DEEP_HISTORIES = (
     ".local/share/fish/fish_history",
     ".local/share/recently-used.xbel",
     ".local/state/lesshst",
     ".local/share/zsh/history",
+    ".local/share/nano/search_history",
+    ".local/state/bash/history",
+    ".local/state/zsh/history",
+    ".local/state/python_history",
+    ".local/state/nvim/shada/main.shada",
+    ".config/fish/fish_history",
+    ".vim/.netrwhist",
 )
 _PRIVATE_KEY = re.compile(r"^(?:-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-)", re.M)
 _KEY_LINE = re.compile(r"^[ \t]*[^#\s]", re.M)
@@ -69,8 +76,20 @@ _USER_FILES: dict[str, re.Pattern[str]] = {
 }
 # Directories of keys: none should hold one that every instance has.
 _USER_DIRECTORIES = (".gnupg/private-keys-v1.d",)
+# What cloud-init gives its users, whatever a cloud says. "lock_passwd:" is none.
+_CLOUD_USER = re.compile(
+    r"^[^#\n]*?(?<!\w)(?:(?:hashed_|plain_text_)?passw(?:or)?d[ \t]*:[ \t]*[^\s#]"
+    r"|ssh[-_]authorized[-_]keys[ \t]*:)",
+    re.M,
+)
 _SYSTEM_FILES: dict[str, re.Pattern[str]] = {
     "/etc/apt/auth.conf": _KEY_LINE,
+    "/etc/cloud/cloud.cfg": _CLOUD_USER,
+    "/etc/fstab": re.compile(r"^[^#\n]*[\s,](?:password|pass|secret)=[^\s,]", re.M),
+    "/etc/sssd/sssd.conf": re.compile(r"^\s*\w*(?:authtok|password)\s*=\s*\S", re.M),
+    "/etc/nslcd.conf": re.compile(r"^\s*bindpw\s+\S", re.M),
+    "/etc/ldap.secret": _ANY,
+    "/etc/pam_ldap.secret": _ANY,
     "/etc/pip.conf": _URL_PASSWORD,
     "/etc/npmrc": _TOKEN,
     "/etc/gitconfig": _URL_PASSWORD,
@@ -109,8 +128,19 @@ _SYSTEM_DIRECTORIES: dict[str, tuple[str, re.Pattern[str]]] = {
     "/etc/ssl/private": (r".*\.(?:key|pem)", _PRIVATE_KEY),
     "/etc/pki/tls/private": (r".*\.(?:key|pem)", _PRIVATE_KEY),
     "/etc/ssh": (r"(?!ssh_host_).*", _PRIVATE_KEY),
+    "/etc/cloud/cloud.cfg.d": (r".*\.cfg", _CLOUD_USER),
     "/etc/ceph": (r".*\.keyring", _ANY),
+    **dict.fromkeys(
+        (
+            *("/etc/nginx/ssl", "/etc/nginx/certs", "/etc/apache2/ssl", "/etc/httpd/ssl"),
+            *("/etc/dovecot/private", "/etc/postfix/ssl", "/etc/haproxy/certs", "/etc/stunnel"),
+        ),
+        (r".*\.(?:key|pem)", _PRIVATE_KEY),
+    ),
+    "/etc/wpa_supplicant": (r".*\.conf", re.compile(r"^\s*(?:psk|password)\s*=\s*\S", re.M)),
+    "/var/lib/iwd": (r".*\.(?:psk|8021x)", _ANY),
 }
+_CERTBOT = "/etc/letsencrypt/live"
 
 
 def report_credentials(editor: Editor) -> None:
@@ -148,22 +178,22 @@ def _warn(
     if logins:
         editor.warnings.append(
             f"{shown(listed(logins))} lets the holder of a key log in to every instance: remove "
-            "the key in the kickstart's %post unless that is meant"
+            "the key in the installed system unless that is meant"
         )
     if private:
         editor.warnings.append(
             f"{shown(listed(private))} is a private key that every instance will have: remove it "
-            "in the kickstart's %post, and give instances keys of their own"
+            "in the installed system, and give instances keys of their own"
         )
     if others:
         editor.warnings.append(
             f"{shown(listed(others))} holds credentials that every instance will have: remove "
-            "them in the kickstart's %post unless that is meant"
+            "them in the installed system unless that is meant"
         )
     if known:
         editor.warnings.append(
             f"{shown(listed(known))} names the hosts that the build knew: remove it in the "
-            "kickstart's %post unless that is meant"
+            "installed system unless that is meant"
         )
 
 
@@ -241,3 +271,5 @@ def _system_files(editor: Editor) -> Iterator[tuple[str, re.Pattern[str]]]:
             path = join(directory, name)
             if re.fullmatch(pattern, name) and path not in _SYSTEM_FILES:
                 yield path, sign
+    for host in editor.names(_CERTBOT):
+        yield f"{_CERTBOT}/{host}/privkey.pem", _PRIVATE_KEY

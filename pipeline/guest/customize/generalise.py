@@ -38,6 +38,10 @@ _SEEDS = (
     "/var/lib/random-seed",
     "/var/lib/misc/random-seed",
     "/var/lib/seedrng",
+    # systemd-boot's, on whatever is mounted there.
+    "/boot/loader/random-seed",
+    "/efi/loader/random-seed",
+    "/boot/efi/loader/random-seed",
 )
 _VOLUMES = ("/etc/lvm/archive", "/etc/lvm/backup")
 # What old memory and reports of crashes lie in: every entry goes.
@@ -137,7 +141,7 @@ def warn_of_passwords(editor: Editor) -> None:
     if open_accounts:
         editor.warnings.append(
             f"{shown(', '.join(open_accounts[:10]))} can log in by password on every instance: "
-            "lock it in the kickstart (rootpw --lock) unless that is meant"
+            "lock it (rootpw --lock, passwd -l) unless that is meant"
         )
 
 
@@ -183,7 +187,7 @@ def _resolver(editor: Editor) -> None:
             # Nobody could fill it again.
             editor.warnings.append(
                 f"{path} is immutable (chattr +i) and stays: every instance asks its name servers; "
-                "leave it to DHCP in the kickstart's %post unless that is meant"
+                "leave it to DHCP in the installed system unless that is meant"
             )
         else:
             editor.write(path, "")

@@ -39,7 +39,7 @@ def remove_host_keys(editor: Editor) -> None:
             if editor.is_file(path):
                 editor.warnings.append(
                     f"every instance has the SSH host key {shown(path)}, which {file} names: have "
-                    "the kickstart leave keys in /etc/ssh, or make this one at each first boot"
+                    "the installation leave keys in /etc/ssh, or make this one at each first boot"
                 )
 
 

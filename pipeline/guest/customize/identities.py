@@ -99,13 +99,13 @@ def renew_identities(editor: Editor) -> None:
     if of_whom:
         editor.warnings.append(
             f"the installed machine's registration with {listed(of_whom)} went: register every "
-            "instance at its boot, or unregister in the kickstart's %post"
+            "instance at its boot, or unregister in the installed system"
         )
     shared = [f"{path} ({owner})" for path, owner in _SHARED if _holds(editor, path)]
     if shared:
         editor.warnings.append(
             f"{shown(listed(shared))}: every instance has this one identity; remove it in the "
-            "kickstart's %post, and give each instance its own"
+            "installed system, and give each instance its own"
         )
 
 
@@ -131,7 +131,7 @@ def _iscsi(editor: Editor) -> None:
     if targets:
         editor.warnings.append(
             f"{listed(targets)} names iSCSI targets: every instance logs in to them; remove "
-            "them in the kickstart's %post unless that is meant"
+            "them in the installed system unless that is meant"
         )
 
 
@@ -163,7 +163,7 @@ def forget_cloud_init(editor: Editor) -> None:
     if others or seeds:
         editor.warnings.append(
             f"{shown(listed(others + seeds))} tells cloud-init what one instance is: every "
-            "instance takes it for its own; remove it in the kickstart's %post unless that is meant"
+            "instance takes it for its own; remove it in the installed system unless that is meant"
         )
 
 
@@ -173,7 +173,8 @@ _PINNED_NETWORK = re.compile(
     r"(?:addresses|address|macaddress|mac_address|gateway4?)[ \t]*:",
     re.M,
 )
-_INSTANCE = re.compile(r"^[^#\n]*\binstance-id\s*:", re.M)
+# A name that is configured counts before the one that a cloud gives.
+_INSTANCE = re.compile(r"^[^#\n]*\binstance-id\s*:|^(?:hostname|fqdn)[ \t]*:[ \t]*\S", re.M)
 _SOURCES = re.compile(r"^datasource_list[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.M)
 
 

@@ -18,6 +18,8 @@ from pipeline.guest.customize.addresses import (
 )
 
 _CONNECTIONS = "/etc/NetworkManager/system-connections"
+_MAIN = "/etc/NetworkManager/NetworkManager.conf"
+_MAIN_PARTS = "/etc/NetworkManager/conf.d"
 _VENDOR = "/usr/lib/NetworkManager/system-connections"
 _ETHERNET = ("ethernet", "802-3-ethernet")
 _RADIO = ("wifi", "802-11-wireless", "wimax", "wpan", "olpc-mesh", "802-11-olpc-mesh")
@@ -58,13 +60,33 @@ def general_connections(editor: Editor, template: str) -> list[str]:
         editor.write(path, template, 0o600)
     # cloud-init's, which had written /etc/resolv.conf itself: without it nobody would.
     editor.remove("/etc/NetworkManager/conf.d/99-cloud-init.conf")
-    editor.update(
-        "/etc/NetworkManager/NetworkManager.conf",
-        lambda text: without_lines(
-            text, lambda line: "no-auto-default" in line and names_hardware(line)
+    for path in (_MAIN, *(f"{_MAIN_PARTS}/{name}" for name in editor.names(_MAIN_PARTS))):
+        editor.update(path, without_cards)
+    return lost
+
+
+def without_cards(text: str) -> str:
+    """NetworkManager.conf(5) without what it says of network cards by their addresses.
+
+    Sections for such a card alone go as a whole; the name of each must not be left without its
+    match-device, or it would be for every card.
+    """
+    parts = re.split(r"(?m)^(?=[ \t]*\[)", text)
+    kept = "".join(part for part in parts if not _is_for_a_card(part))
+    return without_lines(
+        kept,
+        lambda line: (
+            bool(re.match(r"\s*(?:no-auto-default|unmanaged-devices)\b", line))
+            and names_hardware(line)
         ),
     )
-    return lost
+
+
+def _is_for_a_card(part: str) -> bool:
+    return any(
+        setting.key == "match-device" and names_hardware(setting.value)
+        for setting in settings(part)
+    )
 
 
 def _keyfile_type(found: list[Setting]) -> str:

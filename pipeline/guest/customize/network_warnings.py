@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.access.paths import shown
@@ -47,12 +48,29 @@ _COMMAND = re.compile(
     re.M,
 )
 
+# A pattern of settings -> files and directories that may have it.
+_NAME_SERVERS = {
+    re.compile(r"^[ \t]*DNS[ \t]*=[^\n]*$", re.M): (
+        "/etc/systemd/resolved.conf",
+        "/etc/systemd/resolved.conf.d",
+    ),
+    re.compile(r"^[ \t]*servers[ \t]*=[^\n]*$", re.M): (
+        "/etc/NetworkManager/NetworkManager.conf",
+        "/etc/NetworkManager/conf.d",
+    ),
+    re.compile(r"^[ \t]*(?:supersede|prepend)\s+domain-name-servers\s[^;\n]*", re.M): (
+        "/etc/dhcp/dhclient.conf",
+        "/etc/dhclient.conf",
+    ),
+}
+
 
 def warn_of_networks(editor: Editor) -> None:
     """Scripts that set addresses, servers bound to one, boot parameters of one network."""
     _warn_of_scripts(editor)
     _warn_of_bound_server(editor)
     _warn_of_boot_parameters(editor)
+    _warn_of_name_servers(editor)
 
 
 def _warn_of_scripts(editor: Editor) -> None:
@@ -67,7 +85,7 @@ def _warn_of_scripts(editor: Editor) -> None:
     if found:
         editor.warnings.append(
             f"{shown(listed(found))}: sets an address or a route of one network on every "
-            "instance: remove it in the kickstart's %post unless that is meant"
+            "instance: remove it in the installed system unless that is meant"
         )
 
 
@@ -87,7 +105,7 @@ def _warn_of_bound_server(editor: Editor) -> None:
     if found:
         editor.warnings.append(
             f"{shown(listed(found))} has sshd listen at one address only: instances without it "
-            "are not reached by SSH; take ListenAddress out in the kickstart's %post"
+            "are not reached by SSH; take ListenAddress out in the installed system"
         )
 
 
@@ -107,3 +125,27 @@ def _warn_of_boot_parameters(editor: Editor) -> None:
             f"{shown(path)} has {word}= of the installed machine: instances that boot by the "
             "guest's own entries get it; leave it out of the installation's boot parameters"
         )
+
+
+def _warn_of_name_servers(editor: Editor) -> None:
+    """Settings by which every instance asks the name servers of one network, DHCP's aside."""
+    found = [
+        path
+        for pattern, paths in _NAME_SERVERS.items()
+        for path in _files(editor, paths)
+        if any(names_site(match[0]) for match in pattern.finditer(editor.small_text(path)))
+    ]
+    if found:
+        editor.warnings.append(
+            f"{shown(listed(found))} has every instance ask the name servers of one network, "
+            "whatever DHCP tells it: take them out in the installed system unless that is meant"
+        )
+
+
+def _files(editor: Editor, paths: tuple[str, ...]) -> Iterator[str]:
+    """Each path, and the entries of those that are directories."""
+    for path in paths:
+        if editor.is_directory(path):
+            yield from (f"{path}/{name}" for name in editor.names(path))
+        else:
+            yield path

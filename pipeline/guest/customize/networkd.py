@@ -17,9 +17,11 @@ from pipeline.guest.customize.addresses import (
     names_hardware,
     names_site,
     settings,
+    without_lines,
 )
 
 _ETC = "/etc/systemd/network"
+_MAIN = "/etc/systemd/networkd.conf"
 _OURS = f"{_ETC}/80-wired.network"
 _ADMIN = (_ETC, "/usr/local/lib/systemd/network")
 _VENDOR = ("/usr/lib/systemd/network", "/lib/systemd/network")
@@ -106,6 +108,8 @@ def general_networkd(editor: Editor, template: str) -> list[str]:
     other than Ethernet interfaces: the caller says so.
     """
     enabled = any(editor.guest.stat(f"{d}/systemd-networkd.service") is not None for d in _WANTS)
+    for path in (_MAIN, *(f"{_MAIN}.d/{name}" for name in editor.names(f"{_MAIN}.d"))):
+        editor.update(path, without_own_duid)
     files = [_read(editor, path) for path in _paths(editor, _ADMIN)]
     files = [each for each in files if each.path != _OURS]
     files += [each for path in _paths(editor, _VENDOR) if (each := _read(editor, path)).pinned]
@@ -116,6 +120,11 @@ def general_networkd(editor: Editor, template: str) -> list[str]:
     if enabled:
         editor.write(_OURS, template)
     return [each.path for each in files if each.path in gone and _is_virtual(each)]
+
+
+def without_own_duid(text: str) -> str:
+    """networkd.conf(5) without a DHCP identifier written out: networkd then makes one itself."""
+    return without_lines(text, lambda line: re.match(r"\s*DUIDRawData\s*=", line) is not None)
 
 
 def _unwanted(files: list[_File], *, enabled: bool) -> set[str]:

@@ -24,7 +24,8 @@ _APT_TOKEN = re.compile(
 # "proxy=" of yum, dnf, wget, curl; "[http] proxy" of git; "http_proxy=" of every shell.
 _PROXY = re.compile(
     r"^[ \t]*(?:export[ \t]+|setenv[ \t]+|(?:Default)?Environment=[\"']?|set[ \t]+-g?x[ \t]+)*"
-    r"[\"']?(?:proxy(?:_\w+)?[ \t]*[=:]|(?:https?|ftp|all|rsync|socks)[-_]proxy[\"']?[ \t]*[=: \t])"
+    r"[\"']?(?:proxy(?:_\w+)?[ \t]*[=:]|(?:(?:https?|ftp|all|rsync|socks)[-_]proxy"
+    r"|https?Proxy)[\"']?[ \t]*[=: \t])"
     r"[ \t]*[\"']?(?!_?none_?\b)[^\s\"'#]",
     re.I | re.M,
 )
@@ -43,10 +44,14 @@ _FILES = (
     "/etc/rhsm/rhsm.conf",
     "/etc/curlrc",
     "/etc/default/docker",
+    "/etc/docker/daemon.json",
+    "/etc/systemd/system.conf",
+    "/etc/sysconfig/rhn/up2date",
     "/etc/sysconfig/docker",
     "/root/.wgetrc",
     "/root/.curlrc",
     "/root/.gitconfig",
+    "/root/.docker/config.json",
     "/root/.bashrc",
     "/root/.profile",
     "/root/.bash_profile",
@@ -56,6 +61,7 @@ _DIRECTORIES = {
     "/etc/yum.repos.d": r".*\.repo",
     "/etc/zypp/repos.d": r".*\.repo",
     "/etc/dnf/dnf.conf.d": r".*\.conf",
+    "/etc/dnf/libdnf5.conf.d": r".*\.conf",
     "/etc/profile.d": r".*\.(?:c?sh|fish)",
     "/etc/environment.d": r".*\.conf",
     "/etc/systemd/system.conf.d": r".*\.conf",
@@ -102,7 +108,7 @@ def remove_proxies(editor: Editor) -> None:
     if warned:
         editor.warnings.append(
             f"{shown(listed(warned))} names a proxy: every instance goes through it; take it out "
-            "in the kickstart's %post unless instances reach it"
+            "in the installed system unless instances reach it"
         )
     sources = ["/etc/apt/sources.list"]
     sources += [f"{directory}/{n}" for directory in _SOURCES for n in editor.names(directory)]
@@ -110,7 +116,7 @@ def remove_proxies(editor: Editor) -> None:
     if sources:
         editor.warnings.append(
             f"{shown(listed(sources))} has packages come from the installation's own medium or "
-            "host, which no instance has: name a repository in the kickstart's %post"
+            "host, which no instance has: name a repository in the installed system"
         )
 
 

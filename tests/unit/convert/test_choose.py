@@ -87,6 +87,14 @@ def test_a_damaged_volume_is_followed_by_its_readers_advice() -> None:
     assert caught.value.next_step == "Run e2fsck -fn"
 
 
+def test_a_disk_that_is_cut_off_is_to_be_copied_again() -> None:
+    cut = volume("1", refusal="it is cut off")
+    beyond = Volume(DISK, (Stretch(DISK.size - 512, 1 << 20),), "partition 1")
+    with pytest.raises(DiskError, match="it is cut off") as caught:
+        choose_root(Survey((replace(cut, volume=beyond),)), "", "disk")
+    assert caught.value.next_step == "Copy the disk again, to its end"
+
+
 def test_installation_media_are_told_as_such() -> None:
     with pytest.raises(InputError, match="installation media") as caught:
         choose_root(Survey((volume("0", "iso9660"),)), "", "disk")

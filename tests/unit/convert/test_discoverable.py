@@ -16,10 +16,12 @@ DISK = MemoryDisk(1 << 30)
 VAR = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"
 
 
-def partition(number: int, kind: str, label: str = "", uuid: str = "f5") -> Candidate:
+def partition(
+    number: int, kind: str, label: str = "", uuid: str = "f5", attributes: int = 0
+) -> Candidate:
     stretch = Stretch(0, 1 << 20)
     place = f"partition {number}"
-    found = Partition(number, stretch, kind, f"0a-{number}", label)
+    found = Partition(number, stretch, kind, f"0a-{number}", label, "", attributes)
     volume = Volume(DISK, (stretch,), place)
     return Candidate(str(number), place, volume, Superblock("ext4", uuid), found)
 
@@ -60,6 +62,11 @@ def test_a_partition_that_fstab_puts_to_another_use() -> None:
     assert typed("UUID=f5 /data ext4 defaults 0 2\n", partition(3, VAR)) == {}
     assert typed("PARTUUID=0a-3 /data ext4 defaults 0 2\n", partition(3, VAR)) == {}
     assert typed("UUID=f6 /data ext4 defaults 0 2\n", partition(3, VAR)) == {"/var": "partition 3"}
+
+
+def test_a_partition_that_is_not_mounted_for_its_type() -> None:
+    assert typed("", partition(3, VAR, attributes=1 << 63)) == {}
+    assert typed("", partition(3, VAR, attributes=1 << 60)) == {"/var": "partition 3"}  # read-only
 
 
 def test_a_slot_that_waits_for_an_update_holds_nothing() -> None:

@@ -166,3 +166,10 @@ def test_any_first_sector_is_a_table_or_an_error(sector: bytes, sectors: int) ->
     except DiskError:
         return
     assert all(p.stretch.length > 0 for p in table.partitions)
+
+
+def test_the_attributes_of_a_gpt_entry() -> None:
+    disk = MemoryDisk(SECTORS * 512)
+    write_gpt(disk, [(2048, 4095, "var")], 512, attributes=1 << 63 | 1 << 60)
+    (partition,) = read_table(disk).partitions
+    assert partition.attributes == 1 << 63 | 1 << 60

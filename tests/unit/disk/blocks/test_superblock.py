@@ -40,6 +40,8 @@ def test_checksums_chain(first: bytes, second: bytes) -> None:
         (65526, b"SWAPSPACE2", "swap"),
         (0x10040, b"_BHRfS_M", "btrfs"),
         (0x1000, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),
+        ((1 << 20) - 0x10000, b"\xfc\x4e\x2b\xa9", "linux_raid_member"),  # 0.90
+        ((1 << 20) - 0x2000, b"\xfc\x4e\x2b\xa9\1\0\0\0", "linux_raid_member"),  # 1.0
         (3, b"NTFS    ", "ntfs"),
         (3, b"EXFAT   ", "exfat"),
         (0x400, b"\xe2\xe1\xf5\xe0", "erofs"),

@@ -269,6 +269,25 @@ def test_extlinux() -> None:
     assert extlinux_default("", "/boot") is None
 
 
+def test_the_linux_that_xen_starts() -> None:
+    config = (
+        "menuentry x --id i {\n multiboot2 /xen.gz\n module2 /vmlinuz-1 ro\n"
+        " module2 --nounzip /initrd-1\n}\nmenuentry y {\n linux /vmlinuz-2\n}\n"
+    )
+    assert grub2_default(config) == Entry("/vmlinuz-1", ("/initrd-1",), "x", "i")
+    legacy = (
+        "default 0\ntitle x\n root (hd0,0)\n kernel /xen.gz dom0_mem=1\n"
+        " module /vmlinuz-1 ro\n module /initrd-1\ntitle y\n kernel /vmlinuz-2\n"
+    )
+    assert legacy_default(legacy) == Entry("/vmlinuz-1", ("/initrd-1",), "x")
+    assert legacy_default(legacy.replace("default 0", "default 1")) == Entry("/vmlinuz-2", (), "y")
+
+
+def test_extlinuxs_default_is_of_the_whole_file() -> None:
+    config = "LABEL one\n LINUX /vmlinuz-1\nLABEL two\n LINUX /vmlinuz-2\nDEFAULT two\n"
+    assert extlinux_default(config, "/boot") == Entry("/vmlinuz-2", (), "two")
+
+
 def test_the_environment_block() -> None:
     block = "# GRUB Environment Block\nsaved_entry=a=b\nboot_success=0\n" + "#" * 900
     assert grub_environment(block) == {"saved_entry": "a=b", "boot_success": "0"}

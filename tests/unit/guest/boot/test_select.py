@@ -91,6 +91,24 @@ def test_the_boot_loader_decides(tools: Tools, path: str, text: str) -> None:
     assert files.chosen_because.startswith("the default of /boot/")
 
 
+@pytest.mark.parametrize(
+    ("source", "version"),
+    [
+        ("  source ${config_directory}/custom.cfg\n", OLD),
+        ("# source /custom.cfg\n", NEW),
+        ("", NEW),
+    ],
+)
+def test_the_entries_beside_grubs_own(tools: Tools, source: str, version: str) -> None:
+    def entry(name: str, kernel: str) -> str:
+        return f"menuentry '{name}' {{\n linux /boot/vmlinuz-{kernel}\n}}\n"
+
+    config = f'set default="0"\n{entry("a", NEW)}if true; then\n{source}fi\n'
+    custom = f"set default=mine\n{entry('mine', OLD)}"
+    tree = {"/boot/grub/grub.cfg": config, "/boot/grub/custom.cfg": custom}
+    assert collected({**BOTH, **tree}, tools).kernel_version == version
+
+
 def test_links_are_followed_inside_the_guest(tools: Tools) -> None:
     tree = {
         **BOTH,
@@ -112,6 +130,14 @@ def test_a_default_that_is_not_there_or_unfit(tools: Tools) -> None:
         files = collected(tree, tools)
         assert files.kernel_version == NEW
         assert any(words in warning for warning in files.warnings)
+
+
+@pytest.mark.parametrize("path", [f"/boot/vmlinuz-{NEW}", f"/boot/initramfs-{NEW}.img"])
+def test_what_is_damaged_is_named_as_the_guest_has_it(tools: Tools, path: str) -> None:
+    with pytest.raises(GuestError) as said:
+        collected({**installed(NEW), path: b"damaged" * 1000}, tools)
+    assert said.value.subject == path
+    assert str(tools.scratch) not in str(said.value)
 
 
 def test_a_ramdisk_of_another_name_by_the_entry(tools: Tools) -> None:
@@ -379,6 +405,13 @@ def test_an_image_in_boot_itself(tools: Tools) -> None:
     files, _, its_ramdisk = taken({**MODULES_ONLY, "/boot/EFI/Linux/a.efi": uki(UKI)}, tools)
     assert its_ramdisk == UKI[".initrd"]
     assert files.kernel == "/boot/EFI/Linux/a.efi"
+
+
+@pytest.mark.parametrize("top", ["/efi", "/boot/efi"])
+def test_an_image_where_its_partition_would_be_mounted(tools: Tools, top: str) -> None:
+    files, _, its_ramdisk = taken({**MODULES_ONLY, f"{top}/EFI/Linux/a.efi": uki(UKI)}, tools)
+    assert its_ramdisk == UKI[".initrd"]
+    assert files.kernel == f"{top}/EFI/Linux/a.efi"
 
 
 def test_of_two_images_systemd_boots_default_is_taken(tools: Tools, tmp_path: Path) -> None:

@@ -256,6 +256,22 @@ def test_without_networkd_other_interfaces_files_are_not_ours() -> None:
             "[main]\nno-auto-default=52:54:00:01:02:03,\nplugins=keyfile\n",
             "[main]\nplugins=keyfile\n",
         ),
+        (
+            "/etc/NetworkManager/conf.d/10-cards.conf",
+            "[device-1]\nmatch-device=mac:52:54:00:01:02:03\nmanaged=0\n"
+            "[keyfile]\nunmanaged-devices=mac:52:54:00:01:02:04\n[device]\nwifi.scan=no\n",
+            "[keyfile]\n[device]\nwifi.scan=no\n",
+        ),
+        (
+            "/etc/systemd/networkd.conf",
+            "[DHCPv4]\nDUIDType=vendor\nDUIDRawData=00:00:ab:11:f9:2a:c2\n",
+            "[DHCPv4]\nDUIDType=vendor\n",
+        ),
+        (
+            "/etc/systemd/networkd.conf.d/a.conf",
+            "[DHCPv6]\nDUIDRawData=00:00:ab:11\n",
+            "[DHCPv6]\n",
+        ),
     ],
 )  # fmt: skip
 def test_files_that_hold_more_are_edited(path: str, text: str, becomes: str) -> None:
@@ -301,6 +317,14 @@ def test_dhcpcd() -> None:
         ("/boot/grub2/grubenv", "kernelopts=root=/dev/x systemd.machine_id=0123 ro\n", "_id="),
         ("/boot/loader/entries/a.conf", "options rd.iscsi.initiator=iqn.2004-10.x:1\n", "iscsi"),
         ("/etc/ssh/sshd_config", "ListenAddress 192.0.2.9\n", "sshd listen"),
+        ("/etc/systemd/resolved.conf", "[Resolve]\nDNS=192.0.2.53\n", "name servers"),
+        ("/etc/systemd/resolved.conf.d/a.conf", "[Resolve]\nDNS=192.0.2.53#x\n", "name servers"),
+        (
+            "/etc/NetworkManager/conf.d/dns.conf",
+            "[global-dns-domain-*]\nservers=192.0.2.53\n",
+            "name servers",
+        ),
+        ("/etc/dhcp/dhclient.conf", "supersede domain-name-servers 192.0.2.53;\n", "servers"),
         ("/etc/rc.local", "ip -4 route add 10.0.0.0/8 via 192.0.2.254\n", "every instance"),
         ("/etc/network/if-up.d/a", "route add -net 10.0.0.0/8 gw 192.0.2.254\n", "instance"),
     ],
@@ -322,6 +346,7 @@ def test_what_is_not_ours_to_edit_is_told(path: str, text: str, words: str) -> N
             "/etc/ssh/sshd_config",
             "#ListenAddress 0.0.0.0\nListenAddress 0.0.0.0\nListenAddress ::\n",
         ),
+        ("/etc/systemd/resolved.conf", "#DNS=192.0.2.53\nFallbackDNS=192.0.2.53\nDNS=127.0.0.1\n"),
         ("/etc/rc.local", "ip route add 169.254.169.254 dev eth0\n# ip route add 10.0.0.0/8\n"),
     ],
 )

@@ -65,6 +65,8 @@ GONE: dict[str, str] = {
     "/var/lib/systemd/credential.secret": "x",
     "/var/lib/systemd/random-seed": "x",
     "/var/lib/seedrng/seed.credit": "x",
+    "/boot/loader/random-seed": "x",
+    "/boot/efi/loader/random-seed": "x",
     "/var/lib/systemd/coredump/core.x.zst": "x",
     "/var/crash/202601010000/vmcore": "x",
     "/var/spool/abrt/ccpp-1/coredump": "x",
@@ -101,6 +103,12 @@ GONE: dict[str, str] = {
     "/root/.viminfo": "x",
     "/home/ann/.zsh_history": "x",
     "/home/ann/.python_history": "x",
+    "/home/ann/.zhistory": "x",
+    "/home/ann/.local/state/python_history": "x",
+    "/home/ann/.local/state/nvim/shada/main.shada": "x",
+    "/home/ann/.local/share/nano/search_history": "x",
+    "/home/ann/.config/fish/fish_history": "x",
+    "/home/ann/.vim/.netrwhist": "x",
     "/home/ann/.local/share/fish/fish_history": "x",
     "/home/unlisted/.bash_history": "x",
     "/etc/apt/apt.conf.d/90curtin-aptproxy": 'Acquire::http::Proxy "http://p:3128";\n',
@@ -385,6 +393,7 @@ def test_an_installers_proxy_goes_and_no_password_is_told() -> None:
         ("/etc/apt/apt.conf.d/01proxy", f'Acquire::http {{ Proxy "{PROXY}"; }};\n'),
         ("/etc/dnf/dnf.conf", f"[main]\nproxy={PROXY}\nproxy_password=SECRET\n"),
         ("/etc/yum.conf", "[main]\nproxy = http://proxy.example:3128\n"),
+        ("/etc/dnf/libdnf5.conf.d/50-site.conf", "[main]\nproxy = http://proxy.example:3128\n"),
         ("/etc/yum.repos.d/a.repo", f"[a]\nproxy={PROXY}\n"),
         ("/etc/sysconfig/proxy", 'PROXY_ENABLED="yes"\nHTTP_PROXY="http://proxy.example"\n'),
         ("/etc/zypp/repos.d/a.repo", "[a]\nbaseurl=http://x/?proxy=proxy.example&proxyport=1\n"),
@@ -393,6 +402,10 @@ def test_an_installers_proxy_goes_and_no_password_is_told() -> None:
         ("/etc/profile.d/proxy.csh", "setenv http_proxy http://proxy.example:3128\n"),
         ("/etc/systemd/system.conf.d/p.conf", "DefaultEnvironment=http_proxy=http://p\n"),
         ("/etc/systemd/system/docker.service.d/p.conf", 'Environment="HTTP_PROXY=http://p"\n'),
+        ("/etc/systemd/system.conf", "[Manager]\nDefaultEnvironment=http_proxy=http://p\n"),
+        ("/etc/docker/daemon.json", '{"proxies": {\n  "https-proxy": "http://p"\n}}'),
+        ("/root/.docker/config.json", '{"proxies": {"default": {\n  "httpProxy": "http://p"\n}}}'),
+        ("/etc/sysconfig/rhn/up2date", "httpProxy=p:3128\n"),
         ("/etc/wgetrc", "https_proxy = http://proxy.example:3128/\n"),
         ("/root/.curlrc", 'proxy = "http://proxy.example"\n'),
         ("/root/.gitconfig", "[http]\n\tproxy = http://proxy.example\n"),
@@ -415,6 +428,7 @@ def test_another_proxy_is_told(path: str, text: str) -> None:
         ("/etc/environment", 'no_proxy="localhost"\nhttp_proxy=""\n'),
         ("/etc/profile.d/off.sh", "unset http_proxy\nproxy () { :; }\n"),
         ("/etc/sysconfig/proxy", 'PROXY_ENABLED="no"\nHTTP_PROXY="http://x"\n'),
+        ("/etc/sysconfig/rhn/up2date", "httpProxy[comment]=x\nhttpProxy=\nenableProxy=0\n"),
         ("/etc/rhsm/rhsm.conf", "proxy_hostname =\nproxy_scheme = http\n"),
     ],
 )
@@ -458,6 +472,9 @@ def test_packages_from_the_installation_are_told(path: str, text: str) -> None:
         ("/root/.ssh/putty", "PuTTY-User-Key-File-2: ssh-rsa\n", "private key"),
         ("/etc/openvpn/client/a.key", PRIVATE, "private key"),
         ("/etc/ssl/private/site.key", PRIVATE, "private key"),
+        ("/etc/nginx/ssl/site.key", PRIVATE, "private key"),
+        ("/etc/letsencrypt/live/site.example/privkey.pem", PRIVATE, "private key"),
+        ("/etc/wpa_supplicant/wpa_supplicant.conf", 'network={\n psk="SECRET"\n}\n', "credentials"),
         ("/root/.ssh/known_hosts", f"git.example {KEY}", "hosts that the build knew"),
         ("/root/.netrc", "machine x login y password SECRET\n", "credentials"),
         ("/home/ann/.git-credentials", "https://ann:SECRET@git.example\n", "credentials"),
@@ -473,10 +490,20 @@ def test_packages_from_the_installation_are_told(path: str, text: str) -> None:
         ("/etc/yum.repos.d/a.repo", "[a]\nusername=u\npassword=SECRET\n", "credentials"),
         ("/etc/zypp/credentials.d/site", "username=u\npassword=SECRET\n", "credentials"),
         ("/etc/mysql/debian.cnf", "password = SECRET\n", "credentials"),
+        ("/etc/sssd/sssd.conf", "[domain/x]\nldap_default_authtok = SECRET\n", "credentials"),
+        (
+            "/etc/cloud/cloud.cfg.d/80-u.cfg",
+            "chpasswd:\n  list: x\npassword: SECRET\n",
+            "credentials",
+        ),
+        ("/etc/cloud/cloud.cfg", "users:\n- ssh-authorized-keys:\n  - x SECRET\n", "credentials"),
+        ("/etc/nslcd.conf", "bindpw SECRET\n", "credentials"),
         ("/etc/wireguard/wg0.conf", "[Interface]\nPrivateKey = SECRET\n", "credentials"),
         ("/etc/iscsi/iscsid.conf", "node.session.auth.password = SECRET\n", "credentials"),
         ("/var/lib/cloud/seed/nocloud/user-data", "password: SECRET\n", "cloud-init"),
         ("/etc/cloud/cloud.cfg.d/99-x.cfg", "datasource_list: [ NoCloud ]\n", "cloud-init"),
+        ("/etc/cloud/cloud.cfg.d/99-y.cfg", "#cloud-config\nhostname: builder\n", "cloud-init"),
+        ("/etc/cloud/cloud.cfg.d/99-z.cfg", "fqdn: builder.example\n", "cloud-init"),
     ],
 )
 def test_keys_and_passwords_stay_and_are_told(path: str, text: str, words: str) -> None:
@@ -498,12 +525,25 @@ def test_keys_and_passwords_stay_and_are_told(path: str, text: str, words: str) 
         ("/etc/yum.repos.d/a.repo", "[a]\nbaseurl=https://x/\n#password=x\n"),
         ("/etc/ssh/ssh_config", "Host *\n"),
         ("/etc/apt/auth.conf.d/.keep", ""),
+        (
+            "/etc/cloud/cloud.cfg",
+            "system_info:\n  default_user:\n    lock_passwd: True\n#password: x\nssh_pwauth: no\n",
+        ),
+        ("/etc/cloud/cloud.cfg.d/10-h.cfg", "preserve_hostname: true\n#hostname: x\n"),
+        ("/etc/sssd/sssd.conf", "[domain/x]\n#ldap_default_authtok = x\nid_provider = ad\n"),
         ("/etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [ NoCloud, Ec2, None ]\n"),
     ],
 )
 def test_what_is_no_secret_is_not_told(path: str, text: str) -> None:
     _, result = customized({path: text})
     assert result.warnings == ()
+
+
+def test_a_password_in_a_mount_that_stays_is_told() -> None:
+    line = "//nas/x /x cifs _netdev,nofail,username=u,password=SECRET 0 0\n"
+    guest, result = customized({"/etc/fstab": f"UUID=1 / ext4 defaults 0 1\n{line}"})
+    assert line in guest.text("/etc/fstab")
+    assert any("/etc/fstab holds credentials" in warning for warning in result.warnings)
 
 
 def test_keys_where_sshd_is_told_to_look() -> None:
