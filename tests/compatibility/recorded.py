@@ -69,7 +69,6 @@ LOCKED = (
     Locked("openstacksdk (client)", "openstacksdk", _RUN, (_GLANCE,)),
     Locked("keystoneauth1 (client)", "keystoneauth1", _RUN, (_LOGIN,)),
     Locked("boto3 (client)", "boto3", _RUN, (_EC2, _EBS)),
-    Locked("pykickstart", "pykickstart", _RUN, ("unit/builders/installer",)),
 )
 _ABOUT_GUESTS = """\
 Guests are installed or made, customised by the pipeline and booted by its boot check in the long
@@ -83,7 +82,8 @@ its own installer.
 _ABOUT_SERVERS = """\
 What the tests start or call, in the versions that the lock files fix; the tests named are run by
 `./invoke check` (not run here: it is what runs the tests). AWS itself, Eucalyptus and euca2ools
-were never tried; strict stand-ins (`tests/fakes`) take the place of EC2, EBS and S3 as AWS has them.
+were never tried; strict stand-ins (`tests/fakes`) take the place of EC2, EBS and S3 as AWS has
+them.
 """
 _BY_HAND = """\
 ### By hand
