@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.compatibility import filesystems, partitions, recorded, roots
-from tests.compatibility.attempt import Case, attempt
-from tests.compatibility.document import DOCUMENT, TITLES, save, table
+from tests.compatibility.attempt import attempt
+from tests.compatibility.document import DOCUMENT, TITLES, Row, save, table
 
 _EXCUSE = "(not run here: minutes, as root)"  # for the check of the documents
 _GUESTFS = (
@@ -34,10 +34,7 @@ _PROGRAMS = {  # title, and what says the version
         ("qemu-img", "qemu-img --version"), ("e2fsprogs", "mke2fs -V"),
     ),
 }  # fmt: skip
-_TRIED: dict[str, Callable[[], list[Case]]] = {
-    "filesystems": filesystems.cases,
-    "partitions": partitions.cases,
-}
+_TRIED = {"filesystems": filesystems, "partitions": partitions}
 _READ: dict[str, Callable[[], str]] = {"guests": recorded.guests, "servers": recorded.servers}
 
 
@@ -60,16 +57,22 @@ def main() -> None:
 
 
 def _section(name: str, directory: Path | None) -> str:
-    command = f"`./invoke compatibility --only={name}` {_EXCUSE}"
     today = datetime.now(UTC).date().isoformat()
     if name in _READ:
+        command = f"`./invoke compatibility --only={name}` {_EXCUSE}"
         return f"Read on {today} by {command}.\n\n{_READ[name]()}"
     rows = []
-    for case in _TRIED[name]():
+    for case in _TRIED[name].cases():
         row = attempt(case, directory)
         print(f"{row.name}: {row.outcome}: {row.words}", flush=True)
         rows.append(row)
-    return f"Tried on {today} by {command} {_with(name)}.\n\n{table(rows)}"
+    return tried(name, today, rows)
+
+
+def tried(name: str, date: str, rows: list[Row]) -> str:
+    """The text of a section of rows that were tried on a date."""
+    command = f"`./invoke compatibility --only={name}` {_EXCUSE}"
+    return f"Tried on {date} by {command}\n{_with(name)}.\n\n{_TRIED[name].ABOUT}\n{table(rows)}"
 
 
 def _with(name: str) -> str:

@@ -102,6 +102,12 @@ _SECRET = (
 _INSTALLED = "sfdisk, lvm2, the kernel's drivers; a whole Debian 12 on it"
 
 
+ABOUT = """\
+The root is the small ext4 of the section above, but in the LAYOUTS of `tests/fixtures/disks`, which
+have a whole Debian 12, stale blocks and files that are hard to copy, most of them /boot and swap.
+"""
+
+
 def cases() -> list[Case]:
     """Every row of the section, in its order."""
     found = [Case("no table", f"{_EXT4} -d TREE", _bare)]

@@ -45,7 +45,13 @@ def test_every_layout_and_feature_is_tried() -> None:
     tried = set(names)
     assert {f"LAYOUTS: {layout}" for layout in LAYOUTS} <= tried
     for rows in (
-        *(filesystems.EXT, filesystems.INLINE, filesystems.XFS, filesystems.NEWER_XFS),
+        *(
+            filesystems.EXT,
+            filesystems.INLINE,
+            filesystems.XFS,
+            filesystems.VERITY,
+            filesystems.NEWER_XFS,
+        ),
         *(filesystems.OTHERS, partitions.TABLES, partitions.LVM, partitions.LVM_REFUSED),
         *(partitions.QCOW2, partitions.FORMATS_REFUSED),
     ):
