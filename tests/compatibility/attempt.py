@@ -18,6 +18,7 @@ from tests.fixtures.disks import Entry, listing, mounted
 from tests.fixtures.disks.tools import run
 
 _UNSUPPORTED = (2, 5)  # exit codes: wrong input, a damaged or unsupported disk
+_EMULATED = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
 _MOST = 420  # characters of an error
 
 
@@ -113,17 +114,24 @@ def _features(image: Path) -> set[str]:
 
 
 def _content(image: Path, kind: str, scratch: Path) -> dict[str, Entry]:
-    """Every file, by the kernel; where it cannot mount an ext file system, by debugfs."""
+    """Every file, by the kernel; where that cannot mount it, by debugfs or guestfish.
+
+    Not every kernel has XFS of version 4; that of guestfish's appliance is another one.
+    """
     replay = "norecovery" if kind == "xfs" else "noload"
     try:
         with mounted(image, scratch / "top", "ro", replay) as top:
             return listing(top)
     except AssertionError:
-        if kind == "xfs":
-            raise
-    out = scratch / "dumped"
-    out.mkdir()
-    run("debugfs", "-R", f"rdump / {out}", image)
+        out = scratch / "dumped"
+        out.mkdir()
+    if kind == "xfs":
+        tar = scratch / "dumped.tar"
+        options = ("--format=raw", "-a", image, "-m", "/dev/sda", "tar-out", "/", tar)
+        run("guestfish", "--ro", *options, env=_EMULATED)
+        run("tar", "-x", "--numeric-owner", "-f", tar, "-C", out)
+    else:
+        run("debugfs", "-R", f"rdump / {out}", image)
     found = listing(out)
     shutil.rmtree(out)
     return found
