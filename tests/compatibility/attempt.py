@@ -71,7 +71,8 @@ def _tried(made: Made, named: str, place: Path) -> tuple[str, str]:
         done = invoke(place, *words, IMAGE_PIPELINE_BUILD=str(place / "build"))
     except subprocess.TimeoutExpired as late:
         return FAILS, f"no end within {late.timeout:.0f} s"
-    said = _short(done.stderr, place)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: ")]
+    said = _short("\n".join(lines), place)
     if done.returncode == 0:
         manifest = json.loads((place / "build/demo/manifest.json").read_text())
         faults = [] if made.files is None else _faults(made, manifest, place / "build/demo")
