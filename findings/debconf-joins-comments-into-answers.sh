@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # SUMMARY: a comment line between the continued lines of a preseed becomes part of the answer
 # GUESS: lines that begin with "#" are comments, wherever they stand, so one between the lines of a long
 #   late_command or expert_recipe (with a backslash at its end, to keep the chain) is left out

@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # SUMMARY: pykickstart drops the rest of a line after any "#", in the middle of a word too, without a word
 # GUESS: as in a shell, "#" begins a comment only at the start of a word: in `rootpw --plaintext pass#word`
 #   the password is "pass#word", in `url --url=http://mirror/os#x` the fragment belongs to the URL

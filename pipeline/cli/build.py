@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 
 from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables
-from pipeline.cli.session import front_door
+from pipeline.cli.session import session
 from pipeline.core import settings
 from pipeline.core.errors import InputError, VerifyError
 
@@ -57,7 +57,7 @@ def build(
     debug: bool = False,
 ) -> None:
     """Install, take the root filesystem out, make it an image, boot it to prove it works."""
-    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+    with session(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.builders.recipes import choose_recipe, load_recipes
         from pipeline.cli.render import plan_lines
         from pipeline.core.request import BuildRequest
@@ -159,7 +159,7 @@ def verify(
     debug: bool = False,
 ) -> None:
     """Boot a finished build or a registered triple again and say what holds."""
-    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+    with session(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.workflows import verify
 
         target = verify.find_target(name, whole_disk=whole_disk, user=user)
@@ -196,7 +196,7 @@ def _report(report: VerifyReport) -> dict[str, Any]:
 )
 def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False) -> None:
     """Boot a finished build on this terminal; what the guest writes is thrown away."""
-    with front_door(debug=debug) as view:
+    with session(debug=debug) as view:
         from pipeline.workflows import verify
 
         target = verify.find_target(name, whole_disk=whole_disk, user="")
@@ -206,7 +206,7 @@ def console(c: Context, name: str, whole_disk: bool = False, debug: bool = False
 @command(help=help_for("json"))
 def recipes(c: Context, json: bool = False) -> None:
     """List what can be built."""
-    with front_door(as_json=json) as view:
+    with session(as_json=json) as view:
         from pipeline.builders.recipes import load_recipes
 
         known = load_recipes(settings.recipes_file())

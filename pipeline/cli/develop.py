@@ -12,7 +12,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from pipeline.cli import MANY, command, whole_number
-from pipeline.cli.session import front_door
+from pipeline.cli.session import session
 from pipeline.core import resources
 
 ROOT = resources.PROJECT
@@ -183,9 +183,9 @@ def check(c: Context, unit: bool = False) -> None:
 
 def _number(option: str, word: str, *, least: int = 0) -> int:
     """An option's number; what is none ends the run with the words of a wrong input."""
-    with front_door():
+    with session():
         return whole_number(option, word, least=least) or 0
-    raise AssertionError("the front door ends the run")
+    raise AssertionError("the session ends the run")
 
 
 def _shell_scripts() -> list[Path]:

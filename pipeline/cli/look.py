@@ -10,7 +10,7 @@ from pathlib import Path
 from invoke.context import Context
 
 from pipeline.cli import MANY, command, help_for, whole_number
-from pipeline.cli.session import front_door
+from pipeline.cli.session import session
 from pipeline.core import settings
 from pipeline.core.errors import ExitCode, HostError
 
@@ -24,7 +24,7 @@ from pipeline.core.errors import ExitCode, HostError
 )
 def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = False) -> None:
     """Show what this host has and lacks for each task; exit code 3 when it lacks what is needed."""
-    with front_door(quiet=True, as_json=json, debug=debug) as view:
+    with session(quiet=True, as_json=json, debug=debug) as view:
         import tempfile
 
         from pipeline.host.context import Tools
@@ -42,7 +42,7 @@ def doctor(c: Context, full: bool = False, json: bool = False, debug: bool = Fal
 @command(name="list", help=help_for("json", "debug"))
 def list_(c: Context, json: bool = False, debug: bool = False) -> None:
     """List the builds and what is registered where."""
-    with front_door(quiet=True, as_json=json, debug=debug) as view:
+    with session(quiet=True, as_json=json, debug=debug) as view:
         from pipeline.builds import listing
 
         known = listing.summaries(settings.build_dir())
@@ -55,7 +55,7 @@ def list_(c: Context, json: bool = False, debug: bool = False) -> None:
 )
 def show(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
     """Show one finished build: what it was made from, its files, its boot check, its ids."""
-    with front_door(quiet=True, as_json=json, debug=debug) as view:
+    with session(quiet=True, as_json=json, debug=debug) as view:
         from pipeline.builds import history, listing
         from pipeline.builds.manifest import read_manifest
 
@@ -80,7 +80,7 @@ def show(c: Context, name: str, json: bool = False, debug: bool = False) -> None
 )
 def diff(c: Context, old: str, new: str, json: bool = False, debug: bool = False) -> None:
     """Compare two finished builds: packages, files, sizes, manifest."""
-    with front_door(quiet=True, as_json=json, debug=debug) as view:
+    with session(quiet=True, as_json=json, debug=debug) as view:
         from pipeline.builds import history, listing
         from pipeline.builds.compare import compare, read_build
 
@@ -114,7 +114,7 @@ def prune(
     debug: bool = False,
 ) -> None:
     """Delete what killed runs left and, when asked, installed disks and old generations."""
-    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+    with session(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.clouds.registry import open_clouds
         from pipeline.workflows import prune
 
@@ -137,7 +137,7 @@ def prune(
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))
 def report(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
     """Write build/NAME/report.html anew."""
-    with front_door(quiet=True, as_json=json, debug=debug) as view:
+    with session(quiet=True, as_json=json, debug=debug) as view:
         from pipeline.builds import history
         from pipeline.builds.report import write_report
 

@@ -72,9 +72,7 @@ class View:
 
 
 @contextlib.contextmanager
-def front_door(
-    *, quiet: bool = False, as_json: bool = False, debug: bool = False
-) -> Iterator[View]:
+def session(*, quiet: bool = False, as_json: bool = False, debug: bool = False) -> Iterator[View]:
     """Run a task's body; any failure ends the process with one paragraph and its exit code.
 
     Exit codes: 0 done, 1 the product's own fault, 2 wrong input, 3 the host lacks something,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from invoke.context import Context
 
 from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables, whole_number
-from pipeline.cli.session import View, front_door
+from pipeline.cli.session import View, session
 from pipeline.core import settings
 from pipeline.core.errors import ExitCode, InputError, PipelineError
 
@@ -73,7 +73,7 @@ def upload(
     debug: bool = False,
 ) -> None:
     """Register kernel, ramdisk and machine image, linked, on one cloud or several."""
-    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+    with session(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.clouds.protocol import PublishOptions
         from pipeline.clouds.registry import open_clouds
         from pipeline.workflows.publish import require_options
@@ -288,7 +288,7 @@ def unbundle(
     debug: bool = False,
 ) -> None:
     """Check an EC2 bundle, every digest and the signature, and give the image back."""
-    with front_door(quiet=quiet, as_json=json, debug=debug) as view:
+    with session(quiet=quiet, as_json=json, debug=debug) as view:
         from pipeline.clouds.aws.unbundle import unbundle_image
 
         if not out:

@@ -1,4 +1,4 @@
-"""The process that cleans up after a killed pipeline: a script, run by run.py, never imported.
+"""The process that cleans up after a killed pipeline: a script, run by programs.py.
 
 It reads one JSON object a line on standard input: {"add": ID, ...} with "group" and "start" (a
 process group to kill), "argv" (a command to run) or "remove" (a path to delete), and {"drop": ID}.

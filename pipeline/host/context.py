@@ -13,7 +13,7 @@ from pipeline.host.programs import Runner
 class Tools:
     """The outside world as a stage may see it.
 
-    run: the door to programs. progress: the door to the user. scratch: an existing directory
+    run: starts programs. progress: speaks to the user. scratch: an existing directory
     of this build's for unfinished files, deleted when the build ends.
     """
 

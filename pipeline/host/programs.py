@@ -1,9 +1,9 @@
-"""The one door to external programs.
+"""Runs external programs; nothing else of ours starts one.
 
 Argument lists only, standard input from /dev/null, a minimal environment, every command logged
 ready to paste, quiet unless it fails. Each program leads a process group of its own that ends
 with the pipeline, even when the pipeline is killed: setpriv(1) arms PR_SET_PDEATHSIG for the
-program itself and the warden (warden.py) ends the rest of its group.
+program itself and the supervisor (cleanup.py) ends the rest of its group.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-class _Warden:
-    """The pipeline's end of warden.py, started when first needed."""
+class _Supervisor:
+    """The pipeline's end of cleanup.py, started when first needed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,7 +100,7 @@ class _Warden:
             self._tell({"drop": number})
 
     def close(self) -> None:
-        """End the warden; jobs not dropped are done before this returns."""
+        """End the supervisor; jobs not dropped are done before this returns."""
         with self._lock:
             if self._process is not None:
                 with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class Program:
         self.process = process
         self._runner = runner
         self._begun = time.monotonic()
-        self._job = runner.warden.add({"group": process.pid, "start": start_time(process.pid)})
+        self._job = runner.supervisor.add({"group": process.pid, "start": start_time(process.pid)})
         self._logged = not noted
 
     @property
@@ -161,7 +161,7 @@ class Program:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        self._runner.warden.drop(self._job)
+        self._runner.supervisor.drop(self._job)
         if not self._logged:
             self._logged = True
             self._runner.record(self._shown, status, time.monotonic() - self._begun)
@@ -197,7 +197,7 @@ class Runner:
         echo: Callable[[str], None] | None = None,
     ) -> None:
         self.secrets = secrets or Secrets()
-        self.warden = _Warden()
+        self.supervisor = _Supervisor()
         self._log = log
         self._echo = echo
         self._lock = threading.Lock()
@@ -284,7 +284,7 @@ class Runner:
     def cleanup(
         self, *, argv: Sequence[str] | None = None, remove: Path | None = None
     ) -> Iterator[None]:
-        """Have the warden run `argv` and delete `remove` if the pipeline dies in this context.
+        """Have the supervisor run `argv` and delete `remove` if the pipeline dies in this context.
 
         In an orderly end, by exception or not, the caller cleans up itself.
         """
@@ -293,11 +293,11 @@ class Runner:
             job["argv"] = list(argv)
         if remove is not None:
             job["remove"] = str(remove.absolute())
-        number = self.warden.add(job)
+        number = self.supervisor.add(job)
         try:
             yield
         finally:
-            self.warden.drop(number)
+            self.supervisor.drop(number)
 
     def record(self, shown: str, status: int, seconds: float) -> None:
         """Add a finished program to the log, as `shell_line` writes it."""
@@ -309,8 +309,8 @@ class Runner:
             log.write(f"# {stamp} status {status} {seconds:.2f} s\n{line}\n")
 
     def close(self) -> None:
-        """End the warden."""
-        self.warden.close()
+        """End the supervisor."""
+        self.supervisor.close()
 
     def __enter__(self) -> Self:
         return self

@@ -159,7 +159,7 @@ def _program(name: str) -> str:
 
 def _libvirt(tools: Tools) -> str:
     program = _program("virt-install")
-    with libvirt_connection.open_door(tools) as opened:
+    with libvirt_connection.open_connection(tools) as opened:
         done = tools.run.run(
             [interpreter(Path(program)), "-c", _LIBVIRT, opened.uri],
             env=opened.environment,

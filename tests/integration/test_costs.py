@@ -159,7 +159,7 @@ def test_a_build_without_an_appliance_starts_four_programs(first: Cost, place: P
         ("debugfs", "-w"),
         ("e2fsck", "-fn"),  # the last word on the edits
     ]
-    assert first.report["started"] == len(programs(place)) + 1  # the warden
+    assert first.report["started"] == len(programs(place)) + 1  # the supervisor
 
 
 @pytest.mark.usefixtures("first")

@@ -211,7 +211,7 @@ def test_both_backends_make_the_same_tree(tools: Tools, tree: Path, tmp_path: Pa
 
 
 def read_all(guest: Guest) -> list[object]:
-    """The reading half of the door, on what is hard."""
+    """The reading half of the protocol, on what is hard."""
     return [
         guest.names("/etc"),
         len(guest.names("/many")),

@@ -63,3 +63,20 @@ def test_an_import_inside_a_function_is_seen(tmp_path: Path) -> None:
 def test_every_module_says_what_it_is() -> None:
     silent = [str(p) for p in MODULES if ast.get_docstring(ast.parse(p.read_text())) is None]
     assert silent == []
+
+
+MOST_LINES, MOST_OF_A_FUNCTION = 400, 60
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_unit_is_longer_than_a_reader_bears(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MOST_LINES
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = [
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, functions)
+        and (node.end_lineno or 0) - node.lineno + 1 > MOST_OF_A_FUNCTION
+    ]
+    assert long == []

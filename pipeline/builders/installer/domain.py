@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.builders.installer import reap
 from pipeline.builders.installer.activity import tcp_bytes
 from pipeline.builders.installer.command import PROGRAM
-from pipeline.builders.installer.libvirt_connection import Door
+from pipeline.builders.installer.libvirt_connection import Connection
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.programs import PIPE, Program, Runner
@@ -125,13 +125,13 @@ class Guest:
 
 @contextlib.contextmanager
 def start_guest(
-    argv: Sequence[str], *, uri: str, uuid: str, door: Door, said: Path, tools: Tools
+    argv: Sequence[str], *, uri: str, uuid: str, connection: Connection, said: Path, tools: Tools
 ) -> Iterator[Guest]:
     """Run virt-install with `argv` until the context ends; then the domain is gone for certain.
 
     said: the file for what virt-install prints, not masked. The domain is destroyed and
-    undefined by virthost.py; what that leaves, when killed, is killed here, and by the warden
-    should the pipeline be killed too.
+    undefined by virt_install_process.py; what that leaves, when killed, is killed here, and by the
+    supervisor should the pipeline be killed too.
     """
     program = shutil.which(PROGRAM)
     require(PROGRAM)
@@ -140,20 +140,20 @@ def start_guest(
     with said.open("wb") as log, contextlib.ExitStack() as stack:
         stack.callback(_bury, uuid)
         stack.enter_context(tools.run.cleanup(argv=script))
-        if door.daemons or not uri.startswith("qemu:///embed"):
-            stack.callback(_forget, uri, uuid, door, tools)
+        if connection.daemons or not uri.startswith("qemu:///embed"):
+            stack.callback(_forget, uri, uuid, connection, tools)
             words = ["virsh", "--connect", uri, "undefine", uuid]
             stack.enter_context(tools.run.cleanup(argv=words))
         running = stack.enter_context(
             tools.run.start(
                 [interpreter(Path(program)), str(_HOST), program, uri, uuid, *argv[1:]],
-                env=door.environment,
+                env=connection.environment,
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=log,
             )
         )
-        yield Guest(running, uuid, door.directory, tools.run)
+        yield Guest(running, uuid, connection.directory, tools.run)
 
 
 def interpreter(script: Path) -> str:
@@ -175,13 +175,13 @@ def _bury(uuid: str) -> None:
     poll(lambda: not reap.reap(uuid), seconds=10, pauses=Pauses(0.05))
 
 
-def _forget(uri: str, uuid: str, door: Door, tools: Tools) -> None:
+def _forget(uri: str, uuid: str, connection: Connection, tools: Tools) -> None:
     """Destroy and undefine through virsh what a killed virthost.py left with a daemon."""
     for verb in ("destroy", "undefine"):
         with contextlib.suppress(PipelineError):
             tools.run.run(
                 ["virsh", "--connect", uri, verb, uuid],
                 timeout=20,
-                env=door.environment,
+                env=connection.environment,
                 ok=(0, 1),
             )

@@ -20,7 +20,7 @@ from pipeline.builders.installer.console_patterns import PROFILES
 from pipeline.builders.installer.domain import Event, Guest, start_guest
 from pipeline.builders.installer.errors import EmptyDiskError, VirtInstallError
 from pipeline.builders.installer.forecast import Forecast, read_forecast
-from pipeline.builders.installer.libvirt_connection import Door, chosen_uri, open_door
+from pipeline.builders.installer.libvirt_connection import Connection, chosen_uri, open_connection
 from pipeline.builders.installer.serve import serve_answers
 from pipeline.builders.installer.trees import Tree
 from pipeline.builders.installer.watch import Judge, Limits, Verdict
@@ -77,9 +77,11 @@ def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a ty
         stack.callback(disk.unlink, missing_ok=True)
         with disk.open("xb") as file:
             file.truncate(recipe.disk_gib << 30)
-        door = stack.enter_context(open_door(tools))
-        served = stack.enter_context(_deliver(recipe, answers, door))
-        machine = _machine(recipe, tree, disk, answers=served, acceleration=acceleration, door=door)
+        connection = stack.enter_context(open_connection(tools))
+        served = stack.enter_context(_deliver(recipe, answers, connection))
+        machine = _machine(
+            recipe, tree, disk, answers=served, acceleration=acceleration, connection=connection
+        )
         meter = stack.enter_context(
             tools.progress.task(f"install {recipe.name}", forecast.total, "seconds")
         )
@@ -91,7 +93,7 @@ def install(  # noqa: PLR0917 # the hand-offs of the stages before, each of a ty
             evidence=evidence,
             tools=tools,
             shown=_Shown(recipe.name, meter, forecast),
-            door=door,
+            connection=connection,
         ).run(virt_install_argv(recipe, machine))
         if not has_content(disk):
             raise EmptyDiskError(
@@ -166,13 +168,13 @@ def has_content(disk: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _deliver(recipe: Recipe, answers: Answers, door: Door) -> Iterator[Path | str]:
+def _deliver(recipe: Recipe, answers: Answers, connection: Connection) -> Iterator[Path | str]:
     """The answer file as virt-install is to be told of it: a file to inject or a URL."""
     if recipe.answers_by == "http":
         with serve_answers(answers) as url:
             yield url
         return
-    path = door.directory / answers.file_name
+    path = connection.directory / answers.file_name
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(answers.text)
@@ -186,7 +188,7 @@ def _machine(
     *,
     answers: Path | str,
     acceleration: Acceleration,
-    door: Door,
+    connection: Connection,
 ) -> Machine:
     if recipe.tree_argument and has_password(tree.url):
         raise InputError(
@@ -198,15 +200,15 @@ def _machine(
     # virt-install takes commas apart and sockets' names are short: links in the private directory.
     links = {"disk.img": disk, "tree": tree.path}
     for name, target in links.items():
-        (door.directory / name).symlink_to(target.absolute())
+        (connection.directory / name).symlink_to(target.absolute())
     return Machine(
-        uri=door.uri,
+        uri=connection.uri,
         name=f"{recipe.name[:32]}-{random.token_hex(4)}",
         uuid=str(uuids.uuid4()),
         accelerator=acceleration.accelerator,
-        disk=door.directory / "disk.img",
-        serial=door.directory / "serial",
-        tree=door.directory / "tree",
+        disk=connection.directory / "disk.img",
+        serial=connection.directory / "serial",
+        tree=connection.directory / "tree",
         answers=answers,
         tree_url=tree.url,
     )
@@ -240,11 +242,12 @@ class _Install:
         evidence: Path,
         tools: Tools,
         shown: _Shown,
-        door: Door,
+        connection: Connection,
     ) -> None:
         self._name, self._machine, self._judge = name, machine, judge
-        self._evidence, self._tools, self._shown, self._door = evidence, tools, shown, door
-        self._said = door.directory / "said"
+        self._evidence, self._tools, self._shown = evidence, tools, shown
+        self._connection = connection
+        self._said = connection.directory / "said"
         self._block: object = None
         self._network: object = None
         self._felt = 0.0
@@ -261,7 +264,7 @@ class _Install:
                     argv,
                     uri=self._machine.uri,
                     uuid=self._machine.uuid,
-                    door=self._door,
+                    connection=self._connection,
                     said=self._said,
                     tools=self._tools,
                 ) as guest,
@@ -293,7 +296,7 @@ class _Install:
             if now - self._felt >= _FEEL:
                 self._felt, self._network = now, guest.network_bytes()
             judge.feel((self._block, self._network), now)
-            lost = self._door.lost()
+            lost = self._connection.lost()
             if lost:
                 return judge.end(None, lost)
             verdict = judge.verdict(now)
@@ -302,7 +305,7 @@ class _Install:
         now = time.monotonic()
         judge.hear(console.finish(), now)
         final = event if event["event"] == "exit" else None
-        return judge.end(final, self._door.lost() or ("" if final else "virt-install"))
+        return judge.end(final, self._connection.lost() or ("" if final else "virt-install"))
 
     def _take(self, event: Event, now: float) -> None:
         if event["event"] == "state":
@@ -326,7 +329,7 @@ class _Install:
     def _keep_logs(self) -> None:
         secrets = self._tools.run.secrets
         _keep(self._said, self._evidence / VIRT_INSTALL, secrets)
-        for log in (self._door.directory / "libvirt" / "log" / "qemu").glob("*.log"):
+        for log in (self._connection.directory / "libvirt" / "log" / "qemu").glob("*.log"):
             _keep(log, self._evidence / QEMU, secrets)
 
 

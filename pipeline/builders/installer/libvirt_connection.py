@@ -47,11 +47,11 @@ _ROOT_CONFIG = 'user = "root"\ngroup = "root"\ndynamic_ownership = 0\nremember_o
 
 
 @dataclass(frozen=True)
-class Door:
+class Connection:
     """An open way to libvirt.
 
     uri: for virt-install. directory: private, short (sockets' names are bound to 107 bytes),
-    free of commas. environment: for every program that uses the door. daemons: those started.
+    free of commas. environment: for every program that uses the connection. daemons: those started.
     """
 
     uri: str
@@ -86,7 +86,7 @@ def chosen_uri() -> str:
 
 
 @contextlib.contextmanager
-def open_door(tools: Tools) -> Iterator[Door]:
+def open_connection(tools: Tools) -> Iterator[Connection]:
     """A way to libvirt that leaves nothing behind, however the pipeline ends."""
     wish = chosen_uri()
     directory = Path(tempfile.mkdtemp(prefix="ip-", dir=_short_directory()))
@@ -97,16 +97,16 @@ def open_door(tools: Tools) -> Iterator[Door]:
                 for name in ("CACHE", "CONFIG", "DATA")
             }
             if wish == "embed":
-                with _embedded(directory, environment) as door:
-                    yield door
+                with _embedded(directory, environment) as connection:
+                    yield connection
             elif wish == "session":
-                with _session(directory, environment, tools) as door:
-                    yield door
+                with _session(directory, environment, tools) as connection:
+                    yield connection
             elif wish == "system":
-                with _system(directory, environment, tools) as door:
-                    yield door
+                with _system(directory, environment, tools) as connection:
+                    yield connection
             else:
-                yield Door(wish, directory, environment)
+                yield Connection(wish, directory, environment)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -118,13 +118,13 @@ def _short_directory() -> str:
 
 
 @contextlib.contextmanager
-def _embedded(directory: Path, environment: Mapping[str, str]) -> Iterator[Door]:
+def _embedded(directory: Path, environment: Mapping[str, str]) -> Iterator[Connection]:
     root = directory / "libvirt"
     (root / "etc").mkdir(parents=True)
     config = _CONFIG + (_ROOT_CONFIG if os.geteuid() == 0 else "")
     (root / "etc" / "qemu.conf").write_text(config)
     with _remembered_capabilities(root / "cache" / "qemu" / "capabilities"):
-        yield Door(f"qemu:///embed?root={root}", directory, environment)
+        yield Connection(f"qemu:///embed?root={root}", directory, environment)
 
 
 @contextlib.contextmanager
@@ -146,23 +146,23 @@ def _remembered_capabilities(place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _session(directory: Path, environment: Mapping[str, str], tools: Tools) -> Iterator[Door]:
+def _session(directory: Path, environment: Mapping[str, str], tools: Tools) -> Iterator[Connection]:
     config = directory / "config" / "libvirt"
     config.mkdir(parents=True)
     (config / "qemu.conf").write_text(_CONFIG)
     environment = {**environment, "XDG_RUNTIME_DIR": str(directory)}
     socket_path = directory / "libvirt" / "libvirt-sock"
     with _daemon("libvirtd", socket_path, environment, tools) as daemon:
-        yield Door("qemu:///session", directory, environment, (daemon,))
+        yield Connection("qemu:///session", directory, environment, (daemon,))
 
 
 @contextlib.contextmanager
-def _system(directory: Path, environment: Mapping[str, str], tools: Tools) -> Iterator[Door]:
+def _system(directory: Path, environment: Mapping[str, str], tools: Tools) -> Iterator[Connection]:
     uri = "qemu:///system"
     # qemu runs as another user there and must be able to reach its files.
     directory.chmod(0o711)
     if any(answers(_SYSTEM_RUN / name) for name in ("virtqemud-sock", "libvirt-sock")):
-        yield Door(uri, directory, environment)
+        yield Connection(uri, directory, environment)
         return
     if os.geteuid() != 0:
         raise HostError(
@@ -177,7 +177,7 @@ def _system(directory: Path, environment: Mapping[str, str], tools: Tools) -> It
         _daemon("virtlogd", _SYSTEM_RUN / "virtlogd-sock", {}, tools) as log,
         _daemon("libvirtd", _SYSTEM_RUN / "libvirt-sock", {}, tools) as daemon,
     ):
-        yield Door(uri, directory, environment, (log, daemon))
+        yield Connection(uri, directory, environment, (log, daemon))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Kills the qemu of one build: imported by guest.py, and run by the warden as a script.
+"""Kills the qemu of one build: imported by domain.py, and run by the supervisor as a script.
 
 usage: reap.py UUID
 

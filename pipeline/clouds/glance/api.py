@@ -281,7 +281,7 @@ class GlanceApi:
             if error.status != 409:  # a member already
                 raise
 
-    # -- the door to the network
+    # -- the network
 
     def pause(self, seconds: float, why: str) -> None:
         """Sleep, so that the user's interrupt comes through."""

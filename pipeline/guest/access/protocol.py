@@ -1,4 +1,4 @@
-"""The only package that opens file system images: one door, two editing backends.
+"""The only package that opens file system images: one protocol, two editing backends.
 
 `open_guest` mounts nothing on the host and runs no guest code. A guest path is an absolute `str`;
 bytes that are not UTF-8 appear as lone surrogates, as os.fsdecode makes them. Symbolic links are

@@ -79,7 +79,7 @@ class Ramdisk:
 
 
 class _DamagedError(Exception):
-    """Why the kernel could not read it; turned into GuestError at the door."""
+    """Why the kernel could not read it; turned into GuestError by `scan`."""
 
 
 class _Stream:

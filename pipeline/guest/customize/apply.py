@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,33 @@ class Customization:
     relabel: Relabel
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What customising is told: who gets the SSH key, and where the guest-side files lie."""
+
+    user: str
+    templates: Path
+
+
+Concern = Callable[[Editor, Settings], None]
+"""One customisation: edits the guest through the editor, adds to its warnings. Doing it twice gives
+what doing it once gives."""
+
+CONCERNS: Mapping[str, Concern] = {
+    "the user of the SSH key": lambda editor, settings: _check_user(editor, settings.user),
+    "SSH host keys": lambda editor, settings: fresh_host_keys(editor, settings.templates),
+    "host name": lambda editor, _: remove_host_name(editor),
+    "network": lambda editor, settings: dhcp_everywhere(editor, settings.templates / "network"),
+    "identity": lambda editor, _: remove_identity(editor),
+    "the installer's traces": lambda editor, _: remove_installer_traces(editor),
+    "volumes that are gone": lambda editor, _: remove_volumes(editor),
+    "passwords": lambda editor, _: warn_of_passwords(editor),
+    "credentials": lambda editor, _: report_credentials(editor),
+}
+"""The customisations in their order; before them come mounts and the key script, on whose outcome
+`customize` insists, after them SELinux's labels. A new one is a module and a line here."""
+
+
 def customize(
     guest: Guest,
     *,
@@ -68,15 +95,9 @@ def customize(
     fstab = flatten_mounts(editor, by_type or {})
     rc_local = install_key_script(editor, templates, user)
     written = {"/etc/fstab": fstab.text, rc_local: editor.text(rc_local)}
-    _check_user(editor, user)
-    fresh_host_keys(editor, templates)
-    remove_host_name(editor)
-    dhcp_everywhere(editor, templates / "network")
-    remove_identity(editor)
-    remove_installer_traces(editor)
-    remove_volumes(editor)
-    warn_of_passwords(editor)
-    report_credentials(editor)
+    settings = Settings(user, templates)
+    for concern in CONCERNS.values():
+        concern(editor, settings)
     relabel = _finish_labels(editor, tools)
     guest.set_label(ROOT_LABEL)
     # Last: a link between two of these files undoes one by the other.

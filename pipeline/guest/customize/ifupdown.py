@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.core.versions import version_key
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.addresses import is_ethernet, pins
+from pipeline.guest.inventory.packages import dpkg_status
 
 _IFUPDOWN_PATTERNS = "0.8.20"  # "auto" takes patterns from here on; Debian 9 has 0.8.19
 _STANZA = re.compile(r"(?:iface|auto|allow-\S+|mapping|rename|template|source\S*|no-\S+)\b")
@@ -90,7 +91,8 @@ def _stanza_pins(stanza: list[list[str]]) -> bool:
 
 def installed_version(editor: Editor, package: str) -> str:
     """The version of a Debian package by dpkg's status file; "" if it is not installed."""
-    status = editor.text("/var/lib/dpkg/status", _MAX_STATUS)
-    stanza = re.search(rf"^Package: {re.escape(package)}\n(?:[^\n]+\n)*", status, re.M)
-    version = re.search(r"^Version: (?:\d+:)?(\S+)$", stanza[0], re.M) if stanza else None
-    return version[1] if version else ""
+    for found in dpkg_status(editor.text("/var/lib/dpkg/status", _MAX_STATUS)):
+        if found.name == package:
+            _, colon, version = found.version.partition(":")
+            return version if colon else found.version
+    return ""

@@ -26,7 +26,7 @@ from pipeline.core.resources import PROJECT
 ROOT = PROJECT
 _TRAMPOLINE = Path(__file__).with_name("trampoline.py")
 _PR_SET_CHILD_SUBREAPER = 36
-SETTLE = 40.0  # s until everything must be gone: the warden's own bounds, doubled
+SETTLE = 40.0  # s until everything must be gone: the supervisor's own bounds, doubled
 _RUN = 900.0  # s for one whole command on a busy host
 SEPARATE = ("build", "catalogue", "tmp", "run")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.console import PlainProgress
-from pipeline.cli.session import front_door
+from pipeline.cli.session import session
 from pipeline.core.errors import (
     BusyError,
     CloudError,
@@ -35,7 +35,7 @@ ROOT = PROJECT
 
 
 def test_an_error_is_one_paragraph_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop, front_door():
+    with pytest.raises(SystemExit) as stop, session():
         raise InputError("read", Path("/x/y"), why="it is empty.", next_step="Fill it")
     assert stop.value.code == 2
     seen = capsys.readouterr()
@@ -44,7 +44,7 @@ def test_an_error_is_one_paragraph_and_a_code(capsys: pytest.CaptureFixture[str]
 
 
 def test_json_errors_are_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), front_door(as_json=True):
+    with pytest.raises(SystemExit), session(as_json=True):
         raise CloudError("register the kernel on", "glance:x", why="401", next_step="Log in")
     answer = json.loads(capsys.readouterr().out)
     assert answer["exit_code"] == 7
@@ -83,7 +83,7 @@ def test_standard_output_has_one_document_however_it_ends(
 ) -> None:
     status = 0
     try:
-        with front_door(as_json=True) as view:
+        with session(as_json=True) as view:
             if answered:
                 view.result({"ids": ["ami-1"]}, ["ami-1"])
             if error is not None:
@@ -112,13 +112,13 @@ def test_a_traceback_only_when_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMAGE_PIPELINE_DEBUG", "1")
-    with pytest.raises(SystemExit), front_door():
+    with pytest.raises(SystemExit), session():
         raise HostError("run", "x", why="gone")
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_secrets_and_control_characters_do_not_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), front_door(debug=True) as view:
+    with pytest.raises(SystemExit), session(debug=True) as view:
         view.secrets.add("hunter2hunter2")
         raise DiskError("read", "f", why="label \x1b]0;evil\x07 hunter2hunter2")
     seen = capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_secrets_of_the_environment_are_shown_nowhere(
         "https_proxy": "http://me:pass%2Dfour@proxy:3128/",
     }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit), front_door(debug=True) as view:
+    with pytest.raises(SystemExit), session(debug=True) as view:
         view.progress.say("pass-one")
         view.progress.warn("pass-two")
         with view.progress.task("pass-three") as meter:
@@ -151,7 +151,7 @@ def test_secrets_of_the_environment_are_shown_nowhere(
 
 
 def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop, front_door():
+    with pytest.raises(SystemExit) as stop, session():
         Path("/nonexistent/file").read_text()
     assert stop.value.code == 3
     assert "/nonexistent/file" in capsys.readouterr().err
@@ -170,7 +170,7 @@ def test_host_errors_name_the_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_host_lacks_has_a_remedy(
     error: BaseException, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop, front_door():
+    with pytest.raises(SystemExit) as stop, session():
         raise error
     assert stop.value.code == 3
     assert remedy in capsys.readouterr().err
@@ -180,10 +180,10 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
     """nohup(1) starts programs so; one that is not ignored ends the run."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with front_door():
+        with session():
             os.kill(os.getpid(), signal.SIGHUP)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with pytest.raises(SystemExit) as stop, front_door():
+        with pytest.raises(SystemExit) as stop, session():
             os.kill(os.getpid(), signal.SIGHUP)
         assert stop.value.code == 128 + signal.SIGHUP
     finally:
@@ -191,14 +191,14 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
 
 
 def test_a_fault_of_our_own_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop, front_door():
+    with pytest.raises(SystemExit) as stop, session():
         raise ZeroDivisionError("oops")
     assert stop.value.code == 1
     assert "ZeroDivisionError: oops. Run it again with --debug" in capsys.readouterr().err
 
 
 def test_exit_statuses_pass_through() -> None:
-    with pytest.raises(SystemExit) as stop, front_door():
+    with pytest.raises(SystemExit) as stop, session():
         sys.exit(42)
     assert stop.value.code == 42
 
@@ -213,8 +213,8 @@ def test_every_kind_has_its_own_code() -> None:
 
 SCRIPT = """
 import time
-from pipeline.cli.session import front_door
-with front_door():
+from pipeline.cli.session import session
+with session():
     try:
         print("ready", flush=True)
         time.sleep(600)

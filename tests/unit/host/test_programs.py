@@ -1,4 +1,4 @@
-"""The door to programs: what it refuses, what it logs, what it leaves behind."""
+"""Programs: what it refuses, what it logs, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_dropped_cleanup_is_not_done(tmp_path: Path) -> None:
     assert not (tmp_path / "cleaned").exists()
 
 
-def test_the_warden_spares_a_reused_process_number() -> None:
+def test_the_supervisor_spares_a_reused_process_number() -> None:
     bystander = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         start = start_time(bystander.pid)
@@ -235,9 +235,9 @@ def test_a_program_that_failed_on_a_full_disk_is_not_blamed(
 def test_no_child_gets_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "never-handed-down")
     with Runner() as runner, runner.start(["sleep", "60"]) as program:
-        warden = runner.warden.pid
-        assert warden is not None
-        for pid in (program.pid, warden):
+        supervisor = runner.supervisor.pid
+        assert supervisor is not None
+        for pid in (program.pid, supervisor):
             assert until(lambda pid=pid: Path(f"/proc/{pid}/environ").read_bytes() != b"")  # type: ignore[misc]
             assert until(
                 lambda pid=pid: b"never-handed" not in Path(f"/proc/{pid}/environ").read_bytes()  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The small parts of the install stage: counters, reaping, doors, content."""
+"""The small parts of the installer: counters, reaping, connections, content."""
 
 import os
 import socket

@@ -76,7 +76,10 @@ DEBIAN_12: Tree = {
     "/etc/network/interfaces": "auto lo\niface lo inet loopback\nallow-hotplug enp1s0\n",
     "/etc/network/interfaces.d/setup": "iface enp1s0 inet dhcp\n",
     "/etc/network/interfaces.d/vpn": "iface tun0 inet manual\n",
-    "/var/lib/dpkg/status": "Package: x\nVersion: 1\n\nPackage: ifupdown\nS: y\nVersion: 0.8.41\n",
+    "/var/lib/dpkg/status": (
+        "Package: x\nVersion: 1\n\n"
+        "Package: ifupdown\nStatus: install ok installed\nVersion: 1:0.8.41\n"
+    ),
     "/etc/hostname": "builder\n",
     "/etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\tbuilder.example.com\tbuilder\n",
     "/etc/initramfs-tools/conf.d/resume": "RESUME=/dev/mapper/VolGroup-lv_swap\n",
@@ -355,8 +358,16 @@ def test_network_manager_and_the_others(tools: Tools) -> None:
     assert "dhcp" in guest.text("/etc/sysconfig/network/ifcfg-eth0")
 
 
-def test_an_old_ifupdown_gets_plain_names(tools: Tools) -> None:
-    status = "Package: ifupdown\nVersion: 0.7.53.1\n"
+@pytest.mark.parametrize(
+    ("state", "version"),
+    [
+        ("install ok installed", "0.7.53.1"),
+        ("install ok installed", "1:0.7.53.1"),
+        ("deinstall ok config-files", "0.8.41"),
+    ],
+)
+def test_an_old_ifupdown_or_none_gets_plain_names(state: str, version: str, tools: Tools) -> None:
+    status = f"Package: ifupdown\nStatus: {state}\nVersion: {version}\n"
     guest, _ = customized({**DEBIAN_12, "/var/lib/dpkg/status": status}, tools)
     assert "allow-hotplug eth0 ens3" in guest.text("/etc/network/interfaces")
 
