@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Section:
 
 def save(name: str, section: Section, document: Path = DOCUMENT) -> None:
     """Put the section in its place, whatever the others say, and its plot beside the document."""
-    known = _sections(document.read_text()) if document.exists() else {}
+    known = sections(document.read_text(), TITLES) if document.exists() else {}
     plot = f"benchmarks-{name}.svg"
     document.with_name(plot).write_text(section.plot)
     known[name] = f"{section.text.strip()}\n\n![{TITLES[name]}]({plot})\n"
@@ -45,8 +46,9 @@ def save(name: str, section: Section, document: Path = DOCUMENT) -> None:
     document.write_text("\n".join([_PREFACE, *parts]))
 
 
-def _sections(text: str) -> dict[str, str]:
-    names = {title: name for name, title in TITLES.items()}
+def sections(text: str, titles: Mapping[str, str]) -> dict[str, str]:
+    """Name -> Markdown below its heading, of the sections of a document that `titles` has."""
+    names = {title: name for name, title in titles.items()}
     found = re.split(r"^## (.+)\n\n", text, flags=re.MULTILINE)[1:]
     return {
         names[title]: body.rstrip() + "\n"

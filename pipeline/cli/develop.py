@@ -1,4 +1,4 @@
-"""Working on the product itself: test, check, faults, format, docs, benchmark."""
+"""Working on the product itself: test, check, faults, format, docs, benchmark, compatibility."""
 
 from __future__ import annotations
 
@@ -115,6 +115,26 @@ def benchmark(
     words += ["--sizes", shlex.quote(sizes), "--rounds", str(times), *(["--quick"] * quick)]
     words += ["--directory", shlex.quote(directory)] if directory else []
     _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
+
+
+@command(
+    iterable=["only"],
+    help={
+        "only": "filesystems, partitions, guests or servers; may be repeated",
+        "directory": "where disks and images lie; two GB at a time",
+    },
+)
+def compatibility(c: Context, only: Iterable[str] = MANY, directory: str = "") -> None:
+    """Build from disks of every known kind and write what came of it; root, a quarter of an hour.
+
+    The document is docs/reference/compatibility.md. No guest is booted: what the long tests
+    recorded of guests is read.
+
+    With --only, the other sections keep what they say.
+    """
+    words = [f"--only {shlex.quote(name)}" for name in only]
+    words += ["--directory", shlex.quote(directory)] if directory else []
+    _run(c, f"{sys.executable} -m tests.compatibility {' '.join(words)}")
 
 
 @command(

@@ -27,7 +27,15 @@ def namespace() -> Collection:
         report,
     ]
     if is_checkout():
-        from pipeline.cli.develop import benchmark, check, docs, faults, format_, test
+        from pipeline.cli.develop import (
+            benchmark,
+            check,
+            compatibility,
+            docs,
+            faults,
+            format_,
+            test,
+        )
 
-        tasks += [docs, test, format_, check, benchmark, faults]
+        tasks += [docs, test, format_, check, benchmark, compatibility, faults]
     return Collection(*tasks)

@@ -16,6 +16,7 @@ from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import assertion_names, verify
+from tests.compatibility.guests import kept
 from tests.fixtures.disks.debian import TRIXIE
 from tests.fixtures.triples import Files
 from tests.fixtures.triples.debian import debian_triple
@@ -50,7 +51,9 @@ def check(files: Files, tools: Tools) -> VerifyReport:
 
 def test_a_systemd_root_passes(sound: Files, tools: Tools) -> None:
     report = check(sound, tools)
-    assert [(a.name, a.detail) for a in report.assertions if not a.passed] == []
+    failed = [(a.name, a.detail) for a in report.assertions if not a.passed]
+    kept("test_verify_debian.py::test_a_systemd_root_passes", TRIXIE, sound, failed)
+    assert failed == []
     details = {a.name: a.detail for a in report.assertions}
     assert "running" in details[assertion_names.UNITS]
     assert details[assertion_names.FRESH_MACHINE_ID] == "two different ones"
