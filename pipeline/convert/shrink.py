@@ -12,6 +12,7 @@ from pipeline.guest.access.fsck import e2fsck
 from pipeline.host.context import Tools
 
 _BOUND = 30 * 60.0  # s; resize2fs moves blocks one by one, minutes for tens of GB on slow disks
+_STABLE_INODES = 0x800  # resize2fs(8) refuses to move inodes whose numbers encryption uses
 _ROOM = 64 << 20  # bytes left free: first-boot keys and logs fit before a cloud grows the volume
 
 
@@ -46,6 +47,22 @@ def _checked(image: Path, how: str, tools: Tools) -> None:
             why=f"e2fsck finds it damaged: {found.words}",
             next_step="Set shrink = false in the recipe, and report this",
         )
+
+
+def kept_in_size(image: Path) -> tuple[str, ...]:
+    """Why the ext file system in `image` is not shrunk, for people; () if it can be.
+
+    Layout: ext4 disk format, superblock at byte 1024, feature_compat at 92.
+    """
+    with image.open("rb") as file:
+        file.seek(1024 + 92)
+        features = int.from_bytes(file.read(4), "little")
+    if not features & _STABLE_INODES:
+        return ()
+    return (
+        "shrink is left out: the file system has the feature stable_inodes, whose files may not "
+        "move, so the image keeps the size of the installed volume",
+    )
 
 
 def left_out(filesystem: str) -> tuple[str, ...]:

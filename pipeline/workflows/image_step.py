@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pipeline.builds.manifest import CustomizationRecord, EditRecord, RootRecord, SourceRecord
 from pipeline.convert import assemble
 from pipeline.convert.extract import Extraction, extract, foresee
-from pipeline.convert.shrink import left_out, shrink
+from pipeline.convert.shrink import kept_in_size, left_out, shrink
 from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
@@ -125,6 +125,10 @@ class MakeFiles(Step[MadeFiles]):
         for warning in warnings:
             job.tools.progress.warn(warning)
         root = extraction.root
+        if recipe.shrink and not self._unshrunk:
+            self._unshrunk = kept_in_size(root.path)
+            for warning in self._unshrunk:
+                job.tools.progress.warn(warning)
         shrinks = recipe.shrink and not self._unshrunk
         size = shrink(root.path, job.tools) if shrinks else root.size
         finish(root.path, place / Role.MACHINE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.convert.extract import extract, open_format
-from pipeline.convert.shrink import geometry, left_out, minimum, shrink
+from pipeline.convert.shrink import geometry, kept_in_size, left_out, minimum, shrink
 from pipeline.core.errors import DiskError
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
@@ -75,3 +75,16 @@ def test_what_is_no_ext_file_system_is_refused(tmp_path: Path) -> None:
         geometry("nothing", tmp_path)
     with pytest.raises(DiskError, match="does not tell the size"):
         minimum("", tmp_path)
+
+
+@pytest.mark.parametrize(("features", "words"), [("", 0), ("stable_inodes", 1)])
+def test_a_file_system_whose_inodes_must_stay_keeps_its_size(
+    features: str, words: int, tmp_path: Path
+) -> None:
+    image = tmp_path / "root.img"
+    options = ["-O", features] if features else []
+    words_of = ["mke2fs", "-q", "-F", "-t", "ext4", *options, str(image), "64M"]
+    subprocess.run(words_of, check=True)
+    told = kept_in_size(image)
+    assert len(told) == words
+    assert all(features in each for each in told)
