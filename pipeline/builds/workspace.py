@@ -21,6 +21,8 @@ from pipeline.host.files import write_whole
 from pipeline.host.locks import exclusive
 
 _Result = TypeVar("_Result")
+REPORT = "report.html"
+"""Name of a build's page in its directory."""
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
 _RESERVE = 16

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.builds.manifest import Manifest
-from pipeline.builds.report import write_report
-from pipeline.builds.workspace import Workspace
+from pipeline.builds.manifest import FILE, Manifest
+from pipeline.builds.workspace import REPORT, Workspace
 from pipeline.core.checks import CheckReport
 from pipeline.core.errors import VerifyError
 from pipeline.core.events import Progress
@@ -62,13 +61,30 @@ def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manife
         if request.fresh:
             remembered = StepName.INSTALL, StepName.IMAGE, StepName.VERIFY, StepName.VERIFY_DISK
             job.workspace.invalidate(*remembered)
+        before = _written(directory)
         steps = plan_build(job)
         execute(steps, job.clock)
         manifest: Manifest = steps[-1].value
-        write_report(directory)
+        if _written(directory) != before or not (directory / REPORT).exists():
+            _write_report(directory)
     for check in manifest.failed_checks:
         raise _refused(check, manifest.name, directory)
     return manifest
+
+
+def _written(directory: Path) -> bytes:
+    """The manifest as it stands; nothing without one."""
+    try:
+        return (directory / FILE).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _write_report(directory: Path) -> None:
+    # Imported where it is needed: a build that changes nothing does without the templates.
+    from pipeline.builds.report import write_report
+
+    write_report(directory)
 
 
 def plan(request: BuildRequest, progress: Progress, secrets: Secrets) -> list[Action]:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.builds.report.facts import read_facts
-from pipeline.builds.report.page import render
+from pipeline.builds.workspace import REPORT as FILE
 from pipeline.host.files import write_whole
-
-FILE = "report.html"
 
 
 def write_report(directory: Path) -> Path:
@@ -21,6 +18,10 @@ def write_report(directory: Path) -> Path:
 
     InputError when there is no finished build there.
     """
+    # Imported where they are needed: the time line alone does without the templates.
+    from pipeline.builds.report.facts import read_facts
+    from pipeline.builds.report.page import render
+
     path = directory / FILE
     write_whole(path, render(read_facts(directory)))
     return path

@@ -7,18 +7,23 @@ the text around it is made visible first, and the page's own policy (CSP) runs n
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from pipeline.builds.report import changes, content, timeline, treemap
 from pipeline.builds.report.facts import Facts
 from pipeline.core.resources import TEMPLATES
+from pipeline.core.settings import cache_dir
 from pipeline.core.text import human_bytes, human_seconds, printable
+from pipeline.host.files import write_whole
 
 _TEMPLATES = TEMPLATES / "report"
 
@@ -55,6 +60,28 @@ def fragment(template: str, **values: object) -> Markup:
     return Markup(text)  # noqa: S704 # by autoescape
 
 
+class _Compiled(BytecodeCache):
+    """The templates as Python compiled them, in the user's cache; without it they are made anew.
+
+    Jinja2 compares each with its template's text and its own version.
+    """
+
+    def _path(self, bucket: Bucket) -> Path:
+        return cache_dir() / "templates" / f"{bucket.key}.bin"
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Fill the bucket, if somebody kept it."""
+        with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
+            bucket.bytecode_from_string(self._path(bucket).read_bytes())
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep the bucket."""
+        with contextlib.suppress(OSError):
+            path = self._path(bucket)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, bucket.bytecode_to_string())
+
+
 @cache
 def environment() -> Environment:
     """The templates' settings: a name that is missing is an error, never an empty place."""
@@ -65,6 +92,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_shown,
+        bytecode_cache=_Compiled(),
     )
     found.filters.update(bytes=human_bytes, seconds=human_seconds, number=_number)
     found.globals.update(map_width=treemap.WIDTH, map_height=treemap.HEIGHT)
