@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.clouds.aws.session import Site, is_aws, is_transient, status_of, step
 from pipeline.clouds.protocol import InUseError
+from pipeline.host.retry import Pauses, pause
 
 if TYPE_CHECKING:
     from types_boto3_ec2.client import EC2Client
 
 _ALIVE = ("pending", "running", "stopping", "stopped")
 _TRIES = 3
+_PAUSES = Pauses(first=1.5, jitter=2 / 3)  # 0.5 to 1.5 seconds
 _NAMED = 5  # of what uses an image, in an error
 
 
@@ -132,7 +132,7 @@ class Usage:
                         if status_of(error) >= 500 and not self._amazon:
                             return []
                         raise
-                time.sleep(random.uniform(0.5, 1.5))  # noqa: S311 # no secret
+                pause(_PAUSES.after(1))
         raise AssertionError("the last try returns or raises")
 
 
