@@ -94,6 +94,7 @@ class Backend(Protocol):
         wanted: Wanted,
         packages: Sequence[Package],
         files: Sequence[Path],
+        *,
         isolation: Isolation,
         tools: Tools,
         log: Path,
