@@ -9,9 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.core.errors import InputError
+from pipeline.core.packages import PackageSystem
 from pipeline.core.recipe import Recipe
 from pipeline.core.resources import COMMAND
 from pipeline.core.text import did_you_mean
+
+_OF_PACKAGES = frozenset(PackageSystem.model_fields) - {"architecture"}
 
 
 def load_recipes(path: Path) -> dict[str, Recipe]:
@@ -40,14 +43,13 @@ def load_recipes(path: Path) -> dict[str, Recipe]:
             continue
         try:
             # TOML has arrays and strings where the model has tuples and paths: lax for those only.
-            recipe = Recipe.model_validate(_typed(table) | {"name": name})
+            recipe = Recipe.model_validate(_typed(_sorted_out(table)) | {"name": name})
         except ValidationError as error:
             faults += _faults(name, error)
             continue
-        answers = path.parent / recipe.answers
-        if not answers.is_file():
-            faults.append(f"{name}.answers: there is no file {answers}")
-        recipes[name] = recipe.model_copy(update={"answers": answers})
+        found, missing = _located(recipe, path.parent)
+        recipes[name] = found
+        faults += missing
     if faults:
         raise InputError(
             "use the recipes of",
@@ -70,6 +72,17 @@ def choose_recipe(recipes: dict[str, Recipe], name: str) -> Recipe:
     )
 
 
+def _sorted_out(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with a package system's own fields below `system`, where the model has them."""
+    if table.get("source") != "packages" or "system" in table:
+        return table
+    own = {name: value for name, value in table.items() if name in _OF_PACKAGES}
+    rest = {name: value for name, value in table.items() if name not in own}
+    if "architecture" in rest:
+        own["architecture"] = rest["architecture"]
+    return rest | {"system": own}
+
+
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """TOML's arrays and strings as the model's tuples and paths; all else is left to be checked."""
     typed = dict(table)
@@ -80,13 +93,59 @@ def _typed(table: dict[str, Any]) -> dict[str, Any]:
     return typed
 
 
+def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[str]]:
+    """The recipe with the paths of its files as they are on this host, and what is not there."""
+    if recipe.system is not None:
+        return _located_system(recipe, recipe.system, folder)
+    answers = folder / recipe.answers
+    missing = [] if answers.is_file() else [f"{recipe.name}.answers: there is no file {answers}"]
+    return recipe.model_copy(update={"answers": answers}), missing
+
+
+def _located_system(
+    recipe: Recipe, system: PackageSystem, folder: Path
+) -> tuple[Recipe, list[str]]:
+    """The same for a recipe of packages: keys, scripts and files to put in."""
+    repositories = tuple(
+        each.model_copy(update={"keys": tuple(folder / key for key in each.keys)})
+        for each in system.repositories
+    )
+    files = tuple(
+        each.model_copy(update={"source": folder / each.source}) if each.source else each
+        for each in system.files
+    )
+    scripts = tuple(folder / script for script in system.scripts)
+    kickstart = folder / system.kickstart if system.kickstart else None
+    named = {
+        "scripts": scripts,
+        "files": tuple(each.source for each in files if each.source),
+        "kickstart": (kickstart,) if kickstart else (),
+    }
+    # Keys are looked for when the repositories are used: a recipe for another host may ship too.
+    missing = [
+        f"{recipe.name}.{field}: there is no file {path}"
+        for field, paths in named.items()
+        for path in paths
+        if not path.is_file()
+    ]
+    update = {
+        "repositories": repositories,
+        "files": files,
+        "scripts": scripts,
+        "kickstart": kickstart,
+    }
+    return recipe.model_copy(update={"system": system.model_copy(update=update)}), missing
+
+
 def _faults(name: str, error: ValidationError) -> list[str]:
     faults = []
     for fault in error.errors():
-        place = ".".join(str(part) for part in (name, *fault["loc"]))
+        # A package system's fields stand in the recipe's own table.
+        inner = tuple(part for part in fault["loc"] if part != "system")
+        place = ".".join(str(part) for part in (name, *inner))
         if fault["type"] == "extra_forbidden":
-            word = str(fault["loc"][0])
-            faults.append(f"{place}: unknown field{did_you_mean(word, Recipe.model_fields)}")
+            known = set(Recipe.model_fields) | _OF_PACKAGES if len(inner) == 1 else set()
+            faults.append(f"{place}: unknown field{did_you_mean(str(inner[-1]), known)}")
         else:
             faults.append(f"{place}: {fault['msg']}")
     return faults

@@ -53,7 +53,7 @@ class PutFile(BaseModel):
 
     model_config = _STRICT
 
-    path: Annotated[str, Field(pattern=r"^/[^\0]+$")]
+    path: Annotated[str, Field(pattern=r"^/[^\x00]+$")]
     content: str | None = None
     source: Path | None = None
     mode: Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")] = "0644"
@@ -87,11 +87,16 @@ class PackageSystem(BaseModel):
     release: str
     """The release as its repositories name it: "bookworm", "43", "9"."""
     architecture: Architecture = "x86_64"
-    repositories: Annotated[tuple[Repository, ...], Field(min_length=1)]
+    mirrors: tuple[str, ...] = ()
+    """URLs of the distribution's main archive, tried in order, in place of its public ones."""
+    repositories: tuple[Repository, ...] = ()
+    """All repositories; by default the distribution's own, on `mirrors`."""
     proxy: str = ""
     """For all repositories; "" leaves it to the host's own settings."""
     snapshot: str = ""
     """Pins the repositories' state: a time "20260101T000000Z", put in for {snapshot} in URLs."""
+    kickstart: Path | None = None
+    """A kickstart whose packages, users, services and scripts are taken without an installer."""
     core: tuple[str, ...] = ()
     base: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()

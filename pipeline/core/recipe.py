@@ -1,4 +1,4 @@
-"""Recipes: what to install and how to treat it, one table a distro in kickstart/recipes.toml.
+"""Recipes: what to build and how to treat it, one table a distro in kickstart/recipes.toml.
 
 A quirk of a distro is a field here, never a comparison with a recipe's name in the code.
 """
@@ -6,11 +6,12 @@ A quirk of a distro is a field here, never a comparison with a recipe's name in 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.core.hardware import Hardware
+from pipeline.core.packages import PackageSystem
 from pipeline.core.properties import refusal
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -33,8 +34,13 @@ class Recipe(BaseModel):
     """The name of the table; lower case letters, digits, ".", "_" and "-"."""
     description: str
     """One line for `invoke recipes` and the report."""
-    answers: Path
-    """Kickstart or preseed file, relative to the recipes file; absolute once loaded."""
+    source: Literal["install", "packages"] = "install"
+    """Installed by the distribution's own installer, or made of packages without one."""
+    system: PackageSystem | None = None
+    """What a recipe of packages says: its fields stand in the recipe's own table (below)."""
+    answers: Path = Path()
+    """Kickstart or preseed file, relative to the recipes file; absolute once loaded. Required of
+    a recipe that installs."""
     installer: Literal["anaconda", "debian-installer", "stand-in"] = "anaconda"
     """Which installer reads the answers; the stand-in is the demo's own."""
     release: str = ""
@@ -97,6 +103,14 @@ class Recipe(BaseModel):
             words = [f"{name}: {why}. {step}" for name, (why, step) in refused.items()]
             raise ValueError("; ".join(words))
         return properties
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.source == "install" and self.answers == Path():
+            raise ValueError("a recipe that installs needs `answers`, a kickstart or a preseed")
+        if self.source == "packages" and self.system is None:
+            raise ValueError("a recipe of packages needs `distribution` and `release`")
+        return self
 
     @property
     def hardware(self) -> Hardware:

@@ -1,9 +1,9 @@
 """Edit clean ext file systems without an appliance: disk/filesystems reads, debugfs(8) writes.
 
 debugfs exits with 0 whatever happens and writes into an unreplayed journal's file system without
-a word. Therefore: only file systems in which `unsafe_because` finds nothing; edits are collected
-and given to one debugfs in one go; anything it says on standard error is a failure; then every
-edited entry is read back by our own reader and compared; and e2fsck has the last word.
+a word. Therefore: only file systems in which `ext_support.unsafe_because` finds nothing; edits are
+collected and given to one debugfs in one go; anything it says on standard error is a failure; then
+every edited entry is read back by our own reader and compared; and e2fsck has the last word.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.errors import GuestError, PipelineError
+from pipeline.core.errors import GuestError
 from pipeline.core.image import PartitionImage
-from pipeline.disk.filesystems.ext_inodes import STATE_CLEAN, Inode, Reader
+from pipeline.disk.filesystems.ext_inodes import Inode, Reader
 from pipeline.disk.filesystems.ext_usage import UsedRanges
 from pipeline.disk.filesystems.status import Kind, Status
 from pipeline.guest.access.paths import PathGuest, base, below, decoded, encoded, parent, shown
@@ -25,29 +25,6 @@ from pipeline.host.files import naming, write_scratch
 from pipeline.host.programs import refuse_full
 from pipeline.host.sparse import punch
 
-# Feature bits: Linux, Documentation/filesystems/ext4/super.rst. Only those whose every rule the
-# reader and debugfs 1.47 keep: quota and project would be left stale, bigalloc, inline data,
-# encryption, casefolding, ea_inode, meta_bg and mmp are not read.
-_COMPAT = {
-    0x4: "has_journal",
-    0x8: "ext_attr",
-    0x10: "resize_inode",
-    0x20: "dir_index",
-    0x200: "sparse_super2",
-    0x400: "fast_commit",
-    0x1000: "orphan_file",
-}
-_INCOMPAT = {0x2: "filetype", 0x40: "extent", 0x80: "64bit", 0x200: "flex_bg", 0x2000: "csum_seed"}
-_RO_COMPAT = {
-    0x1: "sparse_super",
-    0x2: "large_file",
-    0x8: "huge_file",
-    0x10: "gdt_csum",
-    0x20: "dir_nlink",
-    0x40: "extra_isize",
-    0x400: "metadata_csum",
-}
-_NEEDS_RECOVERY = 0x4
 # Inode flags: Linux, Documentation/filesystems/ext4/inodes.rst.
 _IMMUTABLE = 0x10
 _USERS_FLAGS = 0xFF | 0x4000 | 0x8000  # what chattr(1) sets of a file: s u c S i a d A j t
@@ -59,40 +36,18 @@ _TYPE_BITS: dict[Kind, int] = {"file": 0o100000, "directory": 0o040000, "symlink
 _MAX_COMMAND = 8000  # debugfs reads lines of BUFSIZ (8192) bytes
 
 
-def unsafe_because(image: PartitionImage) -> str:
-    """Why this file system is not for debugfs; "" when nothing speaks against it."""
-    if image.filesystem not in ("ext2", "ext3", "ext4"):
-        return f"it is {image.filesystem or 'of an unknown type'}"
-    try:
-        with Reader(image.path) as reader:
-            superblock = reader.superblock
-    except (PipelineError, OSError) as error:
-        return str(error)
-    if superblock.incompat & _NEEDS_RECOVERY:
-        return "its journal is not replayed"
-    if superblock.state != STATE_CLEAN or superblock.errors or superblock.last_orphan:
-        return "it is not clean"
-    unknown = (
-        superblock.compat & ~sum(_COMPAT)
-        or superblock.incompat & ~sum(_INCOMPAT)
-        or superblock.ro_compat & ~sum(_RO_COMPAT)
-    )
-    if unknown:
-        return f"it has a feature ({unknown:#x}) that is left to the kernel"
-    if superblock.block_size > 4096:
-        return f"its blocks are of {superblock.block_size} bytes"
-    if superblock.uuid != image.uuid:
-        return f"its UUID {superblock.uuid} is not the one that was found ({image.uuid})"
-    return ""
-
-
 @contextmanager
-def opened(root: PartitionImage, boot: PartitionImage | None, tools: Tools) -> Iterator[PathGuest]:
-    """Edit `root`; `boot` is read. The edits are in the file when the context ends well."""
+def opened(
+    root: PartitionImage, boot: PartitionImage | None, tools: Tools, epoch: int | None = None
+) -> Iterator[PathGuest]:
+    """Edit `root`; `boot` is read. The edits are in the file when the context ends well.
+
+    epoch: what edits are dated by, seconds since 1970, in place of the time at which they are made.
+    """
     with ExitStack() as stack:
         reader = stack.enter_context(Reader(root.path))
         boot_reader = stack.enter_context(Reader(boot.path)) if boot else None
-        guest = _ExtGuest(root, reader, boot_reader, tools)
+        guest = _ExtGuest(root, reader, boot_reader, tools, epoch)
         yield guest
         guest.flush()
         guest.free_blocks()
@@ -102,10 +57,16 @@ class _ExtGuest(PathGuest):
     backend: Literal["guestfs", "e2fsprogs"] = "e2fsprogs"
 
     def __init__(
-        self, image: PartitionImage, root: Reader, boot: Reader | None, tools: Tools
+        self,
+        image: PartitionImage,
+        root: Reader,
+        boot: Reader | None,
+        tools: Tools,
+        epoch: int | None,
     ) -> None:
         super().__init__(separate_boot=boot is not None)
         self._image, self._root, self._boot, self._tools = image, root, boot, tools
+        self._epoch = epoch
         self._commands: list[bytes] = []
         self._checks: dict[str, dict[str, Callable[[Inode | None], bool]]] = {}
         self._files: list[Path] = []
@@ -250,6 +211,8 @@ class _ExtGuest(PathGuest):
             return
         commands, checks, files = self._commands, self._checks, self._files
         self._commands, self._checks, self._files = [], {}, []
+        if self._epoch is not None:
+            commands.insert(0, f"set_current_time @{self._epoch}".encode())
         script = self._tools.scratch / "edits.debugfs"
         write_scratch(script, b"\n".join(commands) + b"\n")
         try:
@@ -295,6 +258,7 @@ class _ExtGuest(PathGuest):
             self._tools.run.run(
                 ["e2fsck", "-fp", self._image.path.absolute()],
                 timeout=_EDIT_SECONDS,
+                env={} if self._epoch is None else {"E2FSCK_TIME": str(self._epoch)},
                 ok=(0, 1),  # 1: mended (e2fsck(8))
                 attempted="free attribute blocks with",
             )

@@ -10,6 +10,7 @@ from pipeline.core.errors import DiskError, GuestError
 from pipeline.core.image import Acceleration, PartitionImage
 from pipeline.core.request import Backend
 from pipeline.guest.access import debugfs, fsck, libguestfs
+from pipeline.guest.access.ext_support import unsafe_because
 from pipeline.guest.access.paths import PathGuest
 from pipeline.guest.access.protocol import Guest
 from pipeline.host.context import Tools
@@ -24,6 +25,8 @@ def opened(
     backend: Backend,
     acceleration: Acceleration,
     tools: Tools,
+    *,
+    epoch: int | None = None,
 ) -> Iterator[PathGuest]:
     """See `pipeline.guest.access.open.open_guest`."""
     unsafe = "" if backend == "guestfs" else refused(root, boot)
@@ -39,7 +42,7 @@ def opened(
         with libguestfs.opened(root, boot, acceleration, tools) as appliance_guest:
             yield appliance_guest
     else:
-        with debugfs.opened(root, boot, tools) as ext_guest:
+        with debugfs.opened(root, boot, tools, epoch) as ext_guest:
             yield ext_guest
     check(root.path, root.filesystem, tools)
 
@@ -47,7 +50,7 @@ def opened(
 def refused(root: PartitionImage, boot: PartitionImage | None) -> str:
     """Why e2fsprogs is not for these two; "" when it is."""
     for image, name in ((root, "the root file system"), (boot, "/boot")):
-        why = debugfs.unsafe_because(image) if image is not None else ""
+        why = unsafe_because(image) if image is not None else ""
         if why:
             return f"{name}: {why}"
     return ""
@@ -76,13 +79,15 @@ def open_guest(
     backend: Backend,
     acceleration: Acceleration,
     tools: Tools,
+    epoch: int | None = None,
 ) -> Iterator[Guest]:
     """Open the images for editing; the edits are in `root.path`, checked, when the context ends.
 
-    "auto" takes e2fsprogs where `e2fsprogs.unsafe_because` finds nothing against it, else guestfs.
+    "auto" takes e2fsprogs where `ext_support.unsafe_because` finds nothing against it.
+    epoch: what the edits of e2fsprogs are dated by, seconds since 1970; None for the time of day.
     Raises DiskError for a file system that cannot be edited, GuestError for edits that fail the
     file system check afterwards.
     """
 
-    with opened(root, boot, backend, acceleration, tools) as guest:
+    with opened(root, boot, backend, acceleration, tools, epoch=epoch) as guest:
         yield guest
