@@ -17,11 +17,28 @@ from pipeline.host.context import Tools
 
 
 @dataclass(frozen=True)
+class Material:
+    """A file of others that went into the disk. uri: where it was had. sha256: lower-case hex."""
+
+    name: str
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Built:
-    """A disk with a system on it. versions: of the programs that made it, by name."""
+    """A disk with a system on it.
+
+    versions: of the programs that made it, by name. epoch: by which all that is done to it is
+    dated, seconds since 1970, so that the same inputs give the same bytes; None where they cannot.
+    layers: what it was made in, bottom first: (kind, key). materials: what is in it, if known.
+    """
 
     disk: DiskImage
     versions: Mapping[str, str]
+    epoch: int | None = None
+    layers: tuple[tuple[str, str], ...] = ()
+    materials: tuple[Material, ...] = ()
 
 
 class Builder(Protocol):

@@ -13,12 +13,15 @@ from pipeline.host.context import Tools
 _KINDS: Mapping[str, str] = {
     "given": "pipeline.builders.imported",
     "installer": "pipeline.builders.installer.builder",
+    "packages": "pipeline.builders.packages.builder",
 }
 
 
 def kind_of(request: BuildRequest) -> str:
     """Which kind of builder the request wants."""
-    return "given" if request.disk is not None else "installer"
+    if request.disk is not None:
+        return "given"
+    return "packages" if request.recipe.source == "packages" else "installer"
 
 
 def open_builder(request: BuildRequest, tools: Tools) -> Builder:

@@ -47,14 +47,29 @@ class RecipeRecord(_Record):
     digest: str = Field(description="sha256 over every input of the image step")
 
 
+class LayerRecord(_Record):
+    """One of the layers that a root of packages was made in."""
+
+    kind: str = Field(description="core, base or image")
+    key: str = Field(pattern=r"^[0-9a-f]{64}$", description="digest of what decides its content")
+
+
+SourceKind = Literal["install", "packages", "disk"]
+
+
 class SourceRecord(_Record):
     """Where the root filesystem came from."""
 
-    kind: Literal["install", "disk"] = Field(description="installed here, or given with --disk")
+    kind: SourceKind = Field(
+        description="installed here, made of packages here, or given with --disk"
+    )
     file: str = Field(description="the disk's name, without its directory")
     volume: str = Field(description="the root's volume, for people")
     method: str = Field(description="how its bytes were copied")
     copied: int = Field(ge=0, description="bytes copied")
+    layers: tuple[LayerRecord, ...] = Field(
+        (), description="of a root made of packages, bottom first"
+    )
 
 
 class RootRecord(_Record):

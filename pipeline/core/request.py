@@ -19,8 +19,8 @@ class BuildRequest:
 
     disk: an installed disk in place of an install. root: which volume, overriding the recipe.
     variables: values for the kickstart's variables. backend: guestfs or e2fsprogs, or "auto".
-    accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing. verbose: show every
-    program as it starts.
+    accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing. refresh: ask the mirrors
+    of packages for what is new. verbose: show every program as it starts.
     """
 
     recipe: Recipe
@@ -32,6 +32,7 @@ class BuildRequest:
     verify: bool = True
     disk_image: bool = False
     fresh: bool = False
+    refresh: bool = False
     verbose: bool = False
 
     @property

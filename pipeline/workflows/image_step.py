@@ -9,7 +9,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.builds.manifest import CustomizationRecord, EditRecord, RootRecord, SourceRecord
+from pipeline.builds.manifest import (
+    CustomizationRecord,
+    EditRecord,
+    LayerRecord,
+    RootRecord,
+    SourceKind,
+    SourceRecord,
+)
 from pipeline.convert import assemble
 from pipeline.convert.extract import Extraction, extract, foresee
 from pipeline.convert.shrink import kept_in_size, left_out, shrink
@@ -17,6 +24,7 @@ from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
+from pipeline.core.request import BuildRequest
 from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import Action, StepName
 from pipeline.guest.access.open import open_guest
@@ -141,11 +149,14 @@ class MakeFiles(Step[MadeFiles]):
             files={role: str((place / role).relative_to(job.directory)) for role in roles},
             waiting=True,
             source=SourceRecord(
-                kind="disk" if job.request.disk else "install",
+                kind=kind_of_source(job.request),
                 file=disk.path.name,
                 volume=root.source,
                 method=extraction.method,
                 copied=extraction.copied,
+                layers=tuple(
+                    LayerRecord(kind=kind, key=key) for kind, key in self.disk.value.layers
+                ),
             ),
             root=RootRecord(
                 filesystem=root.filesystem, label=ROOT_LABEL, uuid=root.uuid, bytes=size
@@ -187,6 +198,7 @@ class MakeFiles(Step[MadeFiles]):
                 backend=job.request.backend,
                 acceleration=job.acceleration,
                 tools=job.tools,
+                epoch=self.disk.value.epoch,
             ) as guest,
         ):
             boot = collect(
@@ -259,6 +271,13 @@ class MakeFiles(Step[MadeFiles]):
             return Action(f"copy the root filesystem ({found}) and a separate /boot", _COPY_CHECKS)
         checks = tuple(shlex.join(each.check) for each in copies if each.check)
         return Action("; ".join(each.what for each in copies), checks)
+
+
+def kind_of_source(request: BuildRequest) -> SourceKind:
+    """Where the root of a request comes from, in the manifest's word."""
+    if request.disk is not None:
+        return "disk"
+    return request.recipe.source
 
 
 def _boot_volumes(

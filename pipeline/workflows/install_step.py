@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from pipeline.builders.protocol import Builder
+from pipeline.builders.protocol import Builder, Material
 from pipeline.builders.registry import open_builder
 from pipeline.core.image import DiskImage
 from pipeline.core.steps import Action, StepName
@@ -20,11 +20,14 @@ from pipeline.workflows.steps import Step
 
 
 class InstalledDisk(BaseModel):
-    """A disk with a system on it. versions: of the programs that installed it, by name."""
+    """A disk with a system on it; the fields are those of `Built`."""
 
     path: Path
     format: Literal["raw", "qcow2"]
     versions: dict[str, str] = {}
+    epoch: int | None = None
+    layers: tuple[tuple[str, str], ...] = ()
+    materials: tuple[Material, ...] = ()
 
     @property
     def image(self) -> DiskImage:
@@ -92,7 +95,12 @@ class BuildDisk(Step[InstalledDisk]):
             tools=job.tools,
         )
         disk = InstalledDisk(
-            path=built.disk.path, format=built.disk.format, versions=dict(built.versions)
+            path=built.disk.path,
+            format=built.disk.format,
+            versions=dict(built.versions),
+            epoch=built.epoch,
+            layers=built.layers,
+            materials=built.materials,
         )
         job.workspace.remember(StepName.INSTALL, self.key, [self.disk], disk)
         return disk

@@ -26,6 +26,11 @@ from pipeline.guest.inventory import Inventory
 State = Literal["passed", "failed", "skipped"]
 COMMANDS = "commands.log"
 _FOLDED = 60  # lines of a diff; longer ones are folded
+_SOURCES = {
+    "install": "Installed disk",
+    "packages": "Root of packages",
+    "disk": "Given disk",
+}
 _LABELS = {
     "none": "the guest has no policy",
     "labelled": "labelled with the guest's own policy",
@@ -255,7 +260,7 @@ def _steps(manifest: Manifest) -> Iterator[Step]:
     recipe, source, root, boot = manifest.recipe, manifest.source, manifest.root, manifest.boot
     yield _step("Recipe", recipe.name, recipe.description, f"inputs {recipe.digest[:12]}")
     yield _step(
-        "Installed disk" if source.kind == "install" else "Given disk",
+        _SOURCES[source.kind],
         source.file,
         source.volume,
         f"{human_bytes(source.copied)} by {source.method}",

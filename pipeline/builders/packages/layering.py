@@ -1,0 +1,83 @@
+"""Which layers a system is made of, and what each is known by.
+
+A layer's key is a digest of what decides its content: the packages that it adds, by their own
+digests, the words that are set in it, its parent's key, and the code that makes it. The
+repositories' state is in it through the packages alone, so that an update leaves every layer as it
+is whose packages it does not touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.builders.packages.protocol import (
+    LAYERS,
+    Backend,
+    LayerKind,
+    Package,
+    RepositoryState,
+    Wanted,
+)
+from pipeline.core.packages import PackageSystem
+from pipeline.host.fingerprint import step_key
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One layer as it is to be. packages: those that it adds, sorted by name."""
+
+    kind: LayerKind
+    wanted: Wanted
+    packages: tuple[Package, ...]
+    key: str
+    parent: str
+
+
+def wanted_layers(system: PackageSystem) -> tuple[Wanted, ...]:
+    """What each layer adds, in the recipe's words; a base without packages is left out."""
+    words = {"core": system.core, "base": system.base, "image": system.packages}
+    found = []
+    for kind in LAYERS:
+        groups = system.groups if kind == "image" else ()
+        if kind != "base" or words[kind]:
+            found.append(Wanted(kind, words[kind], groups, system.exclude))
+    return tuple(found)
+
+
+def plan_layers(
+    system: PackageSystem,
+    backend: Backend,
+    state: RepositoryState,
+    *,
+    set_in_it: Mapping[str, object],
+    code: tuple[Path, ...],
+) -> tuple[PlannedLayer, ...]:
+    """The layers of a system, core first. Runs no code of packages and needs no layer's content.
+
+    set_in_it: the identity of what is set in the image layer beside packages. code: the modules
+    that make layers. InputError as `Backend.resolve` has it.
+    """
+    planned: list[PlannedLayer] = []
+    have: list[Package] = []
+    parent = ""
+    for wanted in wanted_layers(system):
+        packages = backend.resolve(state, wanted, have)
+        inputs: dict[str, object] = {
+            "distribution": system.distribution,
+            "release": system.release,
+            "architecture": system.architecture,
+            "wanted": asdict(wanted),
+            "weak": system.weak_dependencies,
+            "packages": [(p.name, p.version, p.architecture, p.sha256) for p in packages],
+            "parent": parent,
+        }
+        if wanted.kind == "image":
+            inputs["set"] = set_in_it
+        key = step_key(f"layer {wanted.kind}", inputs, code)
+        planned.append(PlannedLayer(wanted.kind, wanted, packages, key, parent))
+        replaced = {(p.name, p.architecture) for p in packages}
+        have = [p for p in have if (p.name, p.architecture) not in replaced] + list(packages)
+        parent = key
+    return tuple(planned)
