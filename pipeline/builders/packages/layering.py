@@ -8,20 +8,20 @@ is whose packages it does not touch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.builders.packages.protocol import (
     LAYERS,
-    Backend,
     LayerKind,
     Package,
-    RepositoryState,
     Wanted,
 )
 from pipeline.core.packages import PackageSystem
 from pipeline.host.fingerprint import step_key
+
+Resolve = Callable[[Wanted, Sequence[Package]], tuple[Package, ...]]
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def wanted_layers(system: PackageSystem) -> tuple[Wanted, ...]:
 
 def plan_layers(
     system: PackageSystem,
-    backend: Backend,
-    state: RepositoryState,
+    resolve: Resolve,
     *,
     set_in_it: Mapping[str, object],
     code: tuple[Path, ...],
 ) -> tuple[PlannedLayer, ...]:
     """The layers of a system, core first. Runs no code of packages and needs no layer's content.
 
+    resolve: what a layer adds to the packages of its parents, as `Backend.resolve` finds it.
     set_in_it: the identity of what is set in the image layer beside packages. code: the modules
     that make layers. InputError as `Backend.resolve` has it.
     """
@@ -63,7 +63,7 @@ def plan_layers(
     have: list[Package] = []
     parent = ""
     for wanted in wanted_layers(system):
-        packages = backend.resolve(state, wanted, have)
+        packages = resolve(wanted, have)
         inputs: dict[str, object] = {
             "distribution": system.distribution,
             "release": system.release,
