@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 from invoke.tasks import task
 
 from pipeline.core.errors import InputError
+from pipeline.core.request import PackageSources
 from pipeline.core.resources import COMMAND
 
 command = partial(task, auto_shortflags=False)
@@ -40,6 +42,17 @@ HELP = {
 }
 
 
+PACKAGE_SOURCES = {
+    "mirror": "URL of the distribution's archive of packages, in place of its public ones; may be"
+    " repeated, tried in order",
+    "repository": "NAME=URL of a repository of packages, in place of the recipe's; may be repeated,"
+    " those of one name are tried in order",
+    "key": "file of the OpenPGP keys that sign the repositories; may be repeated",
+    "proxy": "URL of the proxy through which packages are fetched",
+}
+"""Help texts of the options that `package_sources` reads."""
+
+
 def help_for(*names: str, **own: str) -> dict[str, str]:
     """Help texts of options: the common ones by name, a task's own as given."""
     return {name: HELP[name] for name in names} | own
@@ -56,6 +69,14 @@ def variables(words: Iterable[str]) -> dict[str, str]:
             )
         pairs[name] = value
     return pairs
+
+
+def package_sources(
+    mirrors: Iterable[str], repositories: Iterable[str], keys: Iterable[str], proxy: str
+) -> PackageSources:
+    """Where packages come from, by a command's options; InputError for a malformed repository."""
+    named = tuple(pair for word in repositories for pair in variables([word]).items())
+    return PackageSources((*mirrors,), named, tuple(Path(key).absolute() for key in keys), proxy)
 
 
 def whole_number(option: str, word: str, unit: str = "", *, least: int = 0) -> int | None:

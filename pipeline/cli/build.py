@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
-from pipeline.cli import BUILT, MANY, PLANNED, command, help_for, variables
+from pipeline.cli import (
+    BUILT,
+    MANY,
+    PACKAGE_SOURCES,
+    PLANNED,
+    command,
+    help_for,
+    package_sources,
+    variables,
+)
 from pipeline.cli.session import session
 from pipeline.core import settings
 from pipeline.core.errors import InputError, VerifyError
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 @command(
     positional=["recipe"],
-    iterable=["variable"],
+    iterable=["variable", "mirror", "repository", "key"],
     help=help_for(
         "recipe",
         "json",
@@ -37,6 +46,9 @@ if TYPE_CHECKING:
         no_verify="do not boot the result; `upload` will refuse it unless told otherwise",
         disk_image="also make a bootable whole disk",
         fresh="reuse nothing of earlier runs",
+        refresh="of packages: ask the mirrors for what is new; without it the state of the last"
+        " time stays",
+        **PACKAGE_SOURCES,
     ),
 )
 def build(
@@ -50,6 +62,11 @@ def build(
     no_verify: bool = False,
     disk_image: bool = False,
     fresh: bool = False,
+    refresh: bool = False,
+    mirror: Iterable[str] = MANY,
+    repository: Iterable[str] = MANY,
+    key: Iterable[str] = MANY,
+    proxy: str = "",
     dry_run: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -80,6 +97,8 @@ def build(
             verify=not no_verify,
             disk_image=disk_image,
             fresh=fresh,
+            refresh=refresh,
+            sources=package_sources(mirror, repository, key, proxy),
             verbose=verbose,
         )
         if dry_run:

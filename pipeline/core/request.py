@@ -14,11 +14,27 @@ Backend = Literal["auto", "guestfs", "e2fsprogs"]
 
 
 @dataclass(frozen=True)
+class PackageSources:
+    """Where packages come from, in place of what the recipe says.
+
+    mirrors: URLs of the distribution's main archive, tried in order. repositories: (name, URL);
+    several of one name are tried in order. keys: files of OpenPGP keys for these repositories.
+    proxy: for all of them.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    repositories: tuple[tuple[str, str], ...] = ()
+    keys: tuple[Path, ...] = ()
+    proxy: str = ""
+
+
+@dataclass(frozen=True)
 class BuildRequest:
     """What the user asked for.
 
     disk: an installed disk in place of an install. root: which volume, overriding the recipe.
     variables: values for the kickstart's variables. backend: guestfs or e2fsprogs, or "auto".
+    sources: where packages come from, in place of the recipe's places.
     accelerator: "kvm", "tcg" or "" for the faster. fresh: reuse nothing. refresh: ask the mirrors
     of packages for what is new. verbose: show every program as it starts.
     """
@@ -33,6 +49,7 @@ class BuildRequest:
     disk_image: bool = False
     fresh: bool = False
     refresh: bool = False
+    sources: PackageSources = PackageSources()
     verbose: bool = False
 
     @property
