@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.tasks import task
 
 from pipeline.core.errors import InputError
-from pipeline.core.request import PackageSources
 from pipeline.core.resources import COMMAND
+
+if TYPE_CHECKING:
+    from pipeline.core.request import PackageSources
 
 command = partial(task, auto_shortflags=False)
 """Invoke's decorator without the one-letter options it makes up: `-h` must stay a call for help."""
@@ -75,6 +78,8 @@ def package_sources(
     mirrors: Iterable[str], repositories: Iterable[str], keys: Iterable[str], proxy: str
 ) -> PackageSources:
     """Where packages come from, by a command's options; InputError for a malformed repository."""
+    from pipeline.core.request import PackageSources
+
     named = tuple(pair for word in repositories for pair in variables([word]).items())
     return PackageSources((*mirrors,), named, tuple(Path(key).absolute() for key in keys), proxy)
 
