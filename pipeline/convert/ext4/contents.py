@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from pipeline.convert.ext4.tree import Entry
 from pipeline.core.errors import HostError
-from pipeline.host.copy import write_all
+from pipeline.host.copy import NO_COPY, write_all
 
 THREADS = 2
 BUFFER = 1 << 20
@@ -31,16 +31,46 @@ class Move(NamedTuple):
 
 def copy_files(moves: Sequence[Move], target: int) -> None:
     """Copy the files' data into the open image; HostError for a file that changed meanwhile."""
+    copier = _Copier(target)
 
     def copy(move: Move, buffer: memoryview) -> None:
         descriptor = _opened(move.entry)
         try:
             for source, to, length in move.pieces:
-                _copy(descriptor, target, source, to, length, buffer, move.entry)
+                copier.copy(descriptor, source, to, length, buffer, move.entry)
         finally:
             os.close(descriptor)
 
     _in_threads(moves, copy)
+
+
+class _Copier:
+    """Copies by the kernel, which need not hand the bytes to us and back, until it cannot."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._kernel_can = True
+
+    def copy(
+        self, source: int, at: int, to: int, length: int, buffer: memoryview, entry: Entry
+    ) -> None:
+        while length:
+            count = self._some(source, at, to, length, buffer)
+            if not count:
+                raise _changed(entry)
+            at, to, length = at + count, to + count, length - count
+
+    def _some(self, source: int, at: int, to: int, length: int, buffer: memoryview) -> int:
+        if self._kernel_can:
+            try:
+                return os.copy_file_range(source, self._target, length, at, to)
+            except OSError as error:
+                if error.errno not in NO_COPY:
+                    raise
+                self._kernel_can = False
+        count = os.preadv(source, [buffer[: min(length, BUFFER)]], at)
+        write_all(self._target, buffer[:count], to)
+        return count
 
 
 def digest_files(entries: Sequence[Entry]) -> dict[bytes, bytes]:
@@ -97,17 +127,6 @@ def _opened(entry: Entry) -> int:
         raise HostError(
             "read the file", os.fsdecode(entry.host), why=f"{error.strerror}"
         ) from error
-
-
-def _copy(
-    source: int, target: int, at: int, to: int, length: int, buffer: memoryview, entry: Entry
-) -> None:
-    while length:
-        count = os.preadv(source, [buffer[: min(length, BUFFER)]], at)
-        if not count:
-            raise _changed(entry)
-        write_all(target, buffer[:count], to)
-        at, to, length = at + count, to + count, length - count
 
 
 def _changed(entry: Entry) -> HostError:

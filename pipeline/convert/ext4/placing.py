@@ -8,7 +8,7 @@ to those of the same zone: the first components of their path.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.convert.ext4.geometry import FIRST_FREE_INODE, INODES_A_BLOCK, Geometry
 from pipeline.convert.ext4.nodes import LOST_FOUND, Node
@@ -19,69 +19,87 @@ from pipeline.convert.ext4.tree import parent_of
 
 ROOT, LOST_FOUND_INODE = 2, 11
 _ZONE_DEPTH = 3  # components of a path
-_DIRECTORIES = b"\0directories"
+_DIRECTORIES, _TOP = b"\0directories", b"\0"
 _FIRST_SLOT = INODES_A_BLOCK + 1  # the first block of inodes is for those that are reserved
 _NEIGHBOURS = 8  # files of a directory for which there is one block of inodes
 
 
-def number(nodes: Mapping[bytes, Node], geometry: Geometry) -> None:
+Layers = Sequence[Sequence[tuple[bytes, Node]]]
+"""Paths and nodes of each layer, the lowest first, in the order of their hashes."""
+
+
+def layers_of(nodes: Mapping[bytes, Node]) -> Layers:
+    """The nodes in the order in which they are numbered."""
+    layers: dict[int, list[tuple[bytes, Node]]] = {}
+    for path, node in nodes.items():
+        layers.setdefault(node.entry.base, []).append((path, node))
+    for layer in layers.values():
+        layer.sort(key=lambda pair: pair[1].probes)
+    return [layers[index] for index in sorted(layers, reverse=True)]
+
+
+def number(layers: Layers, geometry: Geometry) -> None:
     """Give the nodes their inode numbers. There are enough of them."""
     taken = {ROOT, LOST_FOUND_INODE}
     crowd: Counter[bytes] = Counter()
     total = 0
-    for layer in _layers(nodes):
+    most = (geometry.inodes - _FIRST_SLOT + 1) // INODES_A_BLOCK
+    for layer in layers:
+        crowd.update(parent_of(path) for path, _ in layer)
+        total += len(layer)
+        buckets = max(min(-(-coarse(2 * total) // INODES_A_BLOCK), most), 1)
+        homes: dict[bytes, tuple[int, int]] = {}
         for path, node in layer:
             if path in (b"", LOST_FOUND):
                 node.number = LOST_FOUND_INODE if path else ROOT
-            else:
-                crowd[parent_of(path)] += 1
-        total += len(layer)
-        most = geometry.inodes - _FIRST_SLOT + 1
-        buckets = min(-(-coarse(2 * total) // INODES_A_BLOCK), most // INODES_A_BLOCK)
-        homes: dict[bytes, tuple[int, int]] = {}
-        for path, node in layer:
-            if node.number:
                 continue
             parent = parent_of(path)
             if parent not in homes:
                 spread = 1 << ((crowd[parent] - 1) // _NEIGHBOURS).bit_length()
-                homes[parent] = (bucket(probes(parent)[1], max(buckets, 1)), spread)
+                homes[parent] = (bucket(probes(parent)[1], buckets), spread)
             home, spread = homes[parent]
-            slot = home * INODES_A_BLOCK + probes(path)[1] % (spread * INODES_A_BLOCK)
-            node.number = _free(taken, slot, max(buckets, 1) * INODES_A_BLOCK, geometry.inodes)
+            slot = home * INODES_A_BLOCK + node.probes[1] % (spread * INODES_A_BLOCK)
+            node.number = _free(taken, slot, buckets * INODES_A_BLOCK, geometry.inodes)
             taken.add(node.number)
 
 
-def _free(taken: set[int], slot: int, slots: int, inodes: int) -> int:
+def _free(taken: Collection[int], slot: int, slots: int, inodes: int) -> int:
     for step in range(slots):
         found = _FIRST_SLOT + (slot + step) % slots
-        if found <= inodes and found not in taken:
+        if found not in taken and found <= inodes:
             return found
     # Only where nearly every inode of the file system is used.
     return next(n for n in range(FIRST_FREE_INODE, inodes + 1) if n not in taken)
 
 
-def place(nodes: Mapping[bytes, Node], space: Space) -> None:
+def place(layers: Layers, space: Space) -> None:
     """Give the nodes their blocks; InputError where there are too few."""
     sizes: Counter[bytes] = Counter()
-    for layer in _layers(nodes):
-        for path, node in layer:
-            if 0 < node.count and not _is_large(node):
-                sizes[_zone(path, node)] += node.count
+    for layer in layers:
+        placed = [
+            (-node.count.bit_length(), order, b"" if _is_large(node) else _zone(path, node))
+            for order, (path, node) in enumerate(layer)
+            if node.count
+        ]
+        for _, order, zone in placed:
+            if zone:
+                sizes[zone] += layer[order][1].count
         zones = {zone: (probes(zone)[0], coarse(2 * count)) for zone, count in sizes.items()}
-        # What grows a little must not come before others that it came after.
-        layer.sort(key=lambda pair: (-pair[1].count.bit_length(), probes(pair[0])[0]))
-        for path, node in layer:
-            if not node.count:
-                continue
-            if _is_large(node):
-                _place_large(path, node, space)
+        # Classes of size: what grows a little must not come before others that it came after.
+        placed.sort()
+        for _, order, zone in placed:
+            path, node = layer[order]
+            if zone:
+                start, blocks = zones[zone]
+                node.placed = space.small(node.probes, node.count, start, blocks)
             else:
-                zone, blocks = zones[_zone(path, node)]
-                node.placed = space.small(probes(path), node.count, zone, blocks)
-    for layer in _layers(nodes):
+                _place_large(path, node, space)
+    for layer in layers:
         for path, node in layer:
-            _place_rest(path, node, space)
+            if node.count:
+                node.extents = extents_of(node.wanted, node.placed)
+            if node.outer or len(node.extents) > 4:
+                _place_rest(path, node, space)
 
 
 def _place_large(path: bytes, node: Node, space: Space) -> None:
@@ -96,8 +114,6 @@ def _place_large(path: bytes, node: Node, space: Space) -> None:
 
 def _place_rest(path: bytes, node: Node, space: Space) -> None:
     """Blocks of attributes and of extent trees, close to what belongs to them."""
-    if node.count:
-        node.extents = extents_of(node.wanted, node.placed)
     zone = probes(_zone(path, node))[0]
     if node.outer:
         ((node.attribute_block, _),) = space.small(probes(path + b"\0a"), 1, zone, LARGE)
@@ -111,15 +127,7 @@ def _is_large(node: Node) -> bool:
 
 
 def _zone(path: bytes, node: Node) -> bytes:
+    """What it lies close to; never b""."""
     if node.entry.kind == "directory":
         return _DIRECTORIES
-    return b"/".join(parent_of(path).split(b"/", _ZONE_DEPTH)[:_ZONE_DEPTH])
-
-
-def _layers(nodes: Mapping[bytes, Node]) -> Iterator[list[tuple[bytes, Node]]]:
-    """The nodes of each layer in a stable order, from the lowest."""
-    layers: dict[int, list[tuple[bytes, Node]]] = {}
-    for path, node in nodes.items():
-        layers.setdefault(node.entry.base, []).append((path, node))
-    for layer in sorted(layers, reverse=True):
-        yield sorted(layers[layer], key=lambda pair: probes(pair[0])[0])
+    return b"/".join(path.split(b"/", _ZONE_DEPTH)[:-1][:_ZONE_DEPTH]) or _TOP

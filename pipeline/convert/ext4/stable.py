@@ -28,13 +28,11 @@ def coarse(number: int) -> int:
 
 
 def bucket(key: int, buckets: int) -> int:
-    """A bucket for a 64-bit key; where their number grows, only what goes to new ones moves.
+    """A bucket for a key; where their number grows, only what goes to new ones moves.
 
-    The jump consistent hash of Lamping and Veach (arXiv:1406.2294).
+    Linear hashing (Litwin, 1980): of twice as many buckets as there may be, those that do not exist
+    yet are the ones that they will be split from.
     """
-    found, following = 0, 0
-    while following < buckets:
-        found = following
-        key = (key * 2862933555777941757 + 1) & 0xFFFFFFFFFFFFFFFF
-        following = int((found + 1) * (2147483648.0 / ((key >> 33) + 1)))
-    return found
+    size = 1 << (buckets - 1).bit_length()
+    found = key & (size - 1)
+    return found if found < buckets else found & (size // 2 - 1)

@@ -22,7 +22,7 @@ from pipeline.convert.ext4.geometry import (
     journal_blocks,
 )
 from pipeline.convert.ext4.nodes import Node, blocks_of, nodes_of
-from pipeline.convert.ext4.placing import ROOT, number, place
+from pipeline.convert.ext4.placing import ROOT, layers_of, number, place
 from pipeline.convert.ext4.records import (
     EXTENTS,
     FAST_LINK,
@@ -81,8 +81,9 @@ def write_image(entries: Sequence[Entry], descriptor: int, parameters: Parameter
     os.ftruncate(descriptor, parameters.size)
     writer = _Writer(descriptor, parameters, figures, space)
     writer.journal()
-    number(nodes, figures)
-    place(nodes, space)
+    layers = layers_of(nodes)
+    number(layers, figures)
+    place(layers, space)
     copy_files(_moves(nodes), descriptor)
     writer.nodes(entries, nodes)
     writer.resize()
