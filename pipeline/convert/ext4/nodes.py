@@ -10,7 +10,7 @@ from pipeline.convert.ext4.attributes import encode
 from pipeline.convert.ext4.geometry import BLOCK, Parameters, geometry, journal_blocks
 from pipeline.convert.ext4.records import FAST_LINK, Extent, arrange, index_blocks
 from pipeline.convert.ext4.space import Run
-from pipeline.convert.ext4.stable import probes
+from pipeline.convert.ext4.stable import key, probes
 from pipeline.convert.ext4.tree import Entry, parent_of
 from pipeline.core.errors import InputError
 from pipeline.host.sparse import data_runs
@@ -87,7 +87,7 @@ def _lowest(entries: Iterable[Entry]) -> int:
 def _node(entry: Entry) -> Node:
     if entry.path == LOST_FOUND and entry.kind != "directory":
         raise _refused(entry, "e2fsck(8) needs a directory there")
-    node = Node(entry, probes(entry.path), links=entry.links)
+    node = Node(entry, probes(key(entry.path)), links=entry.links)
     if entry.xattrs:
         node.inner, node.outer = encode(entry)
     if entry.kind == "file" and entry.size:

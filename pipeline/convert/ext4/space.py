@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.convert.ext4.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from pipeline.convert.ext4.stable import PROBES, bucket
 from pipeline.core.errors import InputError
 
-LARGE = 32
-"""Blocks from which on a file has a place of its own; smaller ones lie near their neighbours."""
+PAGE = 256
+"""Blocks of a page of small files, 1 MiB; what is larger is aligned to it."""
+SMALL = 64
+"""Blocks from which on a file has a place of its own; smaller ones share pages."""
 PIECE = 8192
 """Blocks of a piece of a large file: 32 MiB, a quarter of a group."""
 _REGION = 8 << 20  # blocks, 32 GiB: all that is kept in memory of an even larger file system
-_ALIGNED = 16  # blocks, 64 KiB: what tools that compare images by chunks take at once
+_KEPT = 2  # in the map: free, but of a page
 _TO_BITS = bytes.maketrans(b"\0\1", b"01")
 
 Run = tuple[int, int]
@@ -38,48 +39,71 @@ class Space:
 
     def is_free(self, first: int, count: int) -> bool:
         """Whether all of these blocks are free, and exist."""
-        return first + count <= self.region and self._taken.find(1, first, first + count) < 0
+        end = first + count
+        return end <= self.region and self._taken.count(0, first, end) == count
 
     def free(self) -> int:
         """How many blocks of the region are free."""
         return self._taken.count(0)
 
-    def large(self, numbers: Sequence[int], count: int, after: int) -> list[Run]:
-        """Room for a large piece: right after its file's last one, or where its numbers say."""
-        if after and self.is_free(after, count):
-            self.take(after, count)
-            return [(after, count)]
-        align = max(_ALIGNED, 1 << max(count.bit_length() - 4, 0))
+    def large(self, numbers: Sequence[int], count: int, after: int = 0) -> list[Run]:
+        """Room for a piece of a file: right after the one before, or where its numbers say."""
+        align = PAGE if count >= PAGE else SMALL
+        first = after or self._aligned(numbers, count, align)
+        if first < 0 or not self.is_free(first, count):
+            first = self._aligned(numbers, count, align)
+        if first < 0:
+            return self._anywhere(numbers[0] % self.region, count)
+        self.take(first, count)
+        return [(first, count)]
+
+    def _aligned(self, numbers: Sequence[int], count: int, align: int) -> int:
         slots = max(self.region // align, 1)
         for number in numbers:
             first = number % slots * align
             if self.is_free(first, count):
-                self.take(first, count)
-                return [(first, count)]
-        return self._anywhere(numbers[0] % slots * align, count)
+                return first
+        return -1
 
-    def small(self, numbers: Sequence[int], count: int, zone: int, blocks: int) -> list[Run]:
-        """Room for something small within the `blocks` blocks from the place `zone`."""
-        align = max(1, 1 << (count.bit_length() - 2)) if count > 1 else 1
-        slots = max(blocks // align, 1)
-        start = zone % self.region // _ALIGNED * _ALIGNED
-        first = start
-        for index in range(PROBES):
-            first = (start + bucket(numbers[index], slots) * align) % self.region
-            if self.is_free(first, count):
+    def page(self, index: int, numbers: Sequence[int]) -> int:
+        """Room for a page of small files; -1 where there is none left."""
+        slots = max(self.region // PAGE, 1)
+        first = (slots // 4 + index) % slots * PAGE
+        if not self.is_free(first, PAGE):
+            first = self._aligned(numbers, PAGE, PAGE)
+        if first >= 0:
+            self._taken[first : first + PAGE] = bytes([_KEPT]) * PAGE
+        return first
+
+    def small(self, pages: Sequence[tuple[int, int]], count: int) -> list[Run]:
+        """Room in one of the pages, each given with the offset to begin at; else anywhere."""
+        wanted = bytes([_KEPT]) * count
+        for page, offset in pages:
+            if page < 0:
+                continue
+            first = self._taken.find(wanted, page + offset, page + PAGE)
+            if first < 0:
+                first = self._taken.find(wanted, page, page + PAGE)
+            if first >= 0:
                 self.take(first, count)
                 return [(first, count)]
-        return self._anywhere(first, count)
+        page, offset = pages[0]
+        return self._anywhere(max(page, 0) + offset, count)
+
+    def close(self) -> None:
+        """Have what pages kept be free."""
+        self._taken = self._taken.replace(bytes([_KEPT]), b"\0")
 
     def _anywhere(self, start: int, count: int) -> list[Run]:
         """The first free run from `start` on, then from the beginning; else several pieces."""
         wanted = bytes(count)
-        first = self._taken.find(wanted, start)
-        if first < 0:
-            first = self._taken.find(wanted)
-        if first >= 0:
-            self.take(first, count)
-            return [(first, count)]
+        for _ in range(2):
+            for begin in (start, 0):
+                first = self._taken.find(wanted, begin)
+                if first >= 0:
+                    self.take(first, count)
+                    return [(first, count)]
+            self.close()
         return self._scattered(start, count)
 
     def _scattered(self, start: int, count: int) -> list[Run]:

@@ -6,12 +6,14 @@ that comes or goes moves another only where both wanted the same place.
 
 from __future__ import annotations
 
+import re
 import struct
 from hashlib import blake2b
 
 PROBES = 8
 _EIGHT = struct.Struct("<8Q")
-_STEPS = 4  # an octave
+_STEP_BITS = 3  # eight steps an octave
+_VERSION = re.compile(rb"\d+(?:\.\d+)+(?:[-+~]\d+)*")
 
 
 def probes(name: bytes) -> tuple[int, ...]:
@@ -19,11 +21,14 @@ def probes(name: bytes) -> tuple[int, ...]:
     return _EIGHT.unpack(blake2b(name, digest_size=64).digest())
 
 
+def key(path: bytes) -> bytes:
+    """The path without version numbers: what is updated wants the place of what it was."""
+    return _VERSION.sub(b"#", path)
+
+
 def coarse(number: int) -> int:
-    """`number` rounded up to a quarter of its octave: it changes seldom while a tree grows."""
-    if number <= _STEPS:
-        return number
-    step = 1 << (number.bit_length() - 3)
+    """`number` rounded up to an eighth of its octave: it changes seldom while a tree grows."""
+    step = 1 << max(number.bit_length() - 1 - _STEP_BITS, 0)
     return -(-number // step) * step
 
 
