@@ -1,0 +1,153 @@
+"""The blocks of a file system that are taken, and how things find room among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.convert.ext4.geometry import BLOCK, GROUP_BLOCKS, Geometry
+from pipeline.core.errors import InputError
+
+PAGE = 256
+"""Blocks of a page of small files, 1 MiB; what is larger is aligned to it."""
+SMALL = 64
+"""Blocks from which on a file has a place of its own; smaller ones share pages."""
+PIECE = 8192
+"""Blocks of a piece of a large file: 32 MiB, a quarter of a group."""
+_REGION = 8 << 20  # blocks, 32 GiB: all that is kept in memory of an even larger file system
+_KEPT = 2  # in the map: free, but of a page
+_TO_BITS = bytes.maketrans(b"\0\1", b"01")
+
+Run = tuple[int, int]
+"""(first block, count)."""
+
+
+class Space:
+    """Which blocks are taken. region: blocks that things may lie in, from the beginning."""
+
+    def __init__(self, geometry: Geometry, needed: int) -> None:
+        self._geometry = geometry
+        self.region = min(geometry.blocks, max(_REGION, 2 * needed))
+        self._taken = bytearray(self.region)
+        for first, count in geometry.fixed():
+            self.take(first, count)
+
+    def take(self, first: int, count: int) -> None:
+        """Mark blocks as taken."""
+        end = min(first + count, self.region)
+        if first < end:
+            self._taken[first:end] = b"\1" * (end - first)
+
+    def is_free(self, first: int, count: int) -> bool:
+        """Whether all of these blocks are free, and exist."""
+        end = first + count
+        return end <= self.region and self._taken.count(0, first, end) == count
+
+    def free(self) -> int:
+        """How many blocks of the region are free."""
+        return self._taken.count(0)
+
+    def large(self, numbers: Sequence[int], count: int, after: int = 0) -> list[Run]:
+        """Room for a piece of a file: right after the one before, or where its numbers say."""
+        align = PAGE if count >= PAGE else SMALL
+        first = after or self._aligned(numbers, count, align)
+        if first < 0 or not self.is_free(first, count):
+            first = self._aligned(numbers, count, align)
+        if first < 0:
+            return self._anywhere(numbers[0] % self.region, count)
+        self.take(first, count)
+        return [(first, count)]
+
+    def _aligned(self, numbers: Sequence[int], count: int, align: int) -> int:
+        slots = max(self.region // align, 1)
+        for number in numbers:
+            first = number % slots * align
+            if self.is_free(first, count):
+                return first
+        return -1
+
+    def page(self, index: int, numbers: Sequence[int]) -> int:
+        """Room for a page of small files; -1 where there is none left."""
+        slots = max(self.region // PAGE, 1)
+        first = (slots // 4 + index) % slots * PAGE
+        if not self.is_free(first, PAGE):
+            first = self._aligned(numbers, PAGE, PAGE)
+        if first >= 0:
+            self._taken[first : first + PAGE] = bytes([_KEPT]) * PAGE
+        return first
+
+    def small(self, pages: Sequence[tuple[int, int]], count: int) -> list[Run]:
+        """Room in one of the pages, each given with the offset to begin at; else anywhere."""
+        wanted = bytes([_KEPT]) * count
+        for page, offset in pages:
+            if page < 0:
+                continue
+            first = self._taken.find(wanted, page + offset, page + PAGE)
+            if first < 0:
+                first = self._taken.find(wanted, page, page + PAGE)
+            if first >= 0:
+                self.take(first, count)
+                return [(first, count)]
+        page, offset = pages[0]
+        return self._anywhere(max(page, 0) + offset, count)
+
+    def close(self) -> None:
+        """Have what pages kept be free."""
+        self._taken = self._taken.replace(bytes([_KEPT]), b"\0")
+
+    def _anywhere(self, start: int, count: int) -> list[Run]:
+        """The first free run from `start` on, then from the beginning; else several pieces."""
+        wanted = bytes(count)
+        for _ in range(2):
+            for begin in (start, 0):
+                first = self._taken.find(wanted, begin)
+                if first >= 0:
+                    self.take(first, count)
+                    return [(first, count)]
+            self.close()
+        return self._scattered(start, count)
+
+    def _scattered(self, start: int, count: int) -> list[Run]:
+        runs: list[Run] = []
+        left, position, wrapped = count, start, False
+        while left:
+            first = self._taken.find(0, position)
+            if first < 0:
+                if wrapped:
+                    raise full(self._geometry, left)
+                position, wrapped = 0, True
+                continue
+            end = self._taken.find(1, first, first + left)
+            length = (end if end >= 0 else min(first + left, self.region)) - first
+            self.take(first, length)
+            runs.append((first, length))
+            left, position = left - length, first + length
+        return runs
+
+    def middle(self, count: int) -> list[Run]:
+        """Room for the journal, which the kernel writes often: half way, in one run if it can."""
+        return self._anywhere(self.region // 2, count)
+
+    def bitmap(self, group: int) -> tuple[bytes, int]:
+        """A group's block bitmap (a block), and how many of its blocks are free."""
+        first, length = group * GROUP_BLOCKS, self._geometry.group_blocks(group)
+        taken = bytes(self._taken[first : first + length])
+        if len(taken) < length:  # beyond the region
+            rest = bytearray(length - len(taken))
+            for start, count in self._geometry.fixed():
+                if first <= start < first + length:
+                    at = max(start - first - len(taken), 0)
+                    rest[at : start - first - len(taken) + count] = b"\1" * count
+            taken += bytes(rest[: length - len(taken)])
+        padded = taken.ljust(GROUP_BLOCKS, b"\1")
+        bits = int(padded[::-1].translate(_TO_BITS), 2)
+        return bits.to_bytes(BLOCK, "little"), taken.count(0)
+
+
+def full(geometry: Geometry, lacking: int) -> InputError:
+    """The error for a tree that is larger than its file system."""
+    size = geometry.blocks * BLOCK
+    return InputError(
+        "make an ext4 file system",
+        why=f"the tree does not fit into {size} bytes: at least {lacking * BLOCK} more are needed",
+        next_step=f"Make it larger than {size + lacking * BLOCK} bytes",
+    )
