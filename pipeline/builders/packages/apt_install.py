@@ -7,9 +7,12 @@ from a read-only bind.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import struct
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +31,7 @@ _INSTALL = 7200.0  # s; an emulated architecture takes ten times as long as the 
 _RUN = 400  # package files of one dpkg, whose words must fit its argument list
 _LAST = 25  # lines of dpkg's that an error shows
 _STATES = "/var/lib/apt/extended_states"
+_KEYRINGS = Path("/usr/share/keyrings")
 _SOURCES = "/etc/apt/sources.list.d"
 
 
@@ -50,9 +54,9 @@ def install(
     if first:
         _lay_out(system, root, nodes, first, files, isolation=isolation, tools=tools)
     batches = _batches(nodes, first)
-    written = [*_auto_marks(root, wanted, fields, first)]
+    written = [*_auto_marks(system, root, wanted, fields, first)]
     if wanted.kind == "core":
-        written += _sources(system, root)
+        written += _sources(system, _guest_keyrings(system, packages, files, tools))
     script = apt_script.install(batches, written, force_first=bool(first))
     with tempfile.TemporaryDirectory(prefix="debs-", dir=tools.scratch) as name:
         debs = Path(name)
@@ -136,12 +140,16 @@ def _batches(nodes: Sequence[apt_order.Node], first: set[str]) -> list[tuple[str
 
 
 def _auto_marks(
-    root: Root, wanted: Wanted, fields: Sequence[Mapping[str, str]], first: set[str]
+    system: PackageSystem,
+    root: Root,
+    wanted: Wanted,
+    fields: Sequence[Mapping[str, str]],
+    first: set[str],
 ) -> list[tuple[str, str]]:
     """apt's marks of packages that came as dependencies, so that the guest may remove them."""
     groups = {*wanted.groups}
     marks = [
-        f"Package: {record['Package']}\nArchitecture: {record['Architecture']}\n"
+        f"Package: {record['Package']}\nArchitecture: {_native(system, record)}\n"
         "Auto-Installed: 1\n\n"
         for record in fields
         if record["Package"] not in {*wanted.packages, "apt", *first}
@@ -160,13 +168,23 @@ def _auto_marks(
     return [(_STATES, before + "".join(marks))] if marks else []
 
 
-def _sources(system: PackageSystem, root: Root) -> list[tuple[str, str]]:
-    """Where the guest gets its packages from: the first URL of each repository, with its key."""
+def _native(system: PackageSystem, record: Mapping[str, str]) -> str:
+    """apt marks what is of no architecture under the guest's own."""
+    own = DEBIAN_NAMES[system.architecture]
+    return own if record["Architecture"] == "all" else record["Architecture"]
+
+
+def _sources(system: PackageSystem, guest: Mapping[str, frozenset[str]]) -> list[tuple[str, str]]:
+    """Where the guest gets its packages from: the first URL of each repository, with its key.
+
+    guest: path of each keyring in the guest -> the fingerprints in it.
+    """
     written = []
     for repository in system.repositories:
         url = repository_urls(system, repository)[0]
         given = apt_keys.keyring(repository.keys)
-        path = _own_keyring(root.upper, system.distribution, given)
+        wanted = apt_keys.fingerprints(given)
+        path = next((path for path, there in sorted(guest.items()) if wanted & there), "")
         if not path:
             path = f"/etc/apt/keyrings/{repository.name}.asc"
             written.append((path, apt_keys.armoured(given)))
@@ -174,18 +192,25 @@ def _sources(system: PackageSystem, root: Root) -> list[tuple[str, str]]:
     return written
 
 
-def _own_keyring(root: Path, distribution: str, given: bytes) -> str:
-    """The guest's own keyring that has one of the keys given; "" where there is none."""
-    wanted = apt_keys.fingerprints(given)
-    directory = root / "usr/share/keyrings"
-    for file in sorted(directory.glob(f"{distribution}-archive-keyring.*")):
-        target = directory / file.readlink().name if file.is_symlink() else file
-        try:
-            if wanted & apt_keys.fingerprints(target.read_bytes()):
-                return f"/usr/share/keyrings/{file.name}"
-        except (OSError, ValueError):
+def _guest_keyrings(
+    system: PackageSystem, packages: Sequence[Package], files: Sequence[Path], tools: Tools
+) -> dict[str, frozenset[str]]:
+    """The distribution's own keyrings, out of the package that will bring them."""
+    found = {}
+    names = [f"{system.distribution}-archive-keyring", f"{system.distribution}-keyring"]
+    for package, file in zip(packages, files, strict=True):
+        if package.name not in names:
             continue
-    return ""
+        data = tools.run.run(["dpkg-deb", "--fsys-tarfile", file], timeout=60).stdout
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                path = Path("/", member.name)
+                if path.parent != _KEYRINGS or not path.stem.endswith("-archive-keyring"):
+                    continue
+                content = archive.extractfile(member)  # follows a link to another member
+                with contextlib.suppress(ValueError):
+                    found[str(path)] = apt_keys.fingerprints(content.read() if content else b"")
+    return found
 
 
 def _link(file: Path, name: Path) -> None:

@@ -84,6 +84,10 @@ for image in /boot/vmlinuz-*; do
         env -u INITRD DEB_MAINT_PARAMS=configure $hook "$version" "$image"
       fi
     done
+    # Without a ramdisk it made no link to one.
+    if [ -e "/boot/initrd.img-$version" ] && command -v linux-update-symlinks >/dev/null; then
+      env -u INITRD linux-update-symlinks install "$version" "$image"
+    fi
   fi
 done
 """
@@ -104,7 +108,9 @@ for directory in /var/log/apt /var/lib/apt/lists /var/cache/apt/archives; do
   if [ -d $directory ]; then find $directory -type f -exec rm -f {} +; fi
 done
 find /var/log -type f -size +0 -exec sh -c 'for log; do : >"$log"; done' sh {} +
+rm -f /var/lib/dpkg/available
 find /tmp /var/tmp -xdev -mindepth 1 -delete
+find /run -xdev -mindepth 1 ! -path /run/lock ! -path '/run/packages*' -delete
 """
 
 
