@@ -53,7 +53,7 @@ class PutFile(BaseModel):
 
     model_config = _STRICT
 
-    path: Annotated[str, Field(pattern=r"^/[^\0]+$")]
+    path: Annotated[str, Field(pattern=r"^/[^\x00]+$")]
     content: str | None = None
     source: Path | None = None
     mode: Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")] = "0644"

@@ -11,7 +11,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,8 +81,11 @@ class Keyring:
                 next_step='Name the key of its makers in "keys" of the recipe, or another mirror',
             )
 
-    def check_packages(self, files: Sequence[Path], run: Runner) -> None:
-        """InputError for the first file that none of the keys signed, or that was changed since."""
+    def check_packages(self, files: Mapping[Path, str], run: Runner) -> None:
+        """InputError for the first file that none of the keys signed, or that was changed since.
+
+        files: path -> the package's name for people.
+        """
         if not files:
             return
         done = run.run(
@@ -95,12 +98,12 @@ class Keyring:
             ok=range(256),
         )  # fmt: skip
         verdicts = parse_verdicts(done.text)
-        for file in files:
+        for file, label in files.items():
             why = self._fault(verdicts.get(str(file), ["rpmkeys said nothing of it"]))
             if why:
                 raise InputError(
                     f"trust a package of the repository {self.repository}:",
-                    file.name,
+                    label,
                     why=why,
                     next_step="Nothing was installed; see who keeps the repository, or name"
                     ' another mirror or the right "keys" in the recipe',

@@ -2,7 +2,7 @@
 
 Reads a JSON object from standard input and prints one: "packages", or "problem" with its words. It
 reads metadata that lies in directories, asks no network, and has no part of the host's own dnf:
-neither its repositories, configuration, plugins and database nor its caches. resolve.py's side is
+neither its repositories, configuration, plugins and database nor its caches. The other side is
 dnf_resolve.py, which says what the objects hold.
 """
 
@@ -210,8 +210,16 @@ def told(package: Any) -> dict[str, Any]:
         "size": package.downloadsize,
         "url": package.location,
         "repository": package.reponame,
-        "source": (package.sourcerpm or "").removesuffix(".src.rpm").removesuffix(".nosrc.rpm"),
+        "source": source_of(package.sourcerpm or ""),
     }
+
+
+def source_of(file: str) -> str:
+    """Name and version of the source package by its file's name: "bash 5.1.8-6.el9"."""
+    bare = file.removesuffix(".rpm").removesuffix(".src").removesuffix(".nosrc")
+    name, _, version = bare.rpartition("-")
+    name, _, first = name.rpartition("-")
+    return f"{name} {first}-{version}" if name else ""
 
 
 def main() -> None:
