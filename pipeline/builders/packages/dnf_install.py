@@ -1,9 +1,9 @@
 """rpm's transaction in a guest's root, shut off from the host: the host's rpm, the guest's "/".
 
-The host's /usr is bound into the guest at /.tools, read-only, while the transaction runs, and rpm
-is started from there by its own loader. So rpm has the guest's root as its "/": it needs no chroot,
-scriptlets have the guest's files alone (and the programs of the host's /usr, which tell nothing),
-no network and no process of the host. A guest needs neither rpm nor dnf of its own.
+The host's rpm, its Python and their libraries are bound into the guest below /.tools, read-only,
+while the transaction runs, and started from there by the host's own loader. So rpm has the guest's
+root as its "/": it needs no chroot, and scriptlets have the guest's files alone (and those programs,
+which tell nothing), no network and no process of the host. A guest needs neither rpm nor dnf.
 
 rpm orders and installs exactly the files given; what they are was solved before. What dnf would
 have written beside (its history of reasons) is not there: the guest's dnf takes every package for
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.builders.packages.dnf_resolve import PYTHON
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import HostError, InstallError, ProgramError
 from pipeline.host.context import Tools
@@ -50,10 +51,15 @@ class Transaction:
 
     @property
     def binds(self) -> tuple[Bind, ...]:
-        """The host's /usr, and the directories that the package files are in."""
+        """The host's rpm and Python, and the directories that the package files are in."""
         folders = sorted({path.parent for path in self.files})
+        python = Path(PYTHON).resolve()
+        used = (
+            *(_loader().parent, python, Path(f"/usr/lib/{python.name}")),
+            *(Path("/usr/bin/rpm"), Path("/usr/lib/rpm")),
+        )
         return (
-            Bind(Path("/usr"), f"{_TOOLS}/usr"),
+            *(Bind(path, f"{_TOOLS}{path}") for path in used),
             *(Bind(path, f"{_TOOLS}/packages/{n}") for n, path in enumerate(folders)),
         )
 
@@ -82,7 +88,7 @@ class Transaction:
     def script(self, step: str, asked: dict[str, Any]) -> dict[str, Any]:
         """Run a step of dnf_guest.py inside by the host's Python."""
         said = self.run(
-            [*_hosted("python3"), "-P", "-s", "-S", "-", step, json.dumps(asked)],
+            [*_hosted(Path(PYTHON).resolve()), "-P", "-s", "-S", "-", step, json.dumps(asked)],
             f"{step} the root for packages",
             env={"PYTHONHOME": f"{_TOOLS}/usr", "PYTHONDONTWRITEBYTECODE": "1"},
             input=_SCRIPT.read_bytes(),
@@ -96,7 +102,7 @@ class Transaction:
         env = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm", "HOME": "/nonexistent"}
         env |= more.pop("env", {})
         return self.run(
-            [*_hosted("rpm"), "--force-debian", "--noplugins", *words],
+            [*_hosted("/usr/bin/rpm"), "--force-debian", "--noplugins", *words],
             attempted,
             env=env,
             **more,
@@ -143,16 +149,22 @@ def built_last(t: Transaction) -> int:
     return max(int(line) for line in said.text.split())
 
 
-def _hosted(program: str) -> list[str]:
-    """The words that start a program of the host's /usr inside."""
-    loader = next((Path(name).resolve() for name in _LOADERS if Path(name).exists()), None)
-    if loader is None:
-        raise HostError(
-            "start the host's rpm in a root",
-            why=f"this host has no loader of programs at {' or '.join(_LOADERS)}",
-        )
-    path = f"{_TOOLS}{loader.parent}:{_TOOLS}/usr/lib"
-    return [f"{_TOOLS}{loader}", "--library-path", path, f"{_TOOLS}/usr/bin/{program}"]
+def _hosted(program: str | Path) -> list[str]:
+    """The words that start a program of the host inside."""
+    loader = _loader()
+    return [f"{_TOOLS}{loader}", "--library-path", f"{_TOOLS}{loader.parent}", f"{_TOOLS}{program}"]
+
+
+def _loader() -> Path:
+    """The loader of the host's programs, which lies with the libraries."""
+    for name in _LOADERS:
+        if Path(name).exists():
+            return Path(name).resolve()
+    raise HostError(
+        "start the host's rpm in a root",
+        why=f"this host has no loader of programs at {' or '.join(_LOADERS)}",
+        next_step="Build on Debian 12, x86_64 or arm64",
+    )
 
 
 def _database(t: Transaction, *, wanted: bool = False) -> str:
@@ -162,10 +174,11 @@ def _database(t: Transaction, *, wanted: bool = False) -> str:
     """
     macros = "/usr/lib/rpm/macros:/usr/lib/rpm/macros.d/macros.*:/etc/rpm/macros.*:/etc/rpm/macros"
     said = t.rpm(
-        "--macros", macros, "--eval", "%{?_dbpath}\\n%{?_db_backend}",
+        "--macros", macros, "--eval", "%{?_dbpath} %{?_db_backend}",
         attempted="ask the guest's macros for the place of its database",
+        log=None,
     )  # fmt: skip
-    place, _, kind = said.strip().replace("\\n", "\n").partition("\n")
+    place, _, kind = said.strip().partition(" ")
     if wanted and kind.strip() not in ("", "sqlite"):
         raise InstallError(
             "make the package database of the guest",
@@ -241,7 +254,7 @@ def _outside(t: Transaction, epoch: int) -> None:
             seen, mounts = Path(place), [(t.root, Path(place))]
         run_mapped(
             t.isolation,
-            ["/usr/bin/python3", "-I", _SCRIPT, "places",
+            [PYTHON, "-I", _SCRIPT, "places",
              json.dumps({"root": str(seen), "epoch": epoch})],
             tools=t.tools,
             timeout=_SHORT,
