@@ -30,6 +30,7 @@ from pipeline.core.text import human_bytes
 from pipeline.guest.access.open import open_guest
 from pipeline.host import hypervisor, memory
 from pipeline.host.context import Tools
+from pipeline.host.isolation import find_isolation
 from pipeline.host.requirements import find, require
 from pipeline.workflows.requirements import requirements
 
@@ -76,6 +77,7 @@ def examine(tools: Tools, *, full: bool = False) -> Iterator[Check]:
     yield _try("install", "libvirt", partial(_libvirt, tools))
     yield _try("install", "acceleration", partial(_acceleration, tools))
     yield from _programs(needed=False)
+    yield _try("isolation", "namespaces", partial(_isolation, tools), needed=False)
     yield _try("customize", "kernel for the appliance", _readable_kernel, needed=False)
     yield _try("customize", "guestfs bindings", partial(_bindings, tools), needed=False)
     if full:
@@ -156,6 +158,20 @@ def _programs(*, needed: bool) -> Iterator[Check]:
 def _program(name: str) -> str:
     require(name)
     return find(name)
+
+
+def _isolation(tools: Tools) -> str:
+    """Go inside once, as a build from packages would."""
+    found = find_isolation(tools)
+    if found.mode == "root":
+        raise Advice(
+            "no user namespace: programs of packages run as this container's root"
+            + ("" if found.namespaces else ", and see its network and processes"),
+            "allow user namespaces and mounts in this container, or build on a host",
+        )
+    last = found.first_id + found.count - 1
+    layers = "stacked" if found.overlay else "copied: no overlayfs here"
+    return f"a guest's ids are {found.first_id} to {last} of this host; layers are {layers}"
 
 
 def _libvirt(tools: Tools) -> str:

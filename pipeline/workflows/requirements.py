@@ -9,6 +9,8 @@ from pipeline.host.requirements import Requirement, declare
 
 ROOMS = (
     "pipeline.host.requirements",
+    "pipeline.host.isolation",
+    "pipeline.host.emulation",
     "pipeline.builders.installer.domain",
     "pipeline.builders.demo.contents",
     "pipeline.convert.extract",

@@ -30,7 +30,7 @@ def touches(names: set[str], package: str) -> bool:
 
 
 ONLY_IN = {
-    "subprocess": ("host/programs.py", "host/cleanup.py"),
+    "subprocess": ("host/programs.py", "host/cleanup.py", "host/inside.py"),
     "guestfs": ("guest/access/",),
     "openstack": ("clouds/",),
     "keystoneauth1": ("clouds/",),
