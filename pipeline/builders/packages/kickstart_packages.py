@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pykickstart import constants
-from pykickstart.version import F18
+from pykickstart.version import F18, F24, RHEL8
 
 from pipeline.builders.packages.kickstart_words import Words
 from pipeline.core.packages import Repository
@@ -69,7 +70,8 @@ def take_packages(words: Words) -> None:
         if re.search(r"\s", name):
             words.refuse(words.at(name, line), f"%packages: {name!r} are two names on one line")
     words.field(line, "groups", tuple(dict.fromkeys(names)))
-    words.field(line, "packages", tuple(packages.packageList))
+    wanted = (*packages.packageList, *_of_language(words, packages.packageList))
+    words.field(line, "packages", wanted)
     words.field(line, "exclude", tuple(packages.excludedList))
     weak = not apt and not getattr(packages, "excludeWeakdeps", False)
     words.field(line, "weak_dependencies", weak)
@@ -83,3 +85,13 @@ def take_packages(words: Words) -> None:
     for option in ("excludeDocs", "multiLib", "instLangs", "default"):
         if getattr(packages, option, None):
             words.leave_out(line, f"%packages --{option.lower()}")
+
+
+def _of_language(words: Words, named: Collection[str]) -> tuple[str, ...]:
+    """The package with the kickstart's locale, which an installer adds by itself."""
+    language = (words.real.data("lang", "lang") or "C").partition(".")[0]
+    if language in ("C", "POSIX"):
+        return ()
+    package = "locales" if words.backend == "apt" else f"glibc-langpack-{language.split('_')[0]}"
+    has_langpacks = words.backend == "apt" or words.real.handler.version >= min(F24, RHEL8)
+    return (package,) if has_langpacks and package not in named else ()

@@ -51,7 +51,8 @@ module.main(sent["plan"])
 _EDIT_SECONDS = 120.0
 _STEPS_SECONDS = 3600.0
 _LAST_WORDS = 2000  # characters, as of other programs
-_STATUS = re.compile(rf"^{main.END} (\d+) (\d+)$", re.M)
+_BEGUN = re.compile(rf"^{main.BEGIN} (\d{{1,4}})$", re.M)
+_STATUS = re.compile(rf"^{main.END} (\d{{1,4}}) (\d{{1,3}})$", re.M)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ def apply(
     every = (*scripts, *_own_scripts(system))
     with contextlib.ExitStack() as stack:
         plan, fds = _plan(system, every, values, epoch, stack)
+        if not isolation.namespaces:  # descriptors reach nobody there, and we are root
+            for file in plan["files"]:
+                file["fd"] = None
         answer = _edit(plan, root, isolation, tools, fds)
         if answer["faults"]:
             raise _refused(system, answer["faults"], tools)
@@ -99,6 +103,7 @@ def apply(
     tidied = _edit({"action": "tidy", "epoch": epoch}, root, isolation, tools, ())
     if tidied["faults"]:
         raise _refused(system, tidied["faults"], tools)
+    _edit({"action": "settle", "epoch": epoch}, root, isolation, tools, ())
     return tuple(tools.run.secrets.mask(note) for note in notes)
 
 
@@ -201,7 +206,8 @@ def _plan(
             fds.append(fd)
         content = base64.b64encode((file.content or "").encode()).decode()
         plain = file.model_dump(mode="json", exclude={"content", "source"})
-        files.append(plain | {"content": content, "fd": fd})
+        source = str(file.source.absolute()) if file.source else None
+        files.append(plain | {"content": content, "fd": fd, "source": source})
     users = [
         user.model_dump(mode="json", exclude={"password", "ssh_keys"})
         | {"hash": hashes.get(user.name, ""), "keys": list(user.ssh_keys)}
@@ -238,16 +244,19 @@ def _edit(
     plan: dict[str, Any], root: Root, isolation: Isolation, tools: Tools, fds: Sequence[int]
 ) -> dict[str, Any]:
     """Run inside/main.py with this plan; its answer."""
-    mount = tools.scratch / "settings"
-    mount.mkdir(exist_ok=True)
+    place, mounts = root.upper, []
+    if isolation.namespaces and plan["action"] != "settle":
+        place = tools.scratch / "settings"
+        place.mkdir(exist_ok=True)
+        mounts = [(root, place)]
     modules = [(name, Path(file).read_text() if file else "") for name, file in _SENT]
-    sent = {"modules": modules, "plan": plan | {"root": str(mount.absolute())}}
+    sent = {"modules": modules, "plan": plan | {"root": str(place.absolute())}}
     done = run_mapped(
         isolation,
-        [Path(sys.executable).resolve(), "-I", "-S", "-c", _BOOTSTRAP],
+        [sys.executable, "-I", "-S", "-c", _BOOTSTRAP],
         tools=tools,
         timeout=_EDIT_SECONDS,
-        mounts=[(root, mount)],
+        mounts=mounts,
         input=json.dumps(sent).encode(),
         pass_fds=fds,
         attempted="set the system up",
@@ -276,32 +285,38 @@ def _run(
     log: Path,
 ) -> Iterator[str]:
     """Run the steps in isolation; a sentence for each that failed and was not needed."""
-    done = run_inside(
-        isolation,
-        root,
-        ["/bin/sh", f"{main.PLACE}/plan"],
-        tools=tools,
-        timeout=_STEPS_SECONDS,
-        architecture=system.architecture,
-        log=log,
-        attempted="run the recipe's steps in the guest",
-    )
-    _hide(log, tools)
-    said = without_escapes(done.text)
+    offset = log.stat().st_size if log.exists() else 0
+    try:
+        run_inside(
+            isolation,
+            root,
+            ["/bin/sh", f"{main.PLACE}/plan"],
+            tools=tools,
+            timeout=_STEPS_SECONDS,
+            architecture=system.architecture,
+            log=log,
+            attempted="run the recipe's steps in the guest",
+        )
+    finally:
+        _hide(log, tools)
+    with log.open("rb") as stream:
+        stream.seek(offset)
+        said = without_escapes(stream.read().decode(errors="replace"))
     failed = {int(n): int(status) for n, status in _STATUS.findall(said) if int(status)}
     for at, step in enumerate(steps):
         if at in failed and not step["needed"]:
             yield f"It failed to {step['what']}, exit status {failed[at]}; the build went on"
     if said.rstrip().endswith(main.DONE):
         return
-    begun = said.rpartition(f"\n{main.BEGIN} ")[2]
-    number = int(begun.split("\n", 1)[0])
-    words = _STATUS.sub("", begun.partition("\n")[2]).strip()[-_LAST_WORDS:]
+    # What a program prints is the guest's word: no number of it is taken that is none of a step.
+    begun = [match for match in _BEGUN.finditer(said) if int(match[1]) < len(steps)]
+    number = int(begun[-1][1]) if begun else 0
+    words = _STATUS.sub("", said[begun[-1].end() :] if begun else said).strip()[-_LAST_WORDS:]
     how = f"exit status {failed[number]}" if number in failed else "it did not end"
     raise InstallError(
         steps[number]["what"] + " in",
         f"{system.distribution} {system.release}",
-        why=tools.run.secrets.mask(f"{how}: {printable(words)}"),
+        why=tools.run.secrets.mask(f"{how}: {printable(words) or 'it said nothing'}"),
         next_step=f"All that was said is in {log}",
     )
 

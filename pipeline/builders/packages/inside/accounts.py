@@ -115,8 +115,6 @@ class Accounts:
         else:
             there[:] = row
         self.set_password(name, user["hash"])
-        for group in user["groups"]:
-            self._join(group, name)
         if not self.guest.is_file(user["shell"]):
             raise Fault(f"{name}: the shell {user['shell']} is not in the guest: add its package")
         self.guest.copy_home("/etc/skel", home, uid, gid, self._home_mode())
@@ -155,7 +153,8 @@ class Accounts:
             )
         return uid, self.add_group(name, None, uid)
 
-    def _join(self, group: str, name: str) -> None:
+    def join(self, group: str, name: str) -> None:
+        """Have a user in a group."""
         row = self.row("group", group)
         if row is None:
             raise Fault(

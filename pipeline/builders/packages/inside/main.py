@@ -1,8 +1,9 @@
 """Sets the guest up: reads a plan on standard input, writes what it found on standard output.
 
 The first call edits files and writes the programs' steps as a script for the guest's shell; the
-second, "tidy", removes that and what the steps left of the time. Nothing is written where the
-guest's root could lead out of it: this process has made it its own "/".
+second, "tidy", removes that and what the steps left of the time; the last, "settle", has no file of
+the layer be newer than the epoch. Nothing is written where the guest's root could lead out of it:
+this process has made it its own "/".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.builders.packages.inside import system
@@ -28,6 +30,13 @@ _UTF8 = "C.UTF-8"
 
 def main(plan: dict[str, Any]) -> None:
     """Do what the plan asks, and say faults, notes and steps as one line of JSON."""
+    if plan["action"] == "settle":
+        settle(plan["root"], plan["epoch"])
+        sys.stdout.write("{}\n")
+        return
+    for file in plan.get("files", ()):
+        if file["source"] and file["fd"] is None:
+            file["fd"] = os.open(file["source"], os.O_RDONLY | os.O_CLOEXEC)
     os.chroot(plan["root"])
     os.chdir("/")
     os.umask(0o022)
@@ -85,14 +94,24 @@ def set_accounts(accounts: Accounts, plan: dict[str, Any], faults: list[str]) ->
     reserved = {user["uid"] for user in plan["users"] if user["uid"] is not None}
     made = [group["name"] for group in plan["user_groups"]]
     accounts.set_password("root", plan["root_hash"])
-    for group in plan["user_groups"]:
+    # Users before groups without a gid, so that a user's own group has the number of the user.
+    groups = sorted(plan["user_groups"], key=lambda group: group["gid"] is None)
+    fixed = sum(group["gid"] is not None for group in groups)
+    actions: list[Callable[[], object]] = [
+        partial(accounts.add_group, group["name"], group["gid"]) for group in groups
+    ]
+    actions[fixed:fixed] = [
+        partial(accounts.add_user, user | {"reserved": reserved, "made": made})
+        for user in plan["users"]
+    ]
+    actions += [
+        partial(accounts.join, group, user["name"])
+        for user in plan["users"]
+        for group in user["groups"]
+    ]
+    for action in actions:
         try:
-            accounts.add_group(group["name"], group["gid"])
-        except Fault as error:
-            faults.append(words(error))
-    for user in plan["users"]:
-        try:
-            accounts.add_user(user | {"reserved": reserved, "made": made})
+            action()
         except (Fault, OSError) as error:
             faults.append(words(error))
     root = accounts.row("passwd", "root")
@@ -164,6 +183,14 @@ def plan_text(steps: list[Step], epoch: int, *, utf8: bool) -> str:
         if step.needed:
             lines.append('test "$status" = 0 || exit 0')
     return "\n".join([*lines, f"printf '\\n%s\\n' '{DONE}'"]) + "\n"
+
+
+def settle(upper: str, epoch: int) -> None:
+    """Have nothing in the layer be newer than the epoch; a link is not followed."""
+    for directory, names, files in os.walk(upper, topdown=False):
+        for path in (*(f"{directory}/{name}" for name in (*names, *files)), directory):
+            if os.lstat(path).st_mtime > epoch:
+                os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
 def tidy(guest: Guest) -> dict[str, Any]:

@@ -167,7 +167,11 @@ def unit_names(guest: Guest) -> set[str]:
 
 
 def _known(guest: Guest, name: str, names: set[str]) -> str:
-    """The name that a unit has itself: systemctl takes no other while nothing is enabled."""
+    """The name that a unit has itself: systemctl enables nothing by an alias."""
+    for directory in _UNITS:
+        place = guest.at(f"{directory}/{_unit(name)}")
+        if place.is_symlink() and place.readlink().name != "null":
+            return place.readlink().name.removesuffix(".service")
     if name in names or re.sub(r"@[^.]+", "@", name) in names:
         return name
     alias = re.compile(rf"^Alias=(?:.*\s)?{re.escape(_unit(name))}(?:\s|$)", re.M)
@@ -186,7 +190,11 @@ def _unit(name: str) -> str:
 def _switch(guest: Guest, word: str, name: str) -> str:
     quoted = shlex.quote(name)
     if guest.find("systemctl"):
-        return f"SYSTEMD_OFFLINE=1 systemctl --no-reload {word} -- {shlex.quote(_unit(name))}"
+        command = f"SYSTEMD_OFFLINE=1 systemctl --no-reload {word} -- {shlex.quote(_unit(name))}"
+        masked = guest.at(f"{_UNITS[0]}/{_unit(name)}")
+        if word == "enable" and masked.is_symlink() and masked.readlink().name == "null":
+            guest.remove(f"{_UNITS[0]}/{_unit(name)}")
+        return command
     if guest.find("update-rc.d"):
         first = f"update-rc.d {quoted} defaults && " if word == "enable" else ""
         return f"{first}update-rc.d {quoted} {word}"
@@ -209,11 +217,14 @@ def set_firewall(guest: Guest, firewall: dict[str, Any] | None) -> list[Step]:
             "package to have one"
         )
         return []
+    if not guest.is_file("/etc/protocols"):
+        raise Fault("firewalld reads /etc/protocols: add its package, netbase or setup")
     words = [f"--service={name}" for name in firewall["services"]]
     words += [f"--port={port.replace('/', ':')}" for port in firewall["ports"]]
     steps = [Step("enable the firewall", _switch(guest, "enable", "firewalld"))]
     if words:
-        steps.append(Step("set the firewall", f"firewall-offline-cmd {shlex.join(words)}"))
+        command = f"firewall-offline-cmd {shlex.join(words)} && rm -f /etc/firewalld/zones/*.old"
+        steps.append(Step("set the firewall", command))
     return steps
 
 
