@@ -196,8 +196,9 @@ def test_what_is_left_out_is_told_once_with_its_line(
 
 def test_what_an_installers_disk_has_is_passed_over(tmp_path: Path) -> None:
     text = (
-        "text\nzerombr\nclearpart --all --initlabel\nfirstboot --disabled\npart pv.1 --size=1 --grow\n"
-        "volgroup vg pv.1\nlogvol / --vgname=vg --name=root --size=2000\npoweroff\n"
+        "text\nzerombr\nclearpart --all --initlabel\nfirstboot --disabled\n"
+        "part pv.1 --size=1 --grow\nvolgroup vg pv.1\n"
+        "logvol / --vgname=vg --name=root --size=2000\npoweroff\n"
         "bootloader --location=mbr --append='quiet x=1'\n"
     )
     found = taken(tmp_path, text)
