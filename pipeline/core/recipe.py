@@ -10,19 +10,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.hardware import Hardware
 from pipeline.core.packages import PackageSystem
 from pipeline.core.properties import refusal
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-
-
-class FromEnvironment(BaseModel):
-    """A secret variable: its value comes from an environment variable and is never saved."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    environment: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 
 
 class Recipe(BaseModel):
