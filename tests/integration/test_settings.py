@@ -41,7 +41,7 @@ FULL: dict[str, Any] = LEAST | {
     "hostname": "box.example",
     "keyboard": "de-nodeadkeys",
     "services_enabled": ("sshd", "serial-getty@ttyS0"),
-    "services_disabled": ("systemd-timesyncd", "none-such"),
+    "services_disabled": ("systemd-pstore", "none-such"),
     "firewall": {"services": ("ssh",), "ports": ("8080/tcp",)},
     "files": (
         {"path": "/opt/a/b", "content": "hi\n", "owner": "joe", "group": "ops", "mode": "4750"},
@@ -110,10 +110,10 @@ def full(layers: Layers) -> Root:
         ("grep ^XKB /etc/default/keyboard | sort",
          'XKBLAYOUT="de"\nXKBMODEL="pc105"\nXKBVARIANT="nodeadkeys"'),
         ("systemctl is-enabled ssh serial-getty@ttyS0 firewalld", "enabled\nenabled\nenabled"),
-        ("systemctl is-enabled systemd-timesyncd || true", "disabled"),
+        ("systemctl is-enabled systemd-pstore || true", "disabled"),
         ("cat /etc/systemd/system-preset/*",
          "enable ssh.service\nenable serial-getty@ttyS0.service\n"
-         "disable systemd-timesyncd.service"),
+         "disable systemd-pstore.service"),
         ("firewall-offline-cmd --list-services; firewall-offline-cmd --list-ports",
          "dhcpv6-client ssh\n8080/tcp"),
         ("ls -d /etc/*- /.image* /etc/firewalld/zones/*.old 2>/dev/null || true", ""),
