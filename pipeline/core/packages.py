@@ -204,8 +204,6 @@ class PackageSystem(BaseModel):
     """For all repositories; "" leaves it to the host's own settings."""
     snapshot: str = ""
     """Pins the repositories' state: a time "20260101T000000Z", put in for {snapshot} in URLs."""
-    kickstart: Path | None = None
-    """A kickstart whose packages, users, services and scripts are taken without an installer."""
     core: tuple[str, ...] = ()
     base: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()

@@ -216,9 +216,7 @@ def _read(current: Path) -> RepositoryState | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (
-        RepositoryState(record["digest"], record["date"], directory)
-        if directory.is_dir()
-        else None
+        RepositoryState(record["digest"], record["date"], directory) if directory.is_dir() else None
     )
 
 

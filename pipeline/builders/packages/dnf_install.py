@@ -239,7 +239,13 @@ def _ramdisks(t: Transaction, epoch: int) -> None:
     found = t.script("kernels", {})
     for version in found["kernels"] if found["dracut"] else ():
         t.run(
-            [found["dracut"], "--force", "--no-hostonly", f"/boot/initramfs-{version}.img", version],
+            [
+                found["dracut"],
+                "--force",
+                "--no-hostonly",
+                f"/boot/initramfs-{version}.img",
+                version,
+            ],
             f"make the ramdisk of the kernel {version}",
             env={"SOURCE_DATE_EPOCH": str(epoch), "DRACUT_NO_MKNOD": "1"},
             timeout=_LONGEST,

@@ -126,8 +126,6 @@ def _record(data: ElementTree.Element) -> Record:
     )
 
 
-
-
 def fetch_metadata(
     source: Source,
     directory: Path,
@@ -259,4 +257,3 @@ def newest(fetched: Sequence[Fetched]) -> str:
     """The newest date of all, ISO 8601 in UTC; "" where none tells one."""
     latest = max((each.date for each in fetched), default=0.0)
     return f"{datetime.fromtimestamp(latest, UTC):%Y-%m-%dT%H:%M:%SZ}" if latest else ""
-

@@ -160,7 +160,9 @@ def solve(base: Any, asked: dict[str, Any], notes: list[str]) -> list[Any]:
         selectors += [selector(base, name) for name in sorted(new)]
     for parent in parents:
         if parent not in chosen and not replaced(parent, chosen):
-            why = f"it cannot be together with what the layer adds: {fight(base, parent, selectors)}"
+            why = (
+                f"it cannot be together with what the layer adds: {fight(base, parent, selectors)}"
+            )
             raise Problem("solve", str(parent), why)
     return chosen
 
