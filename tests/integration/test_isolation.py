@@ -22,9 +22,23 @@ from pipeline.core.errors import HostError, ProgramError
 from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Bind, Root, find_isolation, remove_tree, run_inside, run_mapped
+from pipeline.host.isolation import (
+    Bind,
+    Root,
+    find_isolation,
+    remove_tree,
+    run_inside,
+    run_mapped,
+)
 from pipeline.host.programs import Runner
-from tests.fixtures.isolated import PYTHON, USR, Room, as_builder, make_root, running, vanished
+from tests.fixtures.isolated import (
+    PYTHON,
+    Room,
+    as_builder,
+    make_root,
+    running,
+    vanished,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
