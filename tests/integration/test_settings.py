@@ -159,7 +159,7 @@ def test_a_script_that_fails(layers: Layers) -> None:
             layers,
             root,
             Script("one", b"echo fine"),
-            Script("two", f"echo sorry {JOE_HASH} >&2; exit 3".encode()),
+            Script("two", f"echo 'sorry {JOE_HASH}' >&2; exit 3".encode()),
             Script("three", b"echo never"),
         )
     said = str(caught.value)

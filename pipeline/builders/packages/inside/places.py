@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_PASSING = ("/run/", "/var/run/", "/tmp/", "/dev/", "/proc/", "/sys/")  # noqa: S108 # the guest's
 Fill = Callable[[int], None]
 """Writes a file's content to an open file descriptor."""
 
@@ -56,11 +57,16 @@ class Guest:
         return ""
 
     def set_text(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Make a settings file have this text; links are followed, mode and owner are kept.
+        """Make a settings file have this text; its mode and owner are kept.
 
-        mode: of a new file. What has the text already is not touched.
+        A link is followed, and replaced where it leads to nothing or to what is made at boot. mode:
+        of a new file. What has the text already is not touched.
         """
-        target = Path(self.real(path))
+        place, target = self.at(path), Path(self.real(path))
+        inner = f"/{os.path.relpath(target, self.top)}"
+        if place.is_symlink() and (inner.startswith(_PASSING) or not target.parent.is_dir()):
+            place.unlink()
+            target = place
         data = text.encode("utf-8", "surrogateescape")
         uid = gid = 0
         with contextlib.suppress(FileNotFoundError):
