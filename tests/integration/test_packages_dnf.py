@@ -76,6 +76,7 @@ class Heard(QuietProgress):
     """Keeps what the user would read."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
@@ -222,8 +223,6 @@ def test_a_bootable_root_in_three_layers(bench: Bench, made: Made) -> None:
                      "--queryformat", "%{NAME} %{EPOCH}\n")  # fmt: skip
         assert {line.split()[0] for line in listed.splitlines()} == names
         assert "shadow-utils 2" in listed
-        verified = subprocess.run(["true"], check=False)
-        assert verified.returncode == 0
         modes = run("stat", "-c", "%a %u %g %n", *(f"{{root}}/{p}" for p in (
             "tmp", "proc", "sys", "dev", "root", "usr/bin/newgrp", "usr/bin/wall-all",
             "etc/shadow", "etc/machine-id")))  # fmt: skip
@@ -242,7 +241,7 @@ def test_a_bootable_root_in_three_layers(bench: Bench, made: Made) -> None:
         assert "virtio_blk.ko" in ramdisk  # not for the machine that built it
         assert (base / "boot").is_dir() and not list((core / "boot").iterdir())
         assert run("cat", "{root}/etc/machine-id") == ""
-        left = run("find", "{root}", "-xdev", "(", "-name", "*.rpm", "-o", "-name", ".rpm*", "-o",
+        left = run("find", "{root}", "-mindepth", "1", "-xdev", "(", "-name", "*.rpm", "-o", "-name", ".rpm*", "-o",
                    "-name", "random-seed", "-o", "-name", "zz-*", "-o", "-name", ".tools", "-o",
                    "-name", "*-wal", "-o", "-name", "aux-cache", "-o", "-newermt",
                    "2023-11-14T22:13:21Z", ")")  # fmt: skip
@@ -329,8 +328,7 @@ def expired(place: Path) -> Key:
 
 def test_an_expired_key(bench: Bench, made: Made, tmp_path: Path) -> None:
     old = expired(tmp_path / "old")
-    with pytest.raises(InputError, match="none of its keys counts: .* has expired on 2020-12-31|"
-                       "none of its keys counts: .* has expired on 2021-01-01"):  # fmt: skip
+    with pytest.raises(InputError, match="none of its keys counts: .* has expired on 2021-01-01"):
         bench.backend(made.directory.as_uri(), keys=[old.public]).check()
 
 
@@ -609,5 +607,3 @@ def test_the_image_boots(bench: Bench, made: Made) -> None:
     assert built.returncode == 0, built.stderr[-3000:]
     manifest = json.loads((bench.place / "build/demo/manifest.json").read_text())
     assert manifest
-    assert stat.S_ISREG((bench.place / "build/demo/manifest.json").stat().st_mode)
-    assert issubclass(InputError, PipelineError)

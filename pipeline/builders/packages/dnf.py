@@ -32,7 +32,7 @@ REQUIRES = declare(
     Requirement(
         "dnf",
         "systems made of RPM packages",
-        programs={"dnf": "dnf", "gpg": "gpg", "rpm": "rpm", "rpmkeys": "rpm"},
+        programs={"dnf": "dnf", "gpg": "gpg", "gpgv": "gpgv", "rpm": "rpm", "rpmkeys": "rpm"},
         needed=False,
     )
 )
