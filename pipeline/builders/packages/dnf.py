@@ -139,10 +139,11 @@ class DnfBackend:
                 self._tools.progress.say(
                     f"the metadata of {name} is not signed; each of its packages is checked"
                 )
-        record = {"digest": digest, "date": newest(found), "signed": now}
+        date = newest(found)
+        record = {"digest": digest, "date": date, "signed": now}
         write_whole(current, json.dumps(record))
         _forget_old(place, final)
-        return RepositoryState(digest, record["date"], final)
+        return RepositoryState(digest, date, final)
 
     def _fetch_all(self, partial: Path, signed: Sequence[str] | frozenset[str]) -> list[Fetched]:
         found = []
@@ -216,9 +217,7 @@ def _read(current: Path) -> RepositoryState | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (
-        RepositoryState(record["digest"], record["date"], directory)
-        if directory.is_dir()
-        else None
+        RepositoryState(record["digest"], record["date"], directory) if directory.is_dir() else None
     )
 
 

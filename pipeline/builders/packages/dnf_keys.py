@@ -1,8 +1,8 @@
 """The OpenPGP keys of RPM repositories: which of them count today, and what they have signed.
 
-gpg tells what a key file holds, and what of it has expired or was revoked; gpgv checks the signature
-of repomd.xml; rpmkeys checks packages by the keys that gpg let through, since rpm 4.18 itself takes a
-key for good after its end. Both work in directories of ours: no keyring of the user is read.
+gpg tells what a key file holds, and what of it has expired or was revoked; gpgv checks the
+signature of repomd.xml; rpmkeys checks packages by the keys that gpg let through, since rpm 4.18
+itself takes a key for good after its end. No keyring of the user or the host is read.
 """
 
 from __future__ import annotations
@@ -235,6 +235,7 @@ def _binary(path: Path, home: Path, run: Runner) -> bytes:
 def _fill(database: Path, fingerprints: Sequence[str], ring: Path, run: Runner) -> None:
     """rpm's own database of keys, in a directory that has its name once it is whole."""
     partial = Path(tempfile.mkdtemp(prefix=".rpm-", dir=database.parent))
+    chosen: list[str | Path]
     chosen = ["--no-default-keyring", "--keyring", ring.absolute(), "--armor", "--export"]
     try:
         for fingerprint in fingerprints:
@@ -254,6 +255,6 @@ def _fill(database: Path, fingerprints: Sequence[str], ring: Path, run: Runner) 
 
 
 def _gpg(home: Path) -> list[str | Path]:
-    # No trust model: gpg 2.2.40 that is told one, and shown a key that has expired, ends for want of
-    # a database of trust.
+    # No trust model: gpg 2.2.40 that is told one, and shown a key that has expired, ends for want
+    # of a database of trust.
     return ["gpg", "--homedir", home, "--batch", "--no-tty", "--quiet", "--no-autostart"]
