@@ -9,14 +9,13 @@ import os
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ import pytest
 
 from pipeline.builders.packages.dnf import DnfBackend, open_backend
 from pipeline.builders.packages.protocol import LayerKind, Package, RepositoryState, Wanted
-from pipeline.core.errors import HostError, InputError, InstallError, PipelineError
+from pipeline.core.errors import HostError, InputError, InstallError
 from pipeline.core.events import QuietProgress
 from pipeline.core.packages import PackageSystem, Repository
 from pipeline.core.resources import PROJECT
@@ -41,7 +40,7 @@ from tests.fixtures.rpm_repository import (
     sign,
 )
 from tests.fixtures.rpm_repository import Repository as Made
-from tests.fixtures.rpm_tricks import EXTRAS, GROUPS, probe
+from tests.fixtures.rpm_tricks import EXTRAS, GROUPS, MODULAR, MODULES, probe
 
 pytestmark = pytest.mark.integration
 
@@ -76,6 +75,7 @@ class Heard(QuietProgress):
     """Keeps what the user would read."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
@@ -99,9 +99,7 @@ class Bench:
         )
 
     def backend(self, *urls: str, keys: Sequence[Path], **more: object) -> DnfBackend:
-        return open_backend(
-            self.system(*urls, keys=keys, **more), self.tools, self.place / "cache"
-        )
+        return open_backend(self.system(*urls, keys=keys, **more), self.tools, self.place / "cache")
 
     def add(
         self,
@@ -191,7 +189,7 @@ for folder, folders, files in os.walk(top):
     for name in sorted(files + folders):
         path = os.path.join(folder, name)
         s = os.lstat(path)
-        words = [os.path.relpath(path, top), s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns, s.st_rdev]
+        words = [os.path.relpath(path, top), s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns]
         if os.path.islink(path):
             words.append(os.readlink(path))
         else:
@@ -222,8 +220,6 @@ def test_a_bootable_root_in_three_layers(bench: Bench, made: Made) -> None:
                      "--queryformat", "%{NAME} %{EPOCH}\n")  # fmt: skip
         assert {line.split()[0] for line in listed.splitlines()} == names
         assert "shadow-utils 2" in listed
-        verified = subprocess.run(["true"], check=False)
-        assert verified.returncode == 0
         modes = run("stat", "-c", "%a %u %g %n", *(f"{{root}}/{p}" for p in (
             "tmp", "proc", "sys", "dev", "root", "usr/bin/newgrp", "usr/bin/wall-all",
             "etc/shadow", "etc/machine-id")))  # fmt: skip
@@ -242,7 +238,8 @@ def test_a_bootable_root_in_three_layers(bench: Bench, made: Made) -> None:
         assert "virtio_blk.ko" in ramdisk  # not for the machine that built it
         assert (base / "boot").is_dir() and not list((core / "boot").iterdir())
         assert run("cat", "{root}/etc/machine-id") == ""
-        left = run("find", "{root}", "-xdev", "(", "-name", "*.rpm", "-o", "-name", ".rpm*", "-o",
+        left = run("find", "{root}", "-mindepth", "1", "-xdev", "(", "-name", "*.rpm", "-o",
+                   "-name", ".rpm*", "-o",
                    "-name", "random-seed", "-o", "-name", "zz-*", "-o", "-name", ".tools", "-o",
                    "-name", "*-wal", "-o", "-name", "aux-cache", "-o", "-newermt",
                    "2023-11-14T22:13:21Z", ")")  # fmt: skip
@@ -329,8 +326,7 @@ def expired(place: Path) -> Key:
 
 def test_an_expired_key(bench: Bench, made: Made, tmp_path: Path) -> None:
     old = expired(tmp_path / "old")
-    with pytest.raises(InputError, match="none of its keys counts: .* has expired on 2020-12-31|"
-                       "none of its keys counts: .* has expired on 2021-01-01"):  # fmt: skip
+    with pytest.raises(InputError, match=r"none of its keys counts: .* has expired on 2021-01-01"):
         bench.backend(made.directory.as_uri(), keys=[old.public]).check()
 
 
@@ -499,13 +495,47 @@ def test_a_database_that_cannot_be_written(bench: Bench, made: Made) -> None:
         bench.add(backend, state, "core", ["old-rpm"])
 
 
-def one_more(made: Made, place: Path, spec: Spec) -> Made:
-    """The same repository with one more package."""
+def with_more(made: Made, place: Path, *specs: Spec) -> Made:
+    """The same repository with more packages."""
     other = copied(made, place)
     assert other.key is not None
-    sign(build([spec], other.directory / "Packages", place.with_name("work")), other.key)
+    sign(build(specs, other.directory / "Packages", place.with_name("work")), other.key)
     index(other.directory, other.key, GROUPS)
     return other
+
+
+def test_modules(bench: Bench, made: Made, tmp_path: Path) -> None:
+    """Of a module, the packages of its default stream are to be had, however old they are."""
+    other = with_more(made, tmp_path / "r", *MODULAR)
+    (tmp_path / "modules.yaml").write_text(MODULES)
+    subprocess.run(
+        ["modifyrepo_c", tmp_path / "modules.yaml", other.directory / "repodata"],
+        check=True,
+        capture_output=True,
+    )
+    (other.directory / "repodata/repomd.xml.asc").unlink()
+    backend = bench.backend(other.directory.as_uri(), keys=all_key_files(made))
+    found = backend.resolve(backend.state(refresh=False), Wanted("image", ("modular",)), ())
+    assert [package.version for package in found] == ["1.0-1"]
+
+
+def test_another_architecture(bench: Bench, made: Made) -> None:
+    uri = made.directory.as_uri()
+    backend = bench.backend(uri, keys=all_key_files(made), architecture="aarch64")
+    state = backend.state(refresh=False)
+    found = backend.resolve(state, Wanted("image", ("tips",)), ())
+    assert [(package.name, package.architecture) for package in found] == [("tips", "noarch")]
+    with pytest.raises(InputError, match="kernel-core"):
+        backend.resolve(state, Wanted("image", ("kernel-core",)), ())
+
+
+def test_a_parent_that_is_no_more(bench: Bench, made: Made) -> None:
+    backend = bench.backend(made.directory.as_uri(), keys=all_key_files(made))
+    state = backend.state(refresh=False)
+    (tips,) = backend.resolve(state, Wanted("image", ("tips",)), ())
+    older = replace(tips, version="0.9-1", sha256="0" * 64)
+    with pytest.raises(HostError, match="layers below again"):
+        backend.resolve(state, Wanted("image", ("needs-tips",)), [older])
 
 
 def test_scriptlets_see_no_host(bench: Bench, made: Made, tmp_path: Path) -> None:
@@ -514,7 +544,7 @@ def test_scriptlets_see_no_host(bench: Bench, made: Made, tmp_path: Path) -> Non
     marker.chmod(0o644)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         spec = probe(marker, listener.getsockname()[1])
-        other = one_more(made, tmp_path / "r", spec)
+        other = with_more(made, tmp_path / "r", spec)
         backend = bench.backend(other.directory.as_uri(), keys=all_key_files(made))
         state = backend.state(refresh=False)
         bench.add(backend, state, "core")
@@ -609,5 +639,3 @@ def test_the_image_boots(bench: Bench, made: Made) -> None:
     assert built.returncode == 0, built.stderr[-3000:]
     manifest = json.loads((bench.place / "build/demo/manifest.json").read_text())
     assert manifest
-    assert stat.S_ISREG((bench.place / "build/demo/manifest.json").stat().st_mode)
-    assert issubclass(InputError, PipelineError)

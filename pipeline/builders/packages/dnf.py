@@ -32,7 +32,7 @@ REQUIRES = declare(
     Requirement(
         "dnf",
         "systems made of RPM packages",
-        programs={"dnf": "dnf", "gpg": "gpg", "rpm": "rpm", "rpmkeys": "rpm"},
+        programs={"dnf": "dnf", "gpg": "gpg", "gpgv": "gpgv", "rpm": "rpm", "rpmkeys": "rpm"},
         needed=False,
     )
 )
@@ -139,10 +139,11 @@ class DnfBackend:
                 self._tools.progress.say(
                     f"the metadata of {name} is not signed; each of its packages is checked"
                 )
-        record = {"digest": digest, "date": newest(found), "signed": now}
+        date = newest(found)
+        record = {"digest": digest, "date": date, "signed": now}
         write_whole(current, json.dumps(record))
         _forget_old(place, final)
-        return RepositoryState(digest, record["date"], final)
+        return RepositoryState(digest, date, final)
 
     def _fetch_all(self, partial: Path, signed: Sequence[str] | frozenset[str]) -> list[Fetched]:
         found = []

@@ -1,7 +1,7 @@
 """Package files of RPM repositories: by their sha256 in a cache, each one proved before use.
 
-A file has its name in the cache once its digest was right. Signatures are checked whenever files are
-asked for: a recipe may trust other keys than the one that fetched them did.
+A file has its name in the cache once its digest was right. Signatures are checked whenever files
+are asked for: a recipe may trust other keys than the one that fetched them did.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.builders.packages.dnf_metadata import Source, get_file, try_mirrors
+from pipeline.builders.packages.dnf_metadata import Record, Source, get_file, try_mirrors
 from pipeline.builders.packages.protocol import Package
 from pipeline.core.errors import InputError
 from pipeline.host.context import Tools
 from pipeline.host.download import Downloader
 from pipeline.host.files import finish
 
+_CONNECTIONS = 4  # at once: small packages cost a round trip each, and mirrors bear no more
 _AT_ONCE = 200  # packages that one rpmkeys is given; a list of arguments has its limit
 
 
@@ -32,10 +34,22 @@ def fetch_packages(
     cache.mkdir(parents=True, exist_ok=True)
     missing = [package for package in packages if not _whole(cache, package)]
     total = sum(package.size for package in missing)
-    with tools.progress.task("fetch packages", total=total, unit="bytes") as meter:
-        for package in missing:
+    with (
+        tools.progress.task("fetch packages", total=total, unit="bytes") as meter,
+        ThreadPoolExecutor(_CONNECTIONS) as pool,
+    ):
+
+        def one(package: Package) -> None:
             _fetch(package, sources[package.repository], cache, downloader, tools)
             meter.advance(package.size)
+
+        running = [pool.submit(one, package) for package in missing]
+        try:
+            for each in running:
+                each.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     for name, source in sources.items():
         own = [package for package in packages if package.repository == name]
         for first in range(0, len(own), _AT_ONCE):
@@ -75,9 +89,10 @@ def _fetch(
         )
     partial = cache / f".{package.sha256}.{os.getpid()}.partial"
 
+    record = Record("package", location, "sha256", package.sha256, package.size, 0)
+
     def ask(url: str) -> None:
-        place = f"{url}/{location}"
-        get_file(downloader, place, partial, "sha256", package.size, package.sha256)
+        get_file(downloader, f"{url}/{location}", partial, record)
 
     with tools.run.cleanup(remove=partial):
         try:

@@ -2,8 +2,9 @@
 
 The host's rpm, its Python and their libraries are bound into the guest below /.tools, read-only,
 while the transaction runs, and started from there by the host's own loader. So rpm has the guest's
-root as its "/": it needs no chroot, and scriptlets have the guest's files alone (and those programs,
-which tell nothing), no network and no process of the host. A guest needs neither rpm nor dnf.
+root as its "/": it needs no chroot, and scriptlets have the guest's files alone (and those
+programs, which tell nothing), no network and no process of the host. A guest needs neither rpm nor
+dnf.
 
 rpm orders and installs exactly the files given; what they are was solved before. What dnf would
 have written beside (its history of reasons) is not there: the guest's dnf takes every package for
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,17 @@ class Transaction:
         places = {path: f"{_TOOLS}/packages/{n}" for n, path in enumerate(folders)}
         return [f"{places[path.parent]}/{path.name}" for path in self.files]
 
-    def run(self, argv: Sequence[str], attempted: str, **more: Any) -> str:
+    def run(
+        self,
+        argv: Sequence[str],
+        attempted: str,
+        *,
+        timeout: float = _SHORT,
+        env: Mapping[str, str] | None = None,
+        input: bytes | None = None,
+        logged: bool = True,
+    ) -> str:
         """Run inside, and what it said on standard output; ProgramError."""
-        more = {"timeout": _SHORT, "log": self.log} | more
         done = run_inside(
             self.isolation,
             self.root,
@@ -81,7 +90,10 @@ class Transaction:
             binds=self.binds,
             architecture=self.architecture,
             attempted=attempted,
-            **more,
+            timeout=timeout,
+            env=env,
+            input=input,
+            log=self.log if logged else None,
         )
         return done.text
 
@@ -92,20 +104,27 @@ class Transaction:
             f"{step} the root for packages",
             env={"PYTHONHOME": f"{_TOOLS}/usr", "PYTHONDONTWRITEBYTECODE": "1"},
             input=_SCRIPT.read_bytes(),
-            log=None,
+            logged=False,
         )
         answer: dict[str, Any] = json.loads(said)
         return answer
 
-    def rpm(self, *words: str, attempted: str, **more: Any) -> str:
+    def rpm(
+        self,
+        *words: str,
+        attempted: str,
+        timeout: float = _SHORT,
+        env: Mapping[str, str] | None = None,
+        logged: bool = True,
+    ) -> str:
         """Run the host's rpm with the guest's root as its own."""
-        env = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm", "HOME": "/nonexistent"}
-        env |= more.pop("env", {})
+        own = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm", "HOME": "/nonexistent"}
         return self.run(
             [*_hosted("/usr/bin/rpm"), "--force-debian", "--noplugins", *words],
             attempted,
-            env=env,
-            **more,
+            env=own | dict(env or {}),
+            timeout=timeout,
+            logged=logged,
         )
 
 
@@ -176,7 +195,7 @@ def _database(t: Transaction, *, wanted: bool = False) -> str:
     said = t.rpm(
         "--macros", macros, "--eval", "%{?_dbpath} %{?_db_backend}",
         attempted="ask the guest's macros for the place of its database",
-        log=None,
+        logged=False,
     )  # fmt: skip
     place, _, kind = said.strip().partition(" ")
     if wanted and kind.strip() not in ("", "sqlite"):
@@ -184,7 +203,8 @@ def _database(t: Transaction, *, wanted: bool = False) -> str:
             "make the package database of the guest",
             why=f"its rpm keeps a database of the kind {kind.strip()}, and this host's rpm writes"
             " sqlite alone",
-            next_step="Take a release whose rpm keeps sqlite: Fedora 33, Enterprise Linux 9 or later",
+            next_step="Take a release whose rpm keeps sqlite:"
+            " Fedora 33, Enterprise Linux 9 or later",
         )
     return place.strip() if place.startswith("/") else ""
 

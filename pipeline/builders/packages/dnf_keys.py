@@ -1,8 +1,8 @@
 """The OpenPGP keys of RPM repositories: which of them count today, and what they have signed.
 
-gpg tells what a key file holds, checks the signature of repomd.xml and refuses what has expired or
-was revoked; rpmkeys checks packages by the keys that gpg let through, since rpm 4.18 itself takes a
-key for good after its end. Both work in directories of ours: no keyring of the user is read.
+gpg tells what a key file holds, and what of it has expired or was revoked; gpgv checks the
+signature of repomd.xml; rpmkeys checks packages by the keys that gpg let through, since rpm 4.18
+itself takes a key for good after its end. No keyring of the user or the host is read.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.errors import InputError, ProgramError
+from pipeline.host.files import write_whole
 from pipeline.host.locks import exclusive
 from pipeline.host.programs import Runner
 
@@ -58,21 +59,22 @@ def parse_keys(listing: str) -> tuple[Key, ...]:
 class Keyring:
     """The keys of one repository. repository: its name, for errors.
 
-    home: GnuPG's directory with all keys. database: rpm's with those that count.
+    ring: a file with all keys, binary. database: rpm's own, with those that count.
     """
 
     repository: str
     keys: tuple[Key, ...]
-    home: Path
+    ring: Path
     database: Path
 
     def check_detached(self, file: Path, signature: Path, run: Runner) -> None:
         """InputError unless a key that counts made the signature of the file."""
         done = run.run(
-            [*_gpg(self.home), "--status-fd", "1", "--verify", signature, file],
+            ["gpgv", "--homedir", self.ring.parent, "--keyring", self.ring.absolute(),
+             "--status-fd", "1", signature, file],
             timeout=_SECONDS,
             ok=(0, 1, 2),
-        )
+        )  # fmt: skip
         if why := signature_fault(done.text):
             raise InputError(
                 "trust the metadata of the repository",
@@ -94,7 +96,7 @@ class Keyring:
                 "--define", "_pkgverify_flags 0x0", "--checksig", "--verbose", *files,
             ],
             timeout=_SECONDS + _PER_PACKAGE * len(files),
-            env={"HOME": str(self.home)},
+            env={"HOME": str(self.database)},
             ok=range(256),
         )  # fmt: skip
         verdicts = parse_verdicts(done.text)
@@ -170,12 +172,15 @@ def open_keyring(repository: str, files: Sequence[Path], cache: Path, run: Runne
     """The keys of the files; InputError for a file without a key, or when none of them counts."""
     texts = [_text(path) for path in files]
     digest = hashlib.sha256(b"\0".join(texts)).hexdigest()[:32]
-    cache.mkdir(parents=True, exist_ok=True)
-    home = cache / digest / "gnupg"
+    place = cache / digest
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
     with exclusive(cache / f"{digest}.lock", f"the keys of {repository}", wait=_SECONDS):
-        if not home.is_dir():
-            _import(files, home, run)
-        listing = run.run([*_gpg(home), "--with-colons", "--list-keys"], timeout=_SECONDS)
+        ring = place / "ring"
+        if not ring.exists():
+            write_whole(ring, b"".join(_binary(path, place, run) for path in files))
+        listing = run.run(
+            [*_gpg(place), "--with-colons", "--show-keys", ring], timeout=_SECONDS, noted=False
+        )
         keys = parse_keys(listing.text)
         good = [key.fingerprint for key in keys if not key.bad]
         if not good:
@@ -187,10 +192,10 @@ def open_keyring(repository: str, files: Sequence[Path], cache: Path, run: Runne
                 next_step='Name a newer key file in "keys" of the recipe',
             )
         chosen = hashlib.sha256(" ".join(good).encode()).hexdigest()[:32]
-        database = cache / digest / chosen
+        database = place / chosen
         if not database.is_dir():
-            _fill(database, good, home, run)
-    return Keyring(repository, keys, home, database)
+            _fill(database, good, ring, run)
+    return Keyring(repository, keys, ring, database)
 
 
 def _text(path: Path) -> bytes:
@@ -206,28 +211,20 @@ def _text(path: Path) -> bytes:
         ) from error
 
 
-def _import(files: Sequence[Path], home: Path, run: Runner) -> None:
-    """All keys of the files, in a directory that has its name once it is whole."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".gnupg-", dir=home.parent))
+def _binary(path: Path, home: Path, run: Runner) -> bytes:
+    """The keys of a file, armoured or not, as gpgv reads them; InputError where it has none.
+
+    `gpg --import` is no way: it starts an agent, and calls a key that it took a failure where the
+    agent's socket has a name of more than 107 characters.
+    """
     try:
-        for path in files:
-            try:
-                shown = run.run(
-                    [*_gpg(partial), "--with-colons", "--show-keys", path], timeout=_SECONDS
-                )
-                if not parse_keys(shown.text):
-                    raise _no_key(path)
-                run.run([*_gpg(partial), "--import", path], timeout=_SECONDS)
-            except ProgramError:
-                raise _no_key(path) from None
-        partial.rename(home)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _no_key(path: Path) -> InputError:
-    return InputError(
+        shown = run.run([*_gpg(home), "--with-colons", "--show-keys", path], timeout=_SECONDS)
+        if parse_keys(shown.text):
+            argv = [*_gpg(home), "--output", "-", "--dearmor", path]
+            return run.run(argv, timeout=_SECONDS).stdout
+    except ProgramError:
+        pass
+    raise InputError(
         "use the key file",
         path,
         why="gpg finds no OpenPGP public key in it",
@@ -235,18 +232,20 @@ def _no_key(path: Path) -> InputError:
     )
 
 
-def _fill(database: Path, fingerprints: Sequence[str], home: Path, run: Runner) -> None:
+def _fill(database: Path, fingerprints: Sequence[str], ring: Path, run: Runner) -> None:
     """rpm's own database of keys, in a directory that has its name once it is whole."""
     partial = Path(tempfile.mkdtemp(prefix=".rpm-", dir=database.parent))
+    chosen: list[str | Path]
+    chosen = ["--no-default-keyring", "--keyring", ring.absolute(), "--armor", "--export"]
     try:
         for fingerprint in fingerprints:
             exported = partial / "key"
-            done = run.run([*_gpg(home), "--armor", "--export", fingerprint], timeout=_SECONDS)
+            done = run.run([*_gpg(ring.parent), *chosen, fingerprint], timeout=_SECONDS)
             exported.write_bytes(done.stdout)
             run.run(
                 ["rpmkeys", "--dbpath", partial, "--import", exported],
                 timeout=_SECONDS,
-                env={"HOME": str(home)},
+                env={"HOME": str(partial)},
                 attempted=f"have rpm take the key {fingerprint}",
             )
             exported.unlink()
@@ -256,4 +255,6 @@ def _fill(database: Path, fingerprints: Sequence[str], home: Path, run: Runner) 
 
 
 def _gpg(home: Path) -> list[str | Path]:
-    return ["gpg", "--homedir", home, "--batch", "--no-tty", "--trust-model", "always", "-q"]
+    # No trust model: gpg 2.2.40 that is told one, and shown a key that has expired, ends for want
+    # of a database of trust.
+    return ["gpg", "--homedir", home, "--batch", "--no-tty", "--quiet", "--no-autostart"]

@@ -67,7 +67,7 @@ class Fetched:
     signed: bool
 
 
-class Refused(ValueError):  # noqa: N818 # what a mirror was, not an error of ours
+class Refused(ValueError):  # what a mirror was, not an error of ours
     """A mirror's content that is not what it should be."""
 
 
@@ -76,7 +76,7 @@ def parse_repomd(text: str) -> tuple[Record, ...]:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise Refused("repomd.xml has a document type of its own")
     try:
-        top = ElementTree.fromstring(text)
+        top = ElementTree.fromstring(text)  # noqa: S314 # it declares no entities, as just seen
     except ElementTree.ParseError as error:
         raise Refused(f"repomd.xml is no XML: {error}") from None
     if top.tag != f"{_NAMESPACE}repomd":
@@ -90,7 +90,7 @@ def parse_repomd(text: str) -> tuple[Record, ...]:
 def kept_repomd(text: str) -> bytes:
     """The same repomd.xml with no more than the records that are kept, for a reader offline."""
     ElementTree.register_namespace("", _NAMESPACE.strip("{}"))
-    top = ElementTree.fromstring(text)
+    top = ElementTree.fromstring(text)  # noqa: S314 # as parse_repomd took it
     wanted = _wanted(top)
     for data in list(top):
         if data.tag == f"{_NAMESPACE}data" and data not in wanted:
@@ -142,7 +142,9 @@ def fetch_metadata(
     """
     return try_mirrors(
         source,
-        lambda url: _from_mirror(source, url, directory, downloader, run, must_be_signed),
+        lambda url: _from_mirror(
+            source, url, directory, downloader=downloader, run=run, must_be_signed=must_be_signed
+        ),
         "fetch the metadata of the repository",
         warn,
     )
@@ -180,6 +182,7 @@ def _from_mirror(
     source: Source,
     url: str,
     directory: Path,
+    *,
     downloader: Downloader,
     run: Runner,
     must_be_signed: bool,
@@ -199,8 +202,7 @@ def _from_mirror(
     for record in records:
         path = directory / record.location
         path.parent.mkdir(parents=True, exist_ok=True)
-        get_file(downloader, f"{url}/{record.location}", path, record.algorithm, record.size,
-                 record.digest)  # fmt: skip
+        get_file(downloader, f"{url}/{record.location}", path, record)
     (directory / "repodata/repomd.xml").write_bytes(kept_repomd(text))
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Fetched(digest, max(record.date for record in records), bool(signature))
@@ -226,22 +228,21 @@ def get_optional(downloader: Downloader, url: str) -> str:
         raise
 
 
-def get_file(
-    downloader: Downloader, url: str, path: Path, algorithm: str, size: int, digest: str
-) -> None:
-    """Write the file to `path`; Refused unless it has the digest."""
+def get_file(downloader: Downloader, url: str, path: Path, record: Record) -> None:
+    """Write the file to `path`; Refused unless it has the digest of the record."""
     if urlsplit(url).scheme == "file":
         try:
             shutil.copyfile(_local(url), path)
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, algorithm).hexdigest()
+                found = hashlib.file_digest(file, record.algorithm).hexdigest()
         except OSError as error:
             raise _failure(url, error) from None
     else:
-        found = downloader.file(url, path, algorithm=algorithm, limit=size)
-    if found != digest:
+        found = downloader.file(url, path, algorithm=record.algorithm, limit=record.size)
+    if found != record.digest:
         path.unlink()
-        raise Refused(f"{url.rpartition('/')[2]} has the {algorithm} {found}, not {digest}")
+        name = record.location.rpartition("/")[2]
+        raise Refused(f"{name} has the {record.algorithm} {found}, not {record.digest}")
 
 
 def _local(url: str) -> Path:

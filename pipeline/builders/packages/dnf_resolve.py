@@ -115,6 +115,14 @@ def refusal(problem: dict[str, Any], wanted: Wanted) -> PipelineError:
     )
 
 
+def source_of(file: str) -> str:
+    """Name and version of the source package by its file's name: "bash 5.1.8-6.el9"."""
+    bare = file.removesuffix(".rpm").removesuffix(".src").removesuffix(".nosrc")
+    name, _, version = bare.rpartition("-")
+    name, _, first = name.rpartition("-")
+    return f"{name} {first}-{version}" if name else ""
+
+
 def _package(told: dict[str, Any]) -> Package:
     return Package(
         name=told["name"],
@@ -124,5 +132,5 @@ def _package(told: dict[str, Any]) -> Package:
         size=told["size"],
         url=told["url"],
         repository=told["repository"],
-        source=told["source"],
+        source=source_of(told["sourcerpm"]),
     )

@@ -28,7 +28,7 @@ IF_THERE = ("glibc-minimal-langpack",)
 """Chosen where it exists: glibc is content with any language pack, and the largest has 200 MB."""
 
 
-class Problem(Exception):  # noqa: N818 # told to the other side, not raised there
+class Problem(Exception):
     """What cannot be had. kind: "package", "group", "solve" or "parent"."""
 
     def __init__(self, kind: str, subject: str, why: str, near: Iterable[str] = ()) -> None:
@@ -137,8 +137,8 @@ def solve(base: Any, asked: dict[str, Any], notes: list[str]) -> list[Any]:
     wanted = list(asked["packages"])
     conditional: dict[str, str] = {}
     for group in asked["groups"]:
-        names, more = group_members(base, group, notes)
-        wanted += names
+        members, more = group_members(base, group, notes)
+        wanted += members
         conditional |= more
     selectors = [selector(base, word) for word in dict.fromkeys(wanted)]
     if asked["core"]:
@@ -151,8 +151,8 @@ def solve(base: Any, asked: dict[str, Any], notes: list[str]) -> list[Any]:
     added: set[str] = set()
     while True:
         chosen = run_goal(base, selectors, parents, asked["weak"])
-        names = {package.name for package in chosen}
-        new = {n for n, needs in conditional.items() if needs in names} - names - added
+        got = {package.name for package in chosen}
+        new = {n for n, needs in conditional.items() if needs in got} - got - added
         new &= {package.name for package in base.sack.query()}
         if not new:
             break
@@ -212,16 +212,8 @@ def told(package: Any) -> dict[str, Any]:
         "size": package.downloadsize,
         "url": package.location,
         "repository": package.reponame,
-        "source": source_of(package.sourcerpm or ""),
+        "sourcerpm": package.sourcerpm or "",
     }
-
-
-def source_of(file: str) -> str:
-    """Name and version of the source package by its file's name: "bash 5.1.8-6.el9"."""
-    bare = file.removesuffix(".rpm").removesuffix(".src").removesuffix(".nosrc")
-    name, _, version = bare.rpartition("-")
-    name, _, first = name.rpartition("-")
-    return f"{name} {first}-{version}" if name else ""
 
 
 def main() -> None:
