@@ -189,6 +189,8 @@ def run_inside(
 
     env: added to PATH, HOME and LC_ALL. log: gets all output; the result then has the last 64 KiB
     of each stream. Output past 64 MiB is an error. HostError where the host cannot isolate it.
+    What it writes is not synced, though it may ask for that: dpkg does 2000 times for a small
+    system. Whoever gives the layer its final name syncs its file system before.
     """
     emulated = emulator(architecture)
     own(isolation, (root.upper, root.work), tools)

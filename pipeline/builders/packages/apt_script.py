@@ -37,6 +37,11 @@ EXTRACT = """\
 set -eu
 root=$1; links=$2; base=$3; shift 3
 export root
+# What dpkg does not run on would be written twice; in these folders are most of the files.
+unused='--exclude=./usr/share/doc/* --exclude=./usr/share/locale/* --exclude=./usr/share/man/*
+ --exclude=./usr/share/info/* --exclude=./usr/share/zoneinfo/* --exclude=./usr/share/lintian/*
+ --exclude=./usr/lib/*/gconv/* --exclude=./usr/share/bash-completion/*'
+export unused
 mkdir -p "$root/var/lib/dpkg" "$root/tmp"
 if [ -n "$base" ] && ! dpkg-deb --contents "$base" | grep -q '^l.* [.]/bin ->'; then
   for name in $links; do
@@ -44,9 +49,9 @@ if [ -n "$base" ] && ! dpkg-deb --contents "$base" | grep -q '^l.* [.]/bin ->'; 
     ln -s "usr/$name" "$root/$name"
   done
 fi
-printf '%s\\n' "$@" | xargs -P2 -n6 sh -c 'for deb; do
+printf '%s\\n' "$@" | xargs -P2 -n6 sh -fc 'for deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -p --numeric-owner --keep-directory-symlink \\
-    --warning=no-timestamp -f - -C "$root" || exit 255
+    $unused --warning=no-timestamp -f - -C "$root" || exit 255
 done' sh
 [ -z "$base" ] || dpkg-deb --fsys-tarfile "$base" | tar -x -p --numeric-owner \
   --keep-directory-symlink --warning=no-timestamp -f - -C "$root"
