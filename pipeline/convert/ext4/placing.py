@@ -22,6 +22,7 @@ _ZONE_DEPTH = 3  # components of a path
 _DIRECTORIES, _TOP = b"\0directories", b"\0"
 _FIRST_SLOT = INODES_A_BLOCK + 1  # the first block of inodes is for those that are reserved
 _SLACKS = (200, 150, 125)  # per cent of their blocks that small files have room in
+_PLACES = 4  # in a page that are tried, and pages of a zone
 _NEIGHBOURS = 8  # files of a directory for which there is one block of inodes
 
 
@@ -86,13 +87,9 @@ def place(layers: Layers, space: Space) -> None:
         order.sort(key=lambda each: each[:2])
         rest = [(path, node) for *_, path, node in order if not _is_large(node)]
         large = [(path, node) for *_, path, node in order if _is_large(node)]
-        for path, node in large:
-            if node.count >= PAGE:
-                _place_large(path, node, space)
         small.add(rest)
         for path, node in large:
-            if node.count < PAGE:
-                _place_large(path, node, space)
+            _place_large(path, node, space)
         for path, node in rest:
             node.placed = small.place(_zone(path, node), node.probes, node.count)
     for layer in layers:
@@ -144,8 +141,8 @@ class _SmallFiles:
         for path, node in files:
             self._sizes[_zone(path, node)] += node.count
         wanted = coarse(-(-self._sizes.total() * self._slack // (100 * PAGE)))
-        for index in range(len(self._pages), wanted):
-            self._pages.append(self._space.page(index, probes(b"\0page%d" % index)))
+        while len(self._pages) < wanted and (page := self._space.page()) >= 0:
+            self._pages.append(page)
         self._homes.clear()
         self._zones = {}
         for zone, blocks in self._sizes.items():
@@ -156,13 +153,21 @@ class _SmallFiles:
     def place(self, zone: bytes, numbers: Sequence[int], count: int) -> list[Run]:
         """Room for a file of a zone."""
         spread, offset, window = self._zones.get(zone) or (1, 0, PAGE)
-        at = (offset + numbers[0] % window) % PAGE
-        if not self._pages:
-            return self._space.small([(-1, at)], count)
-        parts = [bucket(number, spread) for number in numbers[1:3]]
-        places = [(self._home(zone, part), at) for part in parts]
-        places += [(self._pages[bucket(n, len(self._pages))], at) for n in numbers[3:]]
-        return self._space.small(places, count)
+        if self._pages:
+            # Places in a page are tried at random: after one another, all would move by one.
+            offsets = [(offset + number % window) % PAGE for number in numbers[:_PLACES]]
+            parts = numbers[_PLACES : 2 * _PLACES]
+            for number in parts:
+                page = self._home(zone, bucket(number, spread))
+                first = self._space.small(page, offsets, count)
+                if first >= 0:
+                    return [(first, count)]
+            for number in numbers[2 * _PLACES :]:
+                page = self._pages[bucket(number, len(self._pages))]
+                first = self._space.small(page, offsets, count)
+                if first >= 0:
+                    return [(first, count)]
+        return self._space.anywhere(numbers[0] % self._space.region, count)
 
     def _home(self, zone: bytes, part: int) -> int:
         """The page of a part of a zone."""

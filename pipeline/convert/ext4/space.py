@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.convert.ext4.geometry import BLOCK, GROUP_BLOCKS, Geometry
 from pipeline.core.errors import InputError
@@ -28,6 +28,7 @@ class Space:
         self._geometry = geometry
         self.region = min(geometry.blocks, max(_REGION, 2 * needed))
         self._taken = bytearray(self.region)
+        self._next_page = 0
         for first, count in geometry.fixed():
             self.take(first, count)
 
@@ -53,7 +54,7 @@ class Space:
         if first < 0 or not self.is_free(first, count):
             first = self._aligned(numbers, count, align)
         if first < 0:
-            return self._anywhere(numbers[0] % self.region, count)
+            return self.anywhere(numbers[0] % self.region, count)
         self.take(first, count)
         return [(first, count)]
 
@@ -65,36 +66,35 @@ class Space:
                 return first
         return -1
 
-    def page(self, index: int, numbers: Sequence[int]) -> int:
-        """Room for a page of small files; -1 where there is none left."""
-        slots = max(self.region // PAGE, 1)
-        first = (slots // 4 + index) % slots * PAGE
-        if not self.is_free(first, PAGE):
-            first = self._aligned(numbers, PAGE, PAGE)
-        if first >= 0:
-            self._taken[first : first + PAGE] = bytes([_KEPT]) * PAGE
-        return first
+    def page(self) -> int:
+        """Room for the next page of small files; -1 where there is none left."""
+        for slot in range(self._next_page, self.region // PAGE):
+            first = slot * PAGE
+            if self.is_free(first, PAGE):
+                self._next_page = slot + 1
+                self._taken[first : first + PAGE] = bytes([_KEPT]) * PAGE
+                return first
+        self._next_page = self.region // PAGE
+        return -1
 
-    def small(self, pages: Sequence[tuple[int, int]], count: int) -> list[Run]:
-        """Room in one of the pages, each given with the offset to begin at; else anywhere."""
+    def small(self, page: int, offsets: Iterable[int], count: int) -> int:
+        """Room in a page, at the first of the offsets that is free, else at any; -1 without."""
         wanted = bytes([_KEPT]) * count
-        for page, offset in pages:
-            if page < 0:
-                continue
-            first = self._taken.find(wanted, page + offset, page + PAGE)
-            if first < 0:
-                first = self._taken.find(wanted, page, page + PAGE)
-            if first >= 0:
-                self.take(first, count)
-                return [(first, count)]
-        page, offset = pages[0]
-        return self._anywhere(max(page, 0) + offset, count)
+        for offset in offsets:
+            first = page + offset
+            if self._taken.startswith(wanted, first, page + PAGE):
+                break
+        else:
+            first = self._taken.find(wanted, page, page + PAGE)
+        if first >= 0:
+            self.take(first, count)
+        return first
 
     def close(self) -> None:
         """Have what pages kept be free."""
         self._taken = self._taken.replace(bytes([_KEPT]), b"\0")
 
-    def _anywhere(self, start: int, count: int) -> list[Run]:
+    def anywhere(self, start: int, count: int) -> list[Run]:
         """The first free run from `start` on, then from the beginning; else several pieces."""
         wanted = bytes(count)
         for _ in range(2):
@@ -125,7 +125,7 @@ class Space:
 
     def middle(self, count: int) -> list[Run]:
         """Room for the journal, which the kernel writes often: half way, in one run if it can."""
-        return self._anywhere(self.region // 2, count)
+        return self.anywhere(self.region // 2, count)
 
     def bitmap(self, group: int) -> tuple[bytes, int]:
         """A group's block bitmap (a block), and how many of its blocks are free."""
