@@ -16,8 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.builders.packages import layers
-from pipeline.builders.packages.layers import RECORD, TREE, Layer, Wish
-from pipeline.builders.packages.protocol import Package
+from pipeline.builders.packages.layers import RECORD, TREE, Filled, Layer, Wish
 from pipeline.core.errors import InputError
 from pipeline.host.context import Tools
 from pipeline.host.files import finish
@@ -32,8 +31,8 @@ def export(layer: Layer, directory: Path, isolation: Isolation, tools: Tools) ->
     directory.mkdir(parents=True, exist_ok=True)
     final = directory / f"{layer.wish.key}.{layer.shape.digest}.tar"
     # Who made it, when, and with what ids is no part of what it is.
-    packages = [asdict(one) for one in layer.packages]
-    head = {"wish": asdict(layer.wish), "packages": packages, "stacked": layer.stacked}
+    filled = asdict(Filled(layer.packages, layer.epoch))
+    head = {"wish": asdict(layer.wish), "filled": filled, "stacked": layer.stacked}
     partial = directory / f".{final.name}.{os.getpid()}.partial"
     try:
         with tempfile.NamedTemporaryFile("w", dir=tools.scratch) as record:
@@ -59,15 +58,13 @@ def find(directory: Path, key: str) -> Path | None:
     return next(iter(sorted(directory.glob(f"{key}.*.tar"))), None) if directory.is_dir() else None
 
 
-def unpack(
-    archive: Path, staged: Path, wish: Wish, isolation: Isolation, tools: Tools
-) -> tuple[Package, ...]:
-    """Fill `staged`'s tree from an archive; the packages that it names.
+def unpack(archive: Path, staged: Path, wish: Wish, isolation: Isolation, tools: Tools) -> Filled:
+    """Fill `staged`'s tree from an archive; with what, as its record says.
 
     InputError for an archive of another layer, and for one whose content is not what its name says.
     """
     with archive.open("rb") as file:
-        packages = _packages(archive, wish, isolation)
+        filled = _filled(archive, wish, isolation)
         run_mapped(
             isolation,
             layers.script("unpack", staged / TREE, str(file.fileno())),
@@ -81,10 +78,10 @@ def unpack(
         raise InputError(
             "use", archive, why=f"its content has the digest {found}, not that of its name"
         )
-    return packages
+    return filled
 
 
-def _packages(archive: Path, wish: Wish, isolation: Isolation) -> tuple[Package, ...]:
+def _filled(archive: Path, wish: Wish, isolation: Isolation) -> Filled:
     with tarfile.open(archive, "r|") as content:
         first = content.next()
         if first is None or first.name != RECORD or first.size > _MOST_RECORD:
@@ -95,4 +92,4 @@ def _packages(archive: Path, wish: Wish, isolation: Isolation) -> tuple[Package,
         raise InputError("use", archive, why="it is the archive of another layer")
     if head.get("stacked") != isolation.overlay:
         raise InputError("use", archive, why="this host stacks layers otherwise")
-    return TypeAdapter(tuple[Package, ...]).validate_python(head["packages"])
+    return TypeAdapter(Filled).validate_python(head["filled"])

@@ -14,16 +14,17 @@ from pathlib import Path
 from pipeline.builders.packages import settings as guest_settings
 from pipeline.builders.packages.backends import MODULES, open_backend
 from pipeline.builders.packages.complete import Complete, complete
-from pipeline.builders.packages.layering import PlannedLayer, plan_layers
-from pipeline.builders.packages.layers import Layer, Wish
-from pipeline.builders.packages.protocol import Backend, RepositoryState
+from pipeline.builders.packages.layering import PlannedLayer, plan_layers, wanted_layers
+from pipeline.builders.packages.layers import Filled, Layer, Wish
+from pipeline.builders.packages.protocol import Backend, Package, RepositoryState
 from pipeline.builders.packages.settings import Script
-from pipeline.builders.packages.store import Filled, LayerStore
+from pipeline.builders.packages.store import LayerStore
 from pipeline.builders.packages.times import newest
 from pipeline.core import settings
 from pipeline.core.packages import PackageSystem
 from pipeline.core.request import BuildRequest
 from pipeline.host.context import Tools
+from pipeline.host.download import masked
 from pipeline.host.fingerprint import code_of
 from pipeline.host.isolation import Isolation, Root, find_isolation
 
@@ -77,6 +78,24 @@ class LayeredRoot:
             set_in_it=guest_settings.identity(self.system, self.scripts),
             code=_code(self.system),
         )
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """All packages of the root, a later layer's in place of an earlier one's, by name."""
+        found = {(p.name, p.architecture): p for layer in self.layers for p in layer.packages}
+        return tuple(found[name] for name in sorted(found))
+
+    def describe(self) -> list[str]:
+        """What making would do, a sentence's predicate each; no mirror is asked."""
+        system = self.system
+        places = ", ".join(masked(url) for r in system.repositories for url in r.urls[:1])
+        lines = [f"take {system.distribution} {system.release} from {places}"]
+        for wanted in wanted_layers(system):
+            words = [*wanted.groups, *wanted.packages]
+            beside = "the distribution's minimum" if wanted.kind == "core" else "the layer below"
+            added = f" and {', '.join(words)}" if words else ""
+            lines.append(f"make or reuse the {wanted.kind} layer: {beside}{added}")
+        return lines
 
     @contextmanager
     def made(self, used_by: str, logs: Path) -> Iterator[tuple[Layer, ...]]:

@@ -64,13 +64,23 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """What a layer was filled with. epoch: seconds since 1970, by which all that it writes anew is
+    dated: when the newest of its packages and its parents' was built."""
+
+    packages: tuple[Package, ...]
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Layer:
-    """A finished layer. created: ISO 8601, UTC. first_id, first_group, count: the ids of this host
+    """A finished layer. packages, epoch: as of `Filled`. created: ISO 8601, UTC. first_id, first_group, count: the ids of this host
     that its files have. stacked: it has what differs from its parent, not the whole root.
     directory: where it lies."""
 
     wish: Wish
     packages: tuple[Package, ...]
+    epoch: int
     shape: Shape
     created: str
     first_id: int
@@ -99,13 +109,12 @@ def group_of(isolation: Isolation) -> int:
     return isolation.first_id if isolation.first_group is None else isolation.first_group
 
 
-def finished(
-    wish: Wish, packages: tuple[Package, ...], shape: Shape, isolation: Isolation, place: Path
-) -> Layer:
+def finished(wish: Wish, filled: Filled, shape: Shape, isolation: Isolation, place: Path) -> Layer:
     """The record of a layer that was made just now, in `place`."""
     return Layer(
         wish,
-        packages,
+        filled.packages,
+        filled.epoch,
         shape,
         datetime.now(UTC).isoformat(timespec="seconds"),
         isolation.first_id,

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.builders.packages import layer_archive, layers
-from pipeline.builders.packages.layers import LOCKS, RECORD, TREE, Layer, Wish
-from pipeline.builders.packages.protocol import Package
+from pipeline.builders.packages.layers import LOCKS, RECORD, TREE, Filled, Layer, Wish
 from pipeline.core import settings
 from pipeline.core.errors import BusyError, HostError, PipelineError
 from pipeline.core.resources import COMMAND
@@ -26,8 +25,8 @@ from pipeline.host.context import Tools
 from pipeline.host.isolation import Isolation, Root, own, remove_tree, stage_copy
 from pipeline.host.locks import exclusive, shared
 
-Make = Callable[[Root], Sequence[Package]]
-"""Fills the root that it is given, and returns the packages that it added."""
+Make = Callable[[Root], Filled]
+"""Fills the root that it is given, and returns with what."""
 
 _WORK = "work"
 _TEMPORARY, _BAD = ".tmp", ".bad"
@@ -140,11 +139,11 @@ class LayerStore:
             path.mkdir(mode=0o755)
         return directory
 
-    def publish(self, wish: Wish, staged: Path, packages: tuple[Package, ...]) -> Layer:
+    def publish(self, wish: Wish, staged: Path, filled: Filled) -> Layer:
         """Give a whole layer its name; the caller holds its lock alone."""
         remove_tree(self.isolation, staged / _WORK, self.tools)
         shape = layers.measure(staged / TREE, self.isolation, self.tools)
-        layers.write_record(layers.finished(wish, packages, shape, self.isolation, staged))
+        layers.write_record(layers.finished(wish, filled, shape, self.isolation, staged))
         # What has the name must outlive a power cut: all of the tree, not the record alone.
         self.tools.run.run(["sync", "--file-system", staged / RECORD], timeout=_WAIT)
         staged.rename(self.place / wish.key)
@@ -183,8 +182,8 @@ class LayerStore:
             if archive and self._unpacked(archive, staged, wish):
                 return
             root = Root(tuple(one.tree for one in parents), staged / TREE, staged / _WORK)
-            packages = make(stage_copy(self.isolation, root, self.tools))
-            self.publish(wish, staged, tuple(packages))
+            filled = make(stage_copy(self.isolation, root, self.tools))
+            self.publish(wish, staged, filled)
         except (OSError, PipelineError) as error:
             raise self._full(wish, error) or error from error
         finally:
@@ -194,14 +193,14 @@ class LayerStore:
     def _unpacked(self, archive: Path, staged: Path, wish: Wish) -> bool:
         """Whether the layer was had from an archive; a bad one is told of and left alone."""
         try:
-            packages = layer_archive.unpack(archive, staged, wish, self.isolation, self.tools)
+            filled = layer_archive.unpack(archive, staged, wish, self.isolation, self.tools)
         except (PipelineError, OSError, ValueError) as error:
             self.tools.progress.warn(f"the layer is made anew: {archive} is of no use: {error}")
             remove_tree(self.isolation, staged / TREE, self.tools)
             (staged / TREE).mkdir(mode=0o755)
             own(self.isolation, (staged / TREE,), self.tools)
             return False
-        self.publish(wish, staged, packages)
+        self.publish(wish, staged, filled)
         self.tools.progress.say(f"the {wish.kind} layer was unpacked from {archive}")
         return True
 
