@@ -85,12 +85,15 @@ def unpack(
 
 
 def _packages(archive: Path, wish: Wish, isolation: Isolation) -> tuple[Package, ...]:
-    with tarfile.open(archive, "r|") as content:
-        first = content.next()
-        if first is None or first.name != RECORD or first.size > _MOST_RECORD:
-            raise InputError("use", archive, why="it is no archive of a layer")
-        source = content.extractfile(first)
-        head = json.loads(source.read() if source else b"{}")
+    try:
+        with tarfile.open(archive, "r|") as content:
+            first = content.next()
+            if first is None or first.name != RECORD or first.size > _MOST_RECORD:
+                raise InputError("use", archive, why="it is no archive of a layer")
+            source = content.extractfile(first)
+            head = json.loads(source.read() if source else b"{}")
+    except (tarfile.TarError, ValueError) as error:
+        raise InputError("use", archive, why=f"it is no archive of a layer: {error}") from error
     if head.get("wish") != json.loads(json.dumps(asdict(wish))):
         raise InputError("use", archive, why="it is the archive of another layer")
     if head.get("stacked") != isolation.overlay:
