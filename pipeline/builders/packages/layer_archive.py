@@ -82,12 +82,15 @@ def unpack(archive: Path, staged: Path, wish: Wish, isolation: Isolation, tools:
 
 
 def _filled(archive: Path, wish: Wish, isolation: Isolation) -> Filled:
-    with tarfile.open(archive, "r|") as content:
-        first = content.next()
-        if first is None or first.name != RECORD or first.size > _MOST_RECORD:
-            raise InputError("use", archive, why="it is no archive of a layer")
-        source = content.extractfile(first)
-        head = json.loads(source.read() if source else b"{}")
+    try:
+        with tarfile.open(archive, "r|") as content:
+            first = content.next()
+            if first is None or first.name != RECORD or first.size > _MOST_RECORD:
+                raise InputError("use", archive, why="it is no archive of a layer")
+            source = content.extractfile(first)
+            head = json.loads(source.read() if source else b"{}")
+    except (tarfile.TarError, ValueError) as error:
+        raise InputError("use", archive, why=f"it is no archive of a layer: {error}") from error
     if head.get("wish") != json.loads(json.dumps(asdict(wish))):
         raise InputError("use", archive, why="it is the archive of another layer")
     if head.get("stacked") != isolation.overlay:

@@ -73,7 +73,8 @@ def digest(tree: str, *, content: bool = True) -> dict[str, Any]:
             fields.append(os.readlink(place))  # noqa: PTH115
         if regular:
             fields.append(status.st_size)
-            size, files = size + status.st_size, files + 1
+            files += 1
+            size += status.st_size if fields[-2] == path else 0  # a second name takes no space
         line = json.dumps(fields).encode() + b"\n"
         shape.update(line)
         whole.update(line)

@@ -3,7 +3,7 @@
 The place holds a directory a layer (layers.py). What is being made is `KEY.PID.RANDOM.tmp` and is
 renamed when it is whole; what is found damaged becomes `KEY.RANDOM.bad`. A lock a key says who
 makes it (alone) and who uses it (together), so that two builds never make one layer twice and
-nothing in use is deleted. A second place, which is only read, may hold what others of this host made.
+nothing in use is deleted. A second place, which is only read, may hold what others made.
 """
 
 from __future__ import annotations

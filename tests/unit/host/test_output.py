@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.host.output import TooMuchError, collect
-from pipeline.host.programs import PIPE, Program, Runner, TimeoutExpired
+from pipeline.host.programs import DEVNULL, PIPE, Program, Runner, TimeoutExpired
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def run() -> Iterator[Runner]:
 
 
 def started(run: Runner, script: str, *, stdin: bool = False) -> Program:
-    more = {"stdin": PIPE} if stdin else {}
-    return run.start([sys.executable, "-I", "-S", "-c", script], stdout=PIPE, stderr=PIPE, **more)
+    argv = [sys.executable, "-I", "-S", "-c", script]
+    return run.start(argv, stdin=PIPE if stdin else DEVNULL, stdout=PIPE, stderr=PIPE)
 
 
 def test_both_streams_and_the_input(run: Runner) -> None:
