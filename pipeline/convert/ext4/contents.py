@@ -34,10 +34,11 @@ def copy_files(moves: Sequence[Move], target: int) -> None:
     copier = _Copier(target)
 
     def copy(move: Move, buffer: memoryview) -> None:
-        descriptor = _opened(move.entry)
+        descriptor = opened(move.entry)
         try:
-            for source, to, length in move.pieces:
-                copier.copy(descriptor, source, to, length, buffer, move.entry)
+            for piece in move.pieces:
+                if not copier.copy(descriptor, piece, buffer):
+                    raise changed(move.entry)
         finally:
             os.close(descriptor)
 
@@ -51,14 +52,15 @@ class _Copier:
         self._target = target
         self._kernel_can = True
 
-    def copy(
-        self, source: int, at: int, to: int, length: int, buffer: memoryview, entry: Entry
-    ) -> None:
+    def copy(self, source: int, piece: tuple[int, int, int], buffer: memoryview) -> bool:
+        """Copy a piece; False where the file ends before it."""
+        at, to, length = piece
         while length:
             count = self._some(source, at, to, length, buffer)
             if not count:
-                raise _changed(entry)
+                return False
             at, to, length = at + count, to + count, length - count
+        return True
 
     def _some(self, source: int, at: int, to: int, length: int, buffer: memoryview) -> int:
         if self._kernel_can:
@@ -78,7 +80,7 @@ def digest_files(entries: Sequence[Entry]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
 
     def digest(entry: Entry, buffer: memoryview) -> None:
-        descriptor = _opened(entry)
+        descriptor = opened(entry)
         try:
             hashed = hashlib.sha256()
             total = 0
@@ -86,7 +88,7 @@ def digest_files(entries: Sequence[Entry]) -> dict[bytes, bytes]:
                 hashed.update(buffer[:count])
                 total += count
             if total != entry.size:
-                raise _changed(entry)
+                raise changed(entry)
             found[entry.path] = hashed.digest()
         finally:
             os.close(descriptor)
@@ -120,7 +122,8 @@ def digest_tree(entries: Sequence[Entry]) -> str:
     return whole.hexdigest()
 
 
-def _opened(entry: Entry) -> int:
+def opened(entry: Entry) -> int:
+    """A descriptor of an entry's file; HostError where it cannot be opened."""
     try:
         return os.open(entry.host, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -129,7 +132,8 @@ def _opened(entry: Entry) -> int:
         ) from error
 
 
-def _changed(entry: Entry) -> HostError:
+def changed(entry: Entry) -> HostError:
+    """The error for a file that is not what it was when the tree was read."""
     return HostError(
         "read the file",
         os.fsdecode(entry.host),

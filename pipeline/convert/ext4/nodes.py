@@ -123,9 +123,7 @@ def _runs(entry: Entry) -> list[Run]:
 
 def blocks_of(nodes: Iterable[Node]) -> int:
     """Blocks that the nodes take beside the inode tables, if no file is in pieces."""
-    return sum(
-        node.count + bool(node.outer) + index_blocks(len(node.wanted)) for node in nodes
-    )
+    return sum(node.count + bool(node.outer) + index_blocks(len(node.wanted)) for node in nodes)
 
 
 def needed_bytes(entries: Sequence[Entry], parameters: Parameters) -> int:
@@ -146,8 +144,10 @@ def needed_bytes(entries: Sequence[Entry], parameters: Parameters) -> int:
         needed = (blocks + blocks // _SPARE + fixed + parameters.reserved) * BLOCK
         if needed <= found.blocks * BLOCK:
             break
-        size = -(-max(needed, size + 1) >> 20 << 20) if needed % (1 << 20) == 0 else (
-            (needed >> 20) + 1 << 20
+        size = (
+            -(-max(needed, size + 1) >> 20 << 20)
+            if needed % (1 << 20) == 0
+            else ((needed >> 20) + 1 << 20)
         )
     return size
 

@@ -133,8 +133,10 @@ def extents_of(wanted: Iterable[Run], placed: Iterable[Run]) -> list[Extent]:
             if not room:
                 place, room = next(places)
             part = min(left, room)
-            if found and found[-1][0] + found[-1][2] == logical and (
-                found[-1][1] + found[-1][2] == place
+            if (
+                found
+                and found[-1][0] + found[-1][2] == logical
+                and (found[-1][1] + found[-1][2] == place)
             ):
                 found[-1] = (found[-1][0], found[-1][1], found[-1][2] + part)
             else:

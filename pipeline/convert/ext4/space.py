@@ -59,9 +59,15 @@ class Space:
         return [(first, count)]
 
     def _aligned(self, numbers: Sequence[int], count: int, align: int) -> int:
-        slots = max(self.region // align, 1)
+        """A free place that the numbers say; the upper half first, as pages begin in the lower."""
+        slots = max(self.region // align, 2)
+        lower = slots // 2
         for number in numbers:
-            first = number % slots * align
+            first = (lower + number % (slots - lower)) * align
+            if self.is_free(first, count):
+                return first
+        for number in numbers:
+            first = number % lower * align
             if self.is_free(first, count):
                 return first
         return -1

@@ -69,7 +69,8 @@ def scan(layers: Sequence[Path], extra: Sequence[Entry] = ()) -> list[Entry]:
 
     layers: topmost first. extra: entries without a file of the host, such as device nodes that
     nobody may make in a namespace; each takes the place of what the layers have at its path, and
-    needs its directory there. InputError for what cannot be told, HostError for what cannot be read.
+    needs its directory there. InputError for what cannot be told, HostError for what cannot be
+    read.
     """
     scanner = _Scanner([os.fsencode(layer) for layer in layers])
     try:
@@ -165,7 +166,7 @@ class _Scanner:
                 status.st_mtime_ns,
                 size,
                 (os.major(status.st_rdev), os.minor(status.st_rdev)) if device else (0, 0),
-                os.readlink(host) if kind == "symlink" else b"",
+                os.readlink(host) if kind == "symlink" else b"",  # noqa: PTH115 # bytes
                 xattrs,
                 host=data,
                 layer=layer,
@@ -225,9 +226,7 @@ def _with_extra(found: dict[bytes, Entry], extra: Sequence[Entry]) -> list[Entry
     return [found[path] for path in sorted(found)]
 
 
-def _numbered(
-    entries: list[Entry], identities: dict[bytes, tuple[int, int, int]]
-) -> list[Entry]:
+def _numbered(entries: list[Entry], identities: dict[bytes, tuple[int, int, int]]) -> list[Entry]:
     """The entries with `same_as` and `links` filled in."""
     names: dict[tuple[int, int, int], list[int]] = {}
     for index, entry in enumerate(entries):

@@ -211,7 +211,7 @@ class _Writer:
 
     def finish(self) -> int:
         """Write all metadata, the superblock last; how many blocks are in use."""
-        groups = [self._group(number) for number in range(self._geometry.groups)]
+        groups = [self._group(index) for index in range(self._geometry.groups)]
         self._flush()
         self._tables()
         raw = superblock(
@@ -221,15 +221,15 @@ class _Writer:
             self._journal,
         )
         descriptors = b"".join(
-            descriptor(self._geometry, number, group, self._seed)
-            for number, group in enumerate(groups)
+            descriptor(self._geometry, index, group, self._seed)
+            for index, group in enumerate(groups)
         )
-        for number in (*reversed(self._geometry.backups), 0):
-            start = number * GROUP_BLOCKS
+        for copy in (*reversed(self._geometry.backups), 0):
+            start = copy * GROUP_BLOCKS
             write_all(self._target, descriptors, (start + 1) * BLOCK)
-            own = sealed_superblock(raw, number, checksums=self._parameters.checksums)
+            own = sealed_superblock(raw, copy, checksums=self._parameters.checksums)
             # A boot loader's sector lies before the first one.
-            write_all(self._target, own, start * BLOCK + (0 if number else 1024))
+            write_all(self._target, own, start * BLOCK + (0 if copy else 1024))
         return self._geometry.blocks - sum(group.free_blocks for group in groups)
 
     def _group(self, number: int) -> Group:
@@ -260,7 +260,8 @@ class _Writer:
 
     def _flush(self) -> None:
         """Write the blocks that wait, neighbours together."""
-        start, parts, size = -1, [], 0
+        parts: list[bytes] = []
+        start, size = -1, 0
         for block, content in sorted(self._blocks, key=lambda pair: pair[0]):
             if start + size != block * BLOCK or size > _MOST_AT_ONCE:
                 if parts:
