@@ -154,7 +154,7 @@ def set_services(guest: Guest, enabled: list[str], disabled: list[str]) -> list[
 
 
 def unit_names(guest: Guest) -> set[str]:
-    """Names of all units, where there is systemd, and init scripts; services' without ".service"."""
+    """Names of units, where systemd is, and of init scripts; services' without ".service"."""
     names: set[str] = set()
     for directory in _unit_places(guest):
         names |= {file.name.removesuffix(".service") for file in guest.at(directory).iterdir()}
