@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from pipeline.builders.packages.settings import Script, apply
 from pipeline.core.errors import InputError, InstallError
 from pipeline.core.packages import PackageSystem
-from pipeline.host.isolation import Root, remove_tree, run_inside
-from tests.fixtures.package_roots import Layers, debian_layers
+from pipeline.host.ids import WHOLE
+from pipeline.host.isolation import Isolation, Root, remove_tree, run_inside
+from tests.fixtures.package_roots import Layers, debian_layers, root_tarball
 
 pytestmark = pytest.mark.integration
 
@@ -265,3 +267,71 @@ def test_a_file_of_the_host_that_guests_may_not_read(layers: Layers, tmp_path: P
     file = {"path": "/etc/key", "source": source, "mode": "0400", "owner": "root"}
     set_up(layers, root, **LEAST, files=(file,))
     assert inside(layers, root, "stat -c '%s %a %u' /etc/key").strip() == "600000 400 0"
+
+
+def test_the_files_of_another_family(layers: Layers) -> None:
+    """What dnf's distributions keep elsewhere, on the one root that there is."""
+    root = layers.above("other")
+    inside(layers, root, "mkdir /etc/selinux; echo SELINUX=enforcing >/etc/selinux/config")
+    inside(layers, root, "echo FONT=eurlatgr >/etc/vconsole.conf; rm /usr/sbin/locale-gen")
+    other = LEAST | {"distribution": "el", "release": "9"}
+    fields = {"locale": "fr_FR.UTF-8", "selinux": "permissive", "keyboard": "fr"}
+    assert set_up(layers, root, **other, **fields) == ()
+    once = layers.listing(root)
+    for command, said in (
+        ("cat /etc/locale.conf; LC_ALL=fr_FR.UTF-8 locale charmap", "LANG=fr_FR.UTF-8\nUTF-8\n"),
+        ("cat /etc/selinux/config", "SELINUX=permissive\n"),
+        ("cat /etc/vconsole.conf", "FONT=eurlatgr\nKEYMAP=fr\n"),
+        ("ls /etc/timezone 2>/dev/null || true", "/etc/timezone\n"),  # of the packages
+    ):
+        assert inside(layers, root, command) == said
+    set_up(layers, root, **other, **fields)
+    assert layers.listing(root) == once
+    with pytest.raises(InputError, match="add the package glibc-langpack-xx"):
+        set_up(layers, root, **other, locale="xx_XX.UTF-8")
+
+
+def test_without_systemd_services_are_links_of_runlevels(layers: Layers) -> None:
+    root = layers.above("runlevels")
+    inside(layers, root, "rm /usr/bin/systemctl /lib/systemd/systemd; update-rc.d ssh remove")
+    set_up(layers, root, **LEAST, services_enabled=("ssh",), services_disabled=("procps",))
+    assert inside(layers, root, "ls /etc/rc2.d | grep -c S..ssh").strip() == "1"
+    assert "ssh" not in inside(layers, root, "ls /etc/systemd/system-preset 2>/dev/null || true")
+
+
+def test_a_service_that_is_masked_can_be_enabled(layers: Layers) -> None:
+    root = layers.above("masked")
+    inside(layers, root, "ln -sf /dev/null /etc/systemd/system/ssh.service")
+    set_up(layers, root, **LEAST, services_enabled=("ssh",))
+    assert inside(layers, root, "systemctl is-enabled ssh").strip() == "enabled"
+
+
+def test_in_a_container_without_namespaces(layers: Layers, tmp_path: Path) -> None:
+    """Where nothing is shut off but by chroot, the layer is the whole root."""
+    if os.geteuid():
+        pytest.skip("nobody but root can change the root without a user namespace")
+    plain = Isolation("root", 0, WHOLE, overlay=False, namespaces=False)
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    upper.mkdir()
+    work.mkdir()
+    unpack = ["tar", "-C", str(upper), "-xpf", str(root_tarball()), "--exclude=./dev/*"]
+    layers.tools.run.run(unpack, timeout=300)
+    source = tmp_path / "source"
+    source.write_text("from the host")
+    system = PackageSystem.model_validate(
+        LEAST | {"users": ({"name": "joe"},), "files": ({"path": "/etc/x", "source": source},)}
+    )
+    root = Root((), upper, work)
+    apply(
+        system,
+        root,
+        plain,
+        layers.tools,
+        epoch=EPOCH,
+        log=tmp_path / "log",
+        scripts=(Script("touches", b"touch /etc/touched"),),
+    )
+    assert (upper / "etc/x").read_text() == "from the host"
+    assert (upper / "etc/touched").stat().st_mtime == EPOCH
+    assert (upper / "home/joe").stat().st_uid == 1000
+    assert not (upper / ".image-pipeline").exists()

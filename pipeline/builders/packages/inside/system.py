@@ -154,30 +154,33 @@ def set_services(guest: Guest, enabled: list[str], disabled: list[str]) -> list[
 
 
 def unit_names(guest: Guest) -> set[str]:
-    """Names of all units and init scripts; services' without ".service"."""
+    """Names of units, where systemd is, and of init scripts; services' without ".service"."""
     names: set[str] = set()
-    for directory in _UNITS:
-        place = guest.at(directory)
-        if place.is_dir():
-            names |= {file.name.removesuffix(".service") for file in place.iterdir()}
+    for directory in _unit_places(guest):
+        names |= {file.name.removesuffix(".service") for file in guest.at(directory).iterdir()}
     scripts = guest.at("/etc/init.d")
     if scripts.is_dir():
         names |= {file.name for file in scripts.iterdir()} - {"README", "functions"}
     return {name for name in names if not name.endswith((".wants", ".requires", ".d"))}
 
 
+def _unit_places(guest: Guest) -> list[str]:
+    if not guest.find("systemctl"):
+        return []  # units that packages brought for an init that is not there
+    return [directory for directory in _UNITS if guest.at(directory).is_dir()]
+
+
 def _known(guest: Guest, name: str, names: set[str]) -> str:
     """The name that a unit has itself: systemctl enables nothing by an alias."""
-    for directory in _UNITS:
+    for directory in _unit_places(guest):
         place = guest.at(f"{directory}/{_unit(name)}")
         if place.is_symlink() and place.readlink().name != "null":
             return place.readlink().name.removesuffix(".service")
     if name in names or re.sub(r"@[^.]+", "@", name) in names:
         return name
     alias = re.compile(rf"^Alias=(?:.*\s)?{re.escape(_unit(name))}(?:\s|$)", re.M)
-    for directory in _UNITS:
-        place = guest.at(directory)
-        for file in sorted(place.iterdir()) if place.is_dir() else ():
+    for directory in _unit_places(guest):
+        for file in sorted(guest.at(directory).iterdir()):
             if file.is_file() and alias.search(guest.text(f"{directory}/{file.name}")):
                 return file.name.removesuffix(".service")
     return ""
