@@ -238,6 +238,7 @@ def test_a_bootable_root_in_three_layers(bench: Bench, made: Made) -> None:
         assert "virtio_blk.ko" in ramdisk  # not for the machine that built it
         assert (base / "boot").is_dir() and not list((core / "boot").iterdir())
         assert run("cat", "{root}/etc/machine-id") == ""
+        run("test", "!", "-e", "{root}/.autorelabel")  # it has no policy
         left = run("find", "{root}", "-mindepth", "1", "-xdev", "(", "-name", "*.rpm", "-o",
                    "-name", ".rpm*", "-o",
                    "-name", "random-seed", "-o", "-name", "zz-*", "-o", "-name", ".tools", "-o",
@@ -257,6 +258,8 @@ def test_two_builds_are_equal(bench: Bench, made: Made) -> None:
         bench.layers, bench.packages = [], []
         core_and_base(bench, backend, state)
         bench.add(backend, state, "image", ["daemon"], ["core"])
+        # Its policy comes with the base; nobody could label the files yet.
+        assert (bench.layers[1] / ".autorelabel").exists()
         with bench.seen() as run:
             digests.append(run(sys.executable, "-c", _DIGEST, "{root}"))
         for layer in bench.layers:

@@ -122,8 +122,29 @@ def settle(asked: dict[str, Any]) -> dict[str, Any]:
             remove(path)
     write("/etc/machine-id", "")
     os.chmod("/etc/machine-id", 0o444)  # noqa: PTH101
+    relabel = wants_labels()
+    if relabel:
+        write("/.autorelabel", "")
     clamp(epoch)
-    return {"epoch": epoch}
+    return {"epoch": epoch, "relabel": relabel}
+
+
+def wants_labels() -> bool:
+    """Whether SELinux is on in the guest, and its files have no labels yet.
+
+    They have none where we may not write them: security.selinux belongs to the host's root.
+    """
+    settings = {}
+    with contextlib.suppress(OSError), open("/etc/selinux/config") as file:  # noqa: PTH123
+        for line in file:
+            name, _, value = line.partition("=")
+            settings[name.strip()] = value.strip()
+    policy = f"/etc/selinux/{settings.get('SELINUXTYPE', '')}/contexts/files/file_contexts"
+    if settings.get("SELINUX", "disabled") == "disabled" or not exists(policy):
+        return False
+    with contextlib.suppress(OSError):
+        return not os.getxattr("/usr", "security.selinux")
+    return True
 
 
 def mode(path: str) -> int:
