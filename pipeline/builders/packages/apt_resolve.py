@@ -99,7 +99,7 @@ def _ask(
         return ()
     status = "\n".join(map(apt_index.installed, parent_records(state, parents, records)))
     pins = "".join(f"Package: {n}\nPin: version *\nPin-Priority: -1\n\n" for n in wanted.exclude)
-    argv = ["apt-get", "-qq", "-y", "--no-remove", "--print-uris", "install", *asked]
+    argv = ["apt-get", "-q", "-y", "--no-remove", "--print-uris", "install", *asked]
     with apt.configured(status=status, preferences=pins) as env:
         done = apt.run(argv, env, timeout=_SECONDS, ok=(0, 100))
         said = done.text + done.stderr.decode(errors="replace")

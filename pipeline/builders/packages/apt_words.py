@@ -41,7 +41,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "Ask its owner to sign it with SHA-256 or better, or use another repository",
     ),
     (
-        r"is not signed|No good signature|does not have a Release file",
+        r"is no(?:t| longer) signed|No good signature|does not have a Release file",
         "it is not signed",
         "Use a repository that has InRelease or Release.gpg; unsigned ones are not accepted",
     ),
