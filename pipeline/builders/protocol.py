@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.material import Material
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
 
 
 @dataclass(frozen=True)
 class Built:
-    """A disk with a system on it. versions: of the programs that made it, by name."""
+    """A disk with a system on it. versions: of the programs that made it, by name.
+
+    materials: what it was made from, without secrets or directories of this host.
+    """
 
     disk: DiskImage
     versions: Mapping[str, str]
+    materials: tuple[Material, ...] = ()
 
 
 class Builder(Protocol):

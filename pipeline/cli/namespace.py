@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.collection import Collection
 
 from pipeline.cli.build import build, console, recipes, verify
-from pipeline.cli.look import diff, doctor, list_, prune, report, show
+from pipeline.cli.look import diff, doctor, list_, prune, report, sbom, show
 from pipeline.cli.upload import unbundle, upload
 from pipeline.core.resources import is_checkout
 
@@ -25,6 +25,7 @@ def namespace() -> Collection:
         diff,
         prune,
         report,
+        sbom,
     ]
     if is_checkout():
         from pipeline.cli.develop import (

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.builders.protocol import Builder
 from pipeline.builders.registry import open_builder
 from pipeline.core.image import DiskImage
+from pipeline.core.material import Material
 from pipeline.core.steps import Action, StepName
 from pipeline.core.text import human_bytes
 from pipeline.host.fingerprint import step_key
@@ -20,11 +21,15 @@ from pipeline.workflows.steps import Step
 
 
 class InstalledDisk(BaseModel):
-    """A disk with a system on it. versions: of the programs that installed it, by name."""
+    """A disk with a system on it. versions: of the programs that installed it, by name.
+
+    materials: what it was installed from.
+    """
 
     path: Path
     format: Literal["raw", "qcow2"]
     versions: dict[str, str] = {}
+    materials: tuple[Material, ...] = ()
 
     @property
     def image(self) -> DiskImage:
@@ -92,7 +97,10 @@ class BuildDisk(Step[InstalledDisk]):
             tools=job.tools,
         )
         disk = InstalledDisk(
-            path=built.disk.path, format=built.disk.format, versions=dict(built.versions)
+            path=built.disk.path,
+            format=built.disk.format,
+            versions=dict(built.versions),
+            materials=built.materials,
         )
         job.workspace.remember(StepName.INSTALL, self.key, [self.disk], disk)
         return disk

@@ -19,7 +19,7 @@ from pipeline.disk.filesystems.entry import Entry
 
 FILE = "inventory.json.gz"
 SCHEMA = 2
-"""Of the file; 1 had only name, version and architecture of a package, and nothing of the system."""
+"""Of the file; 1 had only name, version and architecture of a package and nothing of the system."""
 _MAX_FILE = 256 << 20  # bytes of JSON; a root of 500,000 files takes 60 MB
 
 
