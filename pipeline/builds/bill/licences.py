@@ -45,7 +45,8 @@ def _simple(tokens: list[str], depth: int) -> bool:
     if word == "(":
         inside = _expression(tokens, depth + 1)
         return inside and bool(tokens) and tokens.pop(0) == ")"
-    if word not in LICENCES and word.removesuffix("+") not in LICENCES:
+    # "Apache-2.0+" is one, too, but license-expression, and spdx-tools with it, refuses it.
+    if word not in LICENCES:
         return _REFERENCE.fullmatch(word) is not None
     if tokens[:1] == ["WITH"]:
         return len(tokens) > 1 and (tokens.pop(0), tokens.pop(0))[1] in EXCEPTIONS
