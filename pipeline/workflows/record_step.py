@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pipeline
 from pipeline.builds import bill, history
@@ -150,10 +151,11 @@ class WriteDown(Step[Manifest]):
         names = bill.file_names(manifest.name)
         text = manifest_text(manifest)
         with Replacements() as records:
-            same = (directory / FILE).exists() and (directory / FILE).read_text() == text
-            if not same or not all((directory / name).exists() for name in names.values()):
+            known = all((directory / name).exists() for name in names.values())
+            if not known or _content(directory / FILE) != text:
                 for form, document in bill.derive(manifest, directory).items():
-                    records.add(directory / names[form], document)
+                    if _content(directory / names[form]) != document:
+                        records.add(directory / names[form], document)
             records.add(directory / FILE, text)
             records.commit()
 
@@ -235,3 +237,11 @@ class WriteDown(Step[Manifest]):
         roles = [r for r in SUFFIXES if r is not Role.DISK or self.job.request.wants_disk]
         made = ", ".join(str(directory / (self.job.name + SUFFIXES[role])) for role in roles)
         return [Action(f"write {made}"), Action(f"write {directory / FILE}")]
+
+
+def _content(path: Path) -> str | None:
+    """The text of a file; None without one."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

@@ -98,7 +98,7 @@ def take(image: Path, filesystem: str) -> Inventory:
 def dump(inventory: Inventory) -> bytes:
     """The file that keeps it: gzip'd JSON, the same bytes for the same inventory."""
     document = {
-        "schema": SCHEMA,
+        "schema": inventory.schema,
         "manager": inventory.manager,
         "unknown": inventory.unknown,
         "used": inventory.used,
