@@ -18,7 +18,7 @@ from pipeline.core.errors import ExitCode, HostError, InputError
 from pipeline.host.files import write_whole
 
 if TYPE_CHECKING:
-    from pipeline.builds.bill import Form
+    from pipeline.builds.workspace import Document
 
 
 @command(
@@ -198,7 +198,7 @@ def sbom(
         )
 
 
-def _form(word: str) -> Form:
+def _form(word: str) -> Document:
     from pipeline.builds.bill import FORMS
 
     for form in FORMS:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pipeline
-from pipeline.builds import bill, history
+from pipeline.builds import history
 from pipeline.builds.manifest import (
     FILE,
     BootRecord,
@@ -23,6 +23,7 @@ from pipeline.builds.manifest import (
     manifest_text,
     read_manifest,
 )
+from pipeline.builds.workspace import document_names
 from pipeline.core import settings
 from pipeline.core.checks import CheckReport
 from pipeline.core.errors import DiskError
@@ -148,11 +149,14 @@ class WriteDown(Step[Manifest]):
     def _renew(self, manifest: Manifest) -> None:
         """Write the manifest of files that stay, and what is derived of it where that changes."""
         directory = self.job.directory
-        names = bill.file_names(manifest.name)
+        names = document_names(manifest.name)
         text = manifest_text(manifest)
         with Replacements() as records:
             known = all((directory / name).exists() for name in names.values())
             if not known or _content(directory / FILE) != text:
+                # Imported where it is needed: a build that changes nothing does without it.
+                from pipeline.builds import bill
+
                 for form, document in bill.derive(manifest, directory).items():
                     if _content(directory / names[form]) != document:
                         records.add(directory / names[form], document)
@@ -189,12 +193,14 @@ class WriteDown(Step[Manifest]):
 
     def _replace(self, made: MadeFiles, manifest: Manifest, contents: Inventory | None) -> None:
         """Put the new build in the earlier one's place: all of it, or nothing."""
+        from pipeline.builds import bill
+
         directory, name = self.job.directory, self.job.name
         history.keep(directory)
         named = {role: name + SUFFIXES[role] for role in made.files}
         waiting = {named[role]: directory / file for role, file in made.files.items()}
         final = made.model_copy(update={"files": named, "waiting": False})
-        documents = bill.file_names(name)
+        documents = document_names(name)
         earlier = (
             *(name + suffix for suffix in SUFFIXES.values()),
             *documents.values(),

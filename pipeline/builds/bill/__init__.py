@@ -7,14 +7,14 @@ written anew at any time and come out the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pipeline.builds.bill import cyclonedx, provenance, spdx
 from pipeline.builds.bill.records import Bill, bill_of
 from pipeline.builds.manifest import Manifest, read_manifest
-from pipeline.builds.workspace import LOCK
+from pipeline.builds.workspace import LOCK, Document, document_names
 from pipeline.core.errors import DiskError
 from pipeline.core.image import Role
 from pipeline.core.material import Material
@@ -24,22 +24,11 @@ from pipeline.host.files import Replacements
 from pipeline.host.locks import exclusive
 from pipeline.host.sparse import image_file
 
-Form = Literal["spdx", "cyclonedx", "provenance"]
-FORMS: tuple[Form, ...] = get_args(Form)
-
-_BILLS: Mapping[Form, Callable[[Bill], dict[str, Any]]] = {
+FORMS: tuple[Document, ...] = get_args(Document)
+_BILLS: Mapping[Document, Callable[[Bill], dict[str, Any]]] = {
     "spdx": spdx.document,
     "cyclonedx": cyclonedx.document,
 }
-
-
-def file_names(name: str) -> dict[Form, str]:
-    """What the documents of the build `name` are called in its directory."""
-    return {
-        "spdx": f"{name}.spdx.json",
-        "cyclonedx": f"{name}.cdx.json",
-        "provenance": "provenance.json",
-    }
 
 
 def documents(
@@ -48,7 +37,7 @@ def documents(
     *,
     materials: Iterable[Material] = (),
     epoch: str | None = None,
-) -> dict[Form, str]:
+) -> dict[Document, str]:
     """The text of each document.
 
     contents: what the root is made of, None where nobody can tell. materials: what went in besides
@@ -56,12 +45,13 @@ def documents(
     """
     bill = bill_of(manifest, contents, epoch)
     texts = {form: _text(make(bill)) for form, make in _BILLS.items()}
-    names = file_names(manifest.name)
+    names = document_names(manifest.name)
     about = {names[form]: text for form, text in texts.items()}
-    return {**texts, "provenance": _text(provenance.statement(manifest, materials, about))}
+    statement = provenance.statement(manifest, materials, about)
+    return {**texts, "provenance": json.dumps(statement, indent=1, sort_keys=True) + "\n"}
 
 
-def read_documents(directory: Path) -> dict[Form, str]:
+def read_documents(directory: Path) -> dict[Document, str]:
     """The documents of the finished build in `directory`, made anew from what it wrote down.
 
     InputError when there is no finished build.
@@ -69,7 +59,7 @@ def read_documents(directory: Path) -> dict[Form, str]:
     return derive(read_manifest(directory), directory)
 
 
-def derive(manifest: Manifest, directory: Path) -> dict[Form, str]:
+def derive(manifest: Manifest, directory: Path) -> dict[Document, str]:
     """The documents of a build by its manifest, whose inventory and image lie in `directory`.
 
     Where an earlier release took the inventory, which knew less, the machine image is looked
@@ -81,7 +71,7 @@ def derive(manifest: Manifest, directory: Path) -> dict[Form, str]:
     return documents(manifest, contents)
 
 
-def rewrite(directory: Path) -> dict[Form, Path]:
+def rewrite(directory: Path) -> dict[Document, Path]:
     """Write the documents of the finished build in `directory` anew; where each of them is.
 
     InputError when there is no finished build, BusyError while it is being built.
@@ -89,7 +79,7 @@ def rewrite(directory: Path) -> dict[Form, Path]:
     with exclusive(directory / LOCK, f"the build {directory.name}"):
         manifest = read_manifest(directory)
         texts = derive(manifest, directory)
-        paths = {form: directory / name for form, name in file_names(manifest.name).items()}
+        paths = {form: directory / name for form, name in document_names(manifest.name).items()}
         with Replacements() as new:
             for form, path in paths.items():
                 new.add(path, texts[form])
@@ -112,4 +102,15 @@ def _taken_again(manifest: Manifest, directory: Path) -> Inventory | None:
 
 
 def _text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+    """One line a member of each list, which `diff` and people read, and json writes fast."""
+    return "{\n" + ",\n".join(_lines(document)) + "\n}\n"
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(document):
+        value = document[name]
+        if isinstance(value, list) and value:
+            members = ",\n  ".join(json.dumps(member, sort_keys=True) for member in value)
+            yield f' "{name}": [\n  {members}\n ]'
+        else:
+            yield f' "{name}": {json.dumps(value, sort_keys=True)}'

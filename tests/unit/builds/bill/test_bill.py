@@ -15,6 +15,7 @@ from packageurl import PackageURL
 from pipeline.builds import bill
 from pipeline.builds.bill.purl import purl, source_purl
 from pipeline.builds.manifest import InputsRecord, read_manifest
+from pipeline.builds.workspace import document_names
 from pipeline.core.errors import BusyError, InputError
 from pipeline.core.material import Material
 from pipeline.core.resources import PROJECT
@@ -140,7 +141,7 @@ def test_a_root_without_packages_is_said_to_be_unknown(
     directory = tmp_path / "small"
     manifest = finished_build(directory)
     for form, text in bill.documents(manifest, contents).items():
-        (directory / bill.file_names("small")[form]).write_text(text)
+        (directory / document_names("small")[form]).write_text(text)
     spdx = documents.spdx(directory / "small.spdx.json")
     (contained,) = [r for r in spdx.relationships if r.relationship_type.name == "CONTAINS"]
     assert str(contained.related_spdx_element_id) == "NOASSERTION"
@@ -168,7 +169,7 @@ def test_no_words_of_a_guest_make_a_document_invalid(
     manifest = finished_build(directory)
     contents = packages(*found, *found, manager=manager)
     for form, text in bill.documents(manifest, contents).items():
-        (directory / bill.file_names("small")[form]).write_text(text)
+        (directory / document_names("small")[form]).write_text(text)
     documents.spdx(directory / "small.spdx.json")
     documents.cyclonedx(directory / "small.cdx.json")
 
