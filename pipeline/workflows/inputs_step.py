@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from pipeline.core.image import Role
 from pipeline.core.material import Material
@@ -25,7 +26,7 @@ def words(request: BuildRequest) -> dict[str, str | bool | tuple[str, ...]]:
     recipe = request.recipe
     asked: dict[str, str | bool | tuple[str, ...]] = {
         "installer": "" if request.disk is not None else recipe.installer,
-        "trees": () if request.disk is not None else tuple(map(without_passwords, recipe.trees)),
+        "trees": () if request.disk is not None else tuple(map(_place, recipe.trees)),
         "disk": request.disk.name if request.disk is not None else "",
         "root": request.root or recipe.root,
         "variables": tuple(sorted({*recipe.variables, *request.variables})),
@@ -35,6 +36,11 @@ def words(request: BuildRequest) -> dict[str, str | bool | tuple[str, ...]]:
         "diskImage": request.wants_disk,
     }
     return {name: value for name, value in asked.items() if value not in ("", ())}
+
+
+def _place(tree: str) -> str:
+    """An install tree without its password; of a directory of this host the name alone."""
+    return without_passwords(tree) if "://" in tree else PurePath(tree).name
 
 
 class HashSource(Step[tuple[Material, ...]]):

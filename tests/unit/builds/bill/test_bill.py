@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packageurl import PackageURL
 
-from pipeline.builds import bill
+from pipeline.builds import bill, history
 from pipeline.builds.bill.purl import purl, source_purl
 from pipeline.builds.manifest import InputsRecord, read_manifest
 from pipeline.builds.workspace import document_names
@@ -255,3 +255,13 @@ def test_documents_are_not_written_while_the_build_changes(tmp_path: Path) -> No
     (directory / "manifest.json").unlink()
     with pytest.raises(InputError, match="never finished"):
         bill.rewrite(directory)
+
+
+def test_a_build_that_was_replaced_keeps_what_its_documents_are_made_of(tmp_path: Path) -> None:
+    directory = written(tmp_path / "small")
+    before = bill.read_documents(directory)
+    kept = history.keep(directory)
+    assert kept is not None
+    finished_build(directory, root=b"another" * 900)
+    assert bill.read_documents(kept) == before
+    assert bill.read_documents(directory) != before
