@@ -28,6 +28,8 @@ from pipeline.workflows.requirements import debian_packages, packages, requireme
 VARIABLES = {
     "IMAGE_PIPELINE_ACCEL": "`kvm` or `tcg`: how guests run, in place of measuring it",
     "IMAGE_PIPELINE_BUILD": "directory of the builds; by default `build` in the current one",
+    "IMAGE_PIPELINE_BUILDER": "a URI that names this builder in the provenance of what it builds;"
+    " by default `urn:x-image-pipeline:builder:unnamed`",
     "IMAGE_PIPELINE_CACHE": "downloads and measurements, safe to delete; by default"
     " `~/.cache/image-pipeline` (`XDG_CACHE_HOME`)",
     "IMAGE_PIPELINE_CATALOGUE": "the local catalogue; by default"

@@ -6,12 +6,14 @@ Source: XDG Base Directory Specification 0.8.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pipeline.core.errors import InputError
 from pipeline.core.resources import KICKSTART
 
 _NAME = "image-pipeline"
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
 
 
 def _xdg(variable: str, default: str) -> Path:
@@ -82,3 +84,19 @@ def recipes_file() -> Path:
     """The recipes table. IMAGE_PIPELINE_RECIPES overrides it."""
     value = os.environ.get("IMAGE_PIPELINE_RECIPES")
     return Path(value).absolute() if value else KICKSTART / "recipes.toml"
+
+
+def builder() -> str:
+    """Who builds, a URI, as provenance names it. IMAGE_PIPELINE_BUILDER says it.
+
+    InputError for a value that is no URI.
+    """
+    value = os.environ.get("IMAGE_PIPELINE_BUILDER") or "urn:x-image-pipeline:builder:unnamed"
+    if not _URI.fullmatch(value):
+        raise InputError(
+            "name the builder",
+            value,
+            why="IMAGE_PIPELINE_BUILDER is not a URI",
+            next_step="Write one that you control, such as https://example.org/builders/images",
+        )
+    return value

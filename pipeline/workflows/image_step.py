@@ -24,6 +24,7 @@ from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
+from pipeline.core.material import Material
 from pipeline.core.request import BuildRequest
 from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import Action, StepName
@@ -64,7 +65,8 @@ class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
     files: by role, names in the build's directory. waiting: they lie aside until the build is
-    whole and have not their final names yet.
+    whole and have not their final names yet. materials: what they were made from; a given disk is
+    among it once it was hashed.
     """
 
     key: str
@@ -75,6 +77,7 @@ class MadeFiles(BaseModel):
     kernel: FoundKernel
     customization: CustomizationRecord
     tools: dict[str, str]
+    materials: tuple[Material, ...] = ()
 
 
 class MakeFiles(Step[MadeFiles]):
@@ -177,6 +180,7 @@ class MakeFiles(Step[MadeFiles]):
                 user=recipe.user,
             ),
             tools=tool_versions(job.tools.run, ["e2fsprogs", "qemu"]),
+            materials=self.disk.value.materials,
         )
 
     def _root_found(self, filesystem: str) -> None:

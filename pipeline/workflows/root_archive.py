@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.builders.packages.layered import LayeredRoot
-from pipeline.convert.ext4.make import make_archive
+from pipeline.convert.ext4.make import make_image
 from pipeline.core.errors import InputError
 from pipeline.core.events import Progress
 from pipeline.core.packages import PackageSystem
@@ -21,7 +21,6 @@ from pipeline.core.recipe import Recipe
 from pipeline.core.request import BuildRequest, PackageSources
 from pipeline.core.secrets import Secrets
 from pipeline.host.context import Tools
-from pipeline.host.files import finish
 from pipeline.host.programs import Runner
 
 _USED_BY = "genfs"
@@ -100,17 +99,10 @@ def make(
         tools = Tools(runner, progress, Path(scratch))
         root = LayeredRoot(request, tools)
         root.backend.check()
-        partial = tools.scratch / out.name
         with root.made(_USED_BY, tools.scratch) as layers:
-            make_archive(
-                root.isolation,
-                [layer.tree for layer in layers],
-                partial,
-                epoch=layers[0].epoch,
-                tools=tools,
-            )
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        finish(partial, out)
+            trees = [layer.tree for layer in layers]
+            make_image(root.isolation, trees, tools=tools, epoch=layers[0].epoch, archive=out)
         count = len(root.packages)
+    with out.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return RootArchive(out, out.stat().st_size, digest, count, round(time.monotonic() - begun, 3))

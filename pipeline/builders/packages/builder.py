@@ -13,15 +13,16 @@ from pathlib import Path
 from uuid import UUID
 
 from pipeline.builders.packages.layered import LayeredRoot
-from pipeline.builders.protocol import Builder, Built, Material
+from pipeline.builders.protocol import Builder, Built
 from pipeline.convert.ext4.geometry import Parameters
 from pipeline.convert.ext4.make import make_image
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.material import Material
 from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
-from pipeline.host.files import finish, write_whole
+from pipeline.host.files import write_whole
 from pipeline.host.fingerprint import code_of, step_key
 from pipeline.host.versions import tool_versions
 
@@ -67,25 +68,23 @@ class _Packages:
         root = self._root
         if root.complete.taken is not None:
             write_whole(out.with_name(_KICKSTART), root.complete.taken.saved)
-        partial = tools.scratch / out.name
         with root.made(self._request.recipe.name, evidence) as layers:
             epoch = layers[0].epoch
             tools.progress.say("writing the file system")
             make_image(
                 root.isolation,
                 [layer.tree for layer in layers],
-                partial,
-                self._parameters(epoch),
                 tools=tools,
+                epoch=epoch,
+                image=(out, self._parameters(epoch)),
             )
-        finish(partial, out)
         return Built(
             DiskImage(out, "raw"),
             tool_versions(tools.run, [root.system.backend]),
             epoch=epoch,
             layers=tuple((layer.kind, layer.key) for layer in root.layers),
             materials=tuple(
-                Material(f"{p.name} {p.version}", f"{p.repository}/{p.url}", p.sha256)
+                Material(name=f"{p.name} {p.version}", sha256=p.sha256, uri=root.url_of(p))
                 for p in root.packages
             ),
         )
