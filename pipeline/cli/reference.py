@@ -21,6 +21,14 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.builds.manifest import json_schema
 from pipeline.core import errors
+from pipeline.core.packages import (
+    Firewall,
+    PackageSystem,
+    PutFile,
+    Repository,
+    User,
+    UserGroup,
+)
 from pipeline.core.recipe import Recipe
 from pipeline.core.resources import PROJECT
 from pipeline.workflows.requirements import debian_packages, packages, requirements
@@ -54,6 +62,13 @@ VARIABLES = {
 }
 """Every environment variable of ours; tests hold that the sources read no other."""
 
+_LISTS: dict[str, type[BaseModel]] = {
+    "repositories": Repository,
+    "files": PutFile,
+    "users": User,
+    "user_groups": UserGroup,
+    "firewall": Firewall,
+}
 CLOUD_VARIABLES = {
     "OS_*": "OpenStack, as its own client reads them; `OS_CLOUD` or `OS_AUTH_URL` make Glance the"
     " default cloud",
@@ -75,6 +90,12 @@ def configuration(namespace: Collection) -> str:
         "One table a distro in `kickstart/recipes.toml`; its name is the recipe's. Unknown fields"
         " are refused. `./invoke recipes` lists what there is.",
         _table(("Field", "Type", "Default", "Meaning"), _fields(Recipe)),
+        "### Of packages",
+        'A recipe with `source = "packages"` has these fields too, in the same table; `release` is'
+        " then the release of its repositories, and `kickstart` with `syntax` stand for `answers`"
+        " with `release`.",
+        _table(("Field", "Type", "Default", "Meaning"), _fields(PackageSystem)),
+        *_nested(),
         "## Environment",
         "Options of a command win over these.",
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in VARIABLES.items())),
@@ -89,6 +110,14 @@ def configuration(namespace: Collection) -> str:
         _table(("Code", "Meaning"), _exit_codes()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _nested() -> Iterator[str]:
+    """The tables that lists of a system of packages are made of."""
+    for field, model in _LISTS.items():
+        yield f"Each of `{field}`: {(model.__doc__ or '').strip()}"
+        rows = ((f"`{n}`", _type(f), _default(f)) for n, f in model.model_fields.items())
+        yield _table(("Field", "Type", "Default"), rows)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -77,7 +77,8 @@ class _Installer:
             evidence=evidence,
         )
         versions = tool_versions(tools.run, ["qemu", "virt-install"])
-        return Built(disk, versions, (*_installer(self._tree), _answer_file(self._answers)))
+        materials = (*_installer(self._tree), _answer_file(self._answers))
+        return Built(disk, versions, materials=materials)
 
     def describe(self, acceleration: Acceleration) -> Sequence[Action]:
         """See Builder."""

@@ -74,9 +74,12 @@ class Filled:
 
 @dataclass(frozen=True)
 class Layer:
-    """A finished layer. packages, epoch: as of `Filled`. created: ISO 8601, UTC. first_id, first_group, count: the ids of this host
-    that its files have. stacked: it has what differs from its parent, not the whole root.
-    directory: where it lies."""
+    """A finished layer.
+
+    packages, epoch: as of `Filled`. created: ISO 8601, UTC. first_id, first_group, count: the ids
+    of this host that its files have. stacked: it has what differs from its parent, not the whole
+    root. directory: where it lies.
+    """
 
     wish: Wish
     packages: tuple[Package, ...]
