@@ -10,6 +10,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from invoke.collection import Collection
@@ -115,7 +117,7 @@ def configuration(namespace: Collection) -> str:
 def _nested() -> Iterator[str]:
     """The tables that lists of a system of packages are made of."""
     for field, model in _LISTS.items():
-        yield f"Each of `{field}`: {(model.__doc__ or '').strip()}"
+        yield f"Each of `{field}`: {inspect.cleandoc(model.__doc__ or '')}"
         rows = ((f"`{n}`", _type(f), _default(f)) for n, f in model.model_fields.items())
         yield _table(("Field", "Type", "Default"), rows)
 
@@ -169,6 +171,8 @@ def _type_words(annotation: Any) -> str:
     words = {str: "text", bool: "true or false", int: "number"}
     if annotation in words:
         return words[annotation]
+    if hasattr(annotation, "__metadata__"):  # Annotated: the bounds are told apart
+        return _type_words(annotation.__origin__)
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind is tuple:
         return f"list of {_type_words(arguments[0])}"
@@ -177,7 +181,8 @@ def _type_words(annotation: Any) -> str:
     if kind is not None and all(isinstance(argument, str) for argument in arguments):
         return ", ".join(f"`{argument}`" for argument in arguments)
     if arguments:
-        return " or ".join(_type_words(argument) for argument in arguments)
+        told = (_type_words(argument) for argument in arguments if argument is not NoneType)
+        return " or ".join(told)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"{{ {', '.join(f'{name} = …' for name in annotation.model_fields)} }}"
     return "path"
@@ -187,7 +192,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if value in ("", (), {}):
+    if value in ("", (), {}, None, Path()):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -196,6 +196,7 @@ class PackageSystem(BaseModel):
     release: str
     """The release as its repositories name it: "bookworm", "43", "9"."""
     architecture: Architecture = "x86_64"
+    """Of the guest."""
     mirrors: tuple[str, ...] = ()
     """URLs of the distribution's main archive, tried in order, in place of its public ones."""
     repositories: tuple[Repository, ...] = ()
@@ -205,10 +206,14 @@ class PackageSystem(BaseModel):
     snapshot: str = ""
     """Pins the repositories' state: a time "20260101T000000Z", put in for {snapshot} in URLs."""
     core: tuple[str, ...] = ()
+    """Packages of the core layer beside the distribution's minimum."""
     base: tuple[str, ...] = ()
+    """Packages of the base layer; by default what makes an image of a root: kernel, ramdisk, init,
+    network and SSH."""
     groups: tuple[str, ...] = ()
     """Comps groups ("@core", dnf) or tasks ("ssh-server", apt) of the image layer."""
     packages: tuple[str, ...] = ()
+    """Packages of the image layer."""
     exclude: tuple[str, ...] = ()
     """Never installed in any layer; an error where something needs it."""
     weak_dependencies: bool = False
@@ -216,6 +221,7 @@ class PackageSystem(BaseModel):
     check_valid_until: bool = True
     """Refuse a Release file that has passed its date; false is for archives that are kept."""
     files: tuple[PutFile, ...] = ()
+    """Files that are put in after the packages."""
     scripts: tuple[Path, ...] = ()
     """Run in the guest, isolated and without network, after packages and files."""
     root_password_hash: PasswordHash = ""
@@ -223,11 +229,15 @@ class PackageSystem(BaseModel):
     root_ssh_keys: tuple[Line, ...] = ()
     """Lines of root's authorized_keys."""
     users: tuple[User, ...] = ()
+    """Accounts that are made."""
     user_groups: tuple[UserGroup, ...] = ()
     """Groups that users may be in and that no package makes."""
     locale: Annotated[str, Field(pattern=_LOCALE)] = "C.UTF-8"
+    """Generated where it is not there and the guest can."""
     timezone: Annotated[str, Field(pattern=_ZONE)] = "Etc/UTC"
+    """As the guest's zoneinfo names it."""
     hostname: Annotated[str, Field(pattern=_HOST, max_length=64)] = "localhost"
+    """Until the cloud gives another."""
     keyboard: Annotated[str, Field(pattern=r"^([a-z][A-Za-z0-9_.-]{0,40})?$")] = ""
     """Layout of the console's keyboard ("us", "de-nodeadkeys"); "" leaves the guest's own."""
     services_enabled: tuple[Service, ...] = ()

@@ -30,6 +30,7 @@ from pipeline.host.views import (
     Step,
     directory,
     fill_dev,
+    fill_proc,
     open_paths,
     open_root,
     proc_fd,
@@ -106,9 +107,7 @@ def enter(spec: Spec) -> list[str]:
     # From here on a module would come from the guest's files, and run with the rights of this.
     sys.meta_path.clear()
     kernel.pivot_here()
-    directory("/proc")
-    Step.now = "mount /proc"
-    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    fill_proc(devices[0])
     fill_dev(devices)
     directory("/sys")
     kernel.mount("sys", "/sys", "tmpfs", kernel.READ_ONLY | kernel.NOSUID, "mode=0755,size=4k")
@@ -212,6 +211,7 @@ def be_init(spec: Spec, argv: list[str], parent: int, say: int) -> int:
     if spec["untrusted"] and spec["user_namespace"]:
         pid = start_locked(spec, argv, say)
     else:
+        kernel.set_dumpable(False)
         pid = os.fork()
         if pid == 0:
             execute(spec, argv, say)

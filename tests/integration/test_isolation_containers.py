@@ -40,7 +40,8 @@ with Runner() as run:
     print(found.mode, found.first_id, found.count, found.overlay, found.namespaces)
     find_isolation(tools)
     root = stage_copy(found, busybox_root(place), tools)
-    script = "B=/busybox; $B id -u; :>/made; $B chown 5:7 /made; $B ls /one; $B sleep 99 &"
+    script = "B=/busybox; $B id -u; :>/made; $B chown 5:7 /made; $B ls /one; $B sleep 99 &\\n"
+    script += "(exec 3>>/proc/sys/kernel/core_pattern) && $B echo open; $B echo end"
     argv = ["/busybox", "sh", "-c", script]
     done = run_inside(found, root, argv, tools=tools, timeout=60)
     print(done.text.split(), (root.upper / "made").stat().st_uid)
@@ -79,7 +80,7 @@ def test_roots_of_containers(how: tuple[str, ...]) -> None:
     assert len(warnings) == bool(warning) and all(warning in line for line in warnings)
     assert lines[len(warnings)] == found
     words, made = lines[len(warnings) + 1].rsplit(" ", 1)
-    assert "'/one'" in words and "'0'" in words and made == owner
+    assert words == "['0', '/one', 'end']" and made == owner
     assert lines[-2:] == [str(upper), "False"]
 
 
@@ -122,3 +123,21 @@ def plain_chroot(tools: Tools, tmp_path: Path, mark: str) -> None:
             timeout=1,
         )
     assert vanished(mark, 10)
+
+
+def test_the_real_root_without_a_user_namespace(tmp_path: Path) -> None:
+    """Files that open to the host's user 0, whatever its capabilities, must be closed."""
+    isolation = Isolation("root", 0, 65536, overlay=True)
+    script = (
+        "B=/busybox; for f in sys/kernel/core_pattern sys/kernel/modprobe sysrq-trigger; do"
+        " (exec 3>>/proc/$f) && $B echo $f; done; $B mount -o remount,rw /proc/sys && $B echo rw;"
+        " $B umount /proc/sys && $B echo off; $B mknod /m c 1 1 && $B echo node;"
+        " $B wc -c </proc/kallsyms;"
+        " $B kill -9 1; $B dd if=/proc/1/mem count=1 && $B echo memory;"
+        " $B grep CapEff /proc/self/status"
+    )
+    with Runner() as runner:
+        tools = Tools(runner, QuietProgress(), tmp_path)
+        argv = ["/busybox", "sh", "-c", script]
+        done = run_inside(isolation, busybox_root(tmp_path), argv, tools=tools, timeout=60)
+    assert done.text.split() == ["0", "CapEff:", "00000000a00005fb"]
