@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from pipeline.core.errors import InputError, InstallError
 from pipeline.core.packages import PackageSystem
 from pipeline.host.ids import WHOLE
 from pipeline.host.isolation import Isolation, Root, remove_tree, run_inside
+from tests.fixtures.isolated import PYTHON, as_builder
 from tests.fixtures.package_roots import Layers, debian_layers, root_tarball
 
 pytestmark = pytest.mark.integration
@@ -335,3 +338,26 @@ def test_in_a_container_without_namespaces(layers: Layers, tmp_path: Path) -> No
     assert (upper / "etc/touched").stat().st_mtime == EPOCH
     assert (upper / "home/joe").stat().st_uid == 1000
     assert not (upper / ".image-pipeline").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
+def test_the_same_as_an_ordinary_user() -> None:
+    chosen = "says and (passwd or authorized) or twice or hashes or may_not_read or that_fails"
+    argv = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen]
+    # Not tmp_path: pytest closes its parents to all others.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        kept = place / "cache" / "tests"
+        kept.mkdir(parents=True)
+        shutil.copy(root_tarball(), kept)
+        for path in (kept, kept / "settings-bookworm.lock"):
+            path.touch()
+            path.chmod(0o777)
+        done = as_builder(
+            place / "home",
+            [*argv, f"--basetemp={place}/home/t"],
+            env={"IMAGE_PIPELINE_CACHE": str(place / "cache")},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
