@@ -265,13 +265,12 @@ def remove_tree(isolation: Isolation, directory: Path, tools: Tools) -> None:
 def own(isolation: Isolation, directories: Sequence[Path], tools: Tools) -> None:
     """Give the guest's root those of the directories that are the caller's."""
     group = isolation.first_id if isolation.first_group is None else isolation.first_group
-    for path in directories:
-        if path.stat().st_uid == isolation.first_id:
-            continue
-        if os.geteuid() == 0:
+    theirs = [path for path in directories if path.stat().st_uid != isolation.first_id]
+    if os.geteuid() == 0:
+        for path in theirs:
             os.chown(path, isolation.first_id, group)
-        else:
-            run_mapped(isolation, ["chown", "0:0", "--", path], tools=tools, timeout=60)
+    elif theirs:
+        run_mapped(isolation, ["chown", "0:0", "--", *theirs], tools=tools, timeout=60)
 
 
 def stage_copy(isolation: Isolation, root: Root, tools: Tools) -> Root:
