@@ -32,6 +32,7 @@ def fetch_packages(
 ) -> list[Path]:
     """See `Backend.fetch`. InputError for a package that its repository's keys did not sign."""
     cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o755)
     missing = [package for package in packages if not _whole(cache, package)]
     total = sum(package.size for package in missing)
     with (
@@ -98,6 +99,7 @@ def _fetch(
         try:
             attempted = f"fetch the package {package.name} of the repository"
             try_mirrors(source, ask, attempted, tools.progress.warn)
+            partial.chmod(0o644)  # whatever the umask: the guest's root is another user
             finish(partial, _place(cache, package))
         finally:
             partial.unlink(missing_ok=True)

@@ -94,8 +94,18 @@ def kernels(_: dict[str, Any]) -> dict[str, Any]:
                 file.write(content)
         if not any(exists(place.format(v=version)) for place in _RAMDISKS):
             found.append(version)
-    dracut = next((p for p in ("/usr/bin/dracut", "/sbin/dracut") if exists(p)), "")
-    return {"kernels": found, "dracut": dracut}
+    return {"kernels": found, "dracut": program("dracut")}
+
+
+def accounts(_: dict[str, Any]) -> dict[str, Any]:
+    """The guest's program that makes the users of sysusers.d, "" for none."""
+    return {"sysusers": program("systemd-sysusers")}
+
+
+def program(name: str) -> str:
+    """The guest's program of that name, "" for none."""
+    places = (f"{folder}/{name}" for folder in ("/usr/bin", "/usr/sbin", "/bin", "/sbin"))
+    return next(filter(os.path.isfile, places), "")
 
 
 def settle(asked: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +334,13 @@ def places(asked: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-STEPS = {"prepare": prepare, "kernels": kernels, "settle": settle, "places": places}
+STEPS = {
+    "prepare": prepare,
+    "accounts": accounts,
+    "kernels": kernels,
+    "settle": settle,
+    "places": places,
+}
 
 if __name__ == "__main__":
     print(json.dumps(STEPS[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -243,10 +243,9 @@ def _late_accounts(t: Transaction, words: Sequence[str], accounts: Sequence[str]
 
     Packages of Fedora 42 and later leave users to rpm 4.19, which makes them from sysusers.d.
     """
-    t.run(
-        ["/bin/sh", "-c", "if command -v systemd-sysusers; then systemd-sysusers; fi"],
-        "make the users of sysusers.d",
-    )
+    found = t.script("accounts", {})
+    if found["sysusers"]:
+        t.run([found["sysusers"]], "make the users of sysusers.d")
     t.rpm(*words, "--restore", "--all", attempted="give the files their owners")
     t.tools.progress.warn(
         f"files of {', '.join(accounts)} were unpacked before these users were there; they got"

@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 from pipeline.builders.packages.dnf_keys import Keyring
 from pipeline.core.errors import HostError, InputError
 from pipeline.host.download import Downloader, DownloadError, masked
+from pipeline.host.files import naming
 from pipeline.host.programs import Runner
 
 _T = TypeVar("_T")
@@ -231,18 +232,26 @@ def get_optional(downloader: Downloader, url: str) -> str:
 def get_file(downloader: Downloader, url: str, path: Path, record: Record) -> None:
     """Write the file to `path`; Refused unless it has the digest of the record."""
     if urlsplit(url).scheme == "file":
-        try:
-            shutil.copyfile(_local(url), path)
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, record.algorithm).hexdigest()
-        except OSError as error:
-            raise _failure(url, error) from None
+        found = _copy(url, path, record.algorithm)
     else:
-        found = downloader.file(url, path, algorithm=record.algorithm, limit=record.size)
+        with naming(path):
+            found = downloader.file(url, path, algorithm=record.algorithm, limit=record.size)
     if found != record.digest:
         path.unlink()
         name = record.location.rpartition("/")[2]
         raise Refused(f"{name} has the {record.algorithm} {found}, not {record.digest}")
+
+
+def _copy(url: str, path: Path, algorithm: str) -> str:
+    """Copy a file of a directory; its digest. An OSError of the copy is no fault of the mirror."""
+    try:
+        source = _local(url).open("rb")
+    except OSError as error:
+        raise _failure(url, error) from None
+    with source, naming(path), path.open("w+b") as file:
+        shutil.copyfileobj(source, file)
+        file.seek(0)
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _local(url: str) -> Path:
