@@ -53,11 +53,10 @@ def install(
     first = apt_order.foundation(nodes) if wanted.kind == "core" else set()
     if first:
         _lay_out(system, root, nodes, first, files, isolation=isolation, tools=tools)
-    batches = _batches(nodes, first)
     written = [*_auto_marks(system, root, wanted, fields, first)]
     if wanted.kind == "core":
         written += _sources(system, _guest_keyrings(system, packages, files, tools))
-    script = apt_script.install(batches, written, force_first=bool(first))
+    script = apt_script.install(_steps(nodes, first), written)
     with tempfile.TemporaryDirectory(prefix="debs-", dir=tools.scratch) as name:
         debs = Path(name)
         debs.chmod(0o755)
@@ -123,19 +122,27 @@ def _lay_out(
     )
 
 
-def _batches(nodes: Sequence[apt_order.Node], first: set[str]) -> list[tuple[str, list[int]]]:
-    """Steps with the numbers of their package files."""
+def _steps(nodes: Sequence[apt_order.Node], first: set[str]) -> list[apt_script.Step]:
+    """The runs of dpkg, in order."""
     numbers = {node.name: number for number, node in enumerate(nodes)}
     steps = []
-    present: set[str] = set()
     if first:
-        steps.append(("install what dpkg runs on", [numbers[name] for name in sorted(first)]))
-        present = {name for node in nodes if node.name in first for name in node.provides}
-    rest = [node for node in nodes if node.name not in first]
-    for names in apt_order.batches(rest, present):
+        words = [numbers[name] for name in sorted(first)]
+        steps.append(apt_script.Step("install what dpkg runs on", "install", words, force=True))
+    order = list(apt_order.steps(nodes, first))
+    if len(order) == 2 and len(order[0][1]) <= _RUN:
+        # The usual case: dpkg reads its database once.
+        words = [numbers[name] for name in order[0][1]]
+        steps.append(apt_script.Step(f"install {len(words)} packages", "install", words))
+        order.clear()
+    for action, names in order:
+        what = f"{action} {len(names) or 'the'} packages"
+        if action == "configure":
+            steps.append(apt_script.Step(what, action, names))
+            continue
         for begin in range(0, len(names), _RUN):
-            some = names[begin : begin + _RUN]
-            steps.append((f"install {len(some)} packages", [numbers[name] for name in some]))
+            some = [numbers[name] for name in names[begin : begin + _RUN]]
+            steps.append(apt_script.Step(what, action, some))
     return steps
 
 

@@ -1,8 +1,8 @@
 """In which order dpkg gets package files: what it cannot work out by itself.
 
-dpkg configures in the order of dependencies, but takes a package with a Pre-Depends only once that
-is configured (Debian policy 7.2); and the packages that dpkg itself runs on must lie there before
-it can install anything, themselves included.
+dpkg configures in the order of dependencies, but unpacks a package with a Pre-Depends only once
+that is configured (Debian policy 7.2); and the packages that dpkg itself runs on must lie there
+before it can install anything, themselves included.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+Action = Literal["unpack", "configure"]
 _WORD = re.compile(r"[a-z0-9][a-z0-9.+-]+")
 
 
@@ -41,45 +43,67 @@ def node(record: Mapping[str, str]) -> Node:
 
 def foundation(nodes: Sequence[Node]) -> set[str]:
     """Names of the essential packages with all that they need."""
-    providers: dict[str, list[Node]] = {}
+    return _closure(_providers(nodes), [one for one in nodes if one.essential])
+
+
+def steps(nodes: Sequence[Node], done: Collection[str]) -> Iterator[tuple[Action, list[str]]]:
+    """What dpkg is to do with the names of packages, run after run; the last configures the rest.
+
+    done: names of those in `nodes` that are configured. What none of `nodes` provides does not
+    count: a layer below has it, or the resolver erred, which dpkg will say. A circle of
+    Pre-Depends is unpacked at once.
+    """
+    providers = _providers(nodes)
+    configured, unpacked = set(done), set(done)
+    left = [one for one in nodes if one.name not in done]
+    while left:
+        before = {
+            one.name: _closure(
+                providers, [p for group in one.first for p in _chosen(providers, group)]
+            )
+            - {one.name}
+            for one in left
+        }
+        ready = [one for one in left if before[one.name] <= unpacked] or left
+        needed = {name for one in ready for name in before[one.name]} & unpacked - configured
+        if needed:
+            yield "configure", sorted(needed)
+            configured |= needed
+        yield "unpack", [one.name for one in ready]
+        unpacked |= {one.name for one in ready}
+        left = [one for one in left if one.name not in unpacked]
+    if unpacked - configured:
+        yield "configure", []
+
+
+def _providers(nodes: Sequence[Node]) -> dict[str, list[Node]]:
+    found: dict[str, list[Node]] = {}
     for one in nodes:
         for name in one.provides:
-            providers.setdefault(name, []).append(one)
-    found: set[str] = set()
-    waiting = [one for one in nodes if one.essential]
-    while waiting:
-        one = waiting.pop()
-        if one.name in found:
-            continue
-        found.add(one.name)
-        for group in one.needs:
-            # Of several that would do, the one that was chosen; the first of them, as apt does.
-            there = [p for name in group for p in providers.get(name, ())]
-            waiting += there[:1]
+            found.setdefault(name, []).append(one)
     return found
 
 
-def batches(nodes: Sequence[Node], present: Collection[str]) -> Iterator[list[str]]:
-    """Names of packages that one run of dpkg can install, run after run.
+def _chosen(providers: Mapping[str, list[Node]], group: Sequence[str]) -> list[Node]:
+    """Of the alternatives the one that is there, the first where several are, as apt takes it."""
+    there = [
+        p
+        for name in group
+        for p in sorted(providers.get(name, ()), key=lambda p: p.name not in group)
+    ]
+    return there[:1]
 
-    present: names, and what they provide, of packages that are configured. What nothing in
-    `nodes` or `present` provides does not count: an earlier layer has it, or the resolver erred.
-    A circle of Pre-Depends ends as one batch.
-    """
-    known = {name for one in nodes for name in one.provides}
-    there, left = set(present), list(nodes)
-    while left:
-        ready = [
-            one
-            for one in left
-            if all(
-                there.intersection(group) or not known.intersection(group) for group in one.first
-            )
-        ] or left
-        yield [one.name for one in ready]
-        names = {one.name for one in ready}
-        there |= {name for one in ready for name in one.provides}
-        left = [one for one in left if one.name not in names]
+
+def _closure(providers: Mapping[str, list[Node]], begin: Sequence[Node]) -> set[str]:
+    """Names of packages with all that they need."""
+    found: set[str] = set()
+    waiting = list(begin)
+    while waiting:
+        one = waiting.pop()
+        if one.name not in found:
+            found.add(one.name)
+            waiting += (p for group in one.needs for p in _chosen(providers, group))
+    return found
 
 
 def _relations(field: str) -> tuple[tuple[str, ...], ...]:

@@ -105,10 +105,11 @@ def _ask(
         said = done.text + done.stderr.decode(errors="replace")
         if done.returncode == 0:
             return _packages(state, _URI.findall(done.text), records)
-        if "remove is disabled" in said:
+        if parents:
             argv = ["apt-get", "-q", "-y", "-s", "install", *asked]
-            said = apt.run(argv, env, timeout=_SECONDS, ok=(0, 100)).text
-            raise _removes(wanted, re.findall(r"^Remv (\S+)", said, re.MULTILINE))
+            tried = apt.run(argv, env, timeout=_SECONDS, ok=(0, 100))
+            if tried.returncode == 0:  # it would work if it might remove
+                raise _removes(wanted, re.findall(r"^Remv (\S+)", tried.text, re.MULTILINE))
     for name in wanted.exclude:
         if re.search(rf"(?<![\w.+-]){re.escape(name)}(?![\w.+-])", said):
             raise _excluded(name, wanted, said)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 MARK = "#step: "
 DEBS = "/run/packages"
@@ -124,21 +126,25 @@ def links(architecture: str) -> str:
     return " ".join(("bin", "sbin", "lib", *_LINKS[architecture]))
 
 
-def install(
-    batches: Sequence[tuple[str, Sequence[int]]],
-    files: Sequence[tuple[str, str]] = (),
-    force_first: bool = False,
-) -> str:
-    """The script that installs; batches: a step's name and the numbers of its package files.
+@dataclass(frozen=True)
+class Step:
+    """One run of dpkg. action: its option, without dashes. words: numbers of package files, or
+    names of packages. force: whether dependencies may be missing, as where they are circular."""
 
-    files: path and content, written after the packages. force_first: the first batch is the
-    packages that dpkg itself runs on, whose dependencies are circular.
-    """
+    name: str
+    action: Literal["install", "unpack", "configure"]
+    words: Sequence[int | str]
+    force: bool = False
+
+
+def install(steps: Sequence[Step], files: Sequence[tuple[str, str]] = ()) -> str:
+    """The script that installs. files: path and content, written after the packages."""
     lines = [_BEGIN]
-    for number, (name, debs) in enumerate(batches):
-        force = " --force-depends" if force_first and number == 0 else ""
-        words = " ".join(f"{DEBS}/{deb}.deb" for deb in debs)
-        lines.append(f"step {shlex.quote(name)}\n{_DPKG}{force} --install {words}\n")
+    for step in steps:
+        force = " --force-depends" if step.force else ""
+        words = " ".join(f"{DEBS}/{w}.deb" if isinstance(w, int) else w for w in step.words)
+        lines.append(f"step {shlex.quote(step.name)}\n")
+        lines.append(f"{_DPKG}{force} --{step.action} {words or '--pending'}\n")
     lines.append(_RAMDISK)
     for path, content in files:
         directory = path.rpartition("/")[0]
