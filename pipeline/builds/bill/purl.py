@@ -49,7 +49,7 @@ def _purl(
         epoch, colon, rest = version.partition(":")
         if colon:
             version = rest
-            qualifiers |= {"epoch": epoch} if epoch.strip("0") else {}
+            qualifiers["epoch"] = epoch
     else:
         name = name.lower()
     # os-release(5): a system without an ID is "linux".

@@ -187,6 +187,9 @@ def test_no_words_of_a_guest_make_a_document_invalid(
          "pkg:rpm/fedora/Net-x@1.2-4.fc43?arch=noarch&distro=fedora-43&epoch=3&upstream=net-1.2-4.fc43.src.rpm",
          "pkg:rpm/fedora/net@1.2-4.fc43?arch=src&distro=fedora-43"),
         ("rpm", {}, Package("x", "1-1", ""), "pkg:rpm/linux/x@1-1", ""),
+        ("rpm", {"ID": "Acme"}, Package("X", "0:1-1", ""),
+         "pkg:rpm/acme/X@1-1?distro=Acme&epoch=0", ""),
+        ("dpkg", {"ID": "Acme"}, Package("X", "1", ""), "pkg:deb/acme/x@1?distro=Acme", ""),
     ],
 )  # fmt: skip
 def test_package_urls_are_what_their_specification_has(
