@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.core.architecture import Architecture
+
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 BackendName = Literal["apt", "dnf"]
-Architecture = Literal["x86_64", "aarch64"]
-"""As uname(1) names it; what Debian, Glance and EC2 call it is the business of each."""
 
 BACKENDS: dict[str, BackendName] = {
     "debian": "apt",

@@ -17,11 +17,14 @@ from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
-from pipeline.host.requirements import Requirement, declare
+from pipeline.host.copy import copy_sparse
+from pipeline.host.files import naming
+from pipeline.host.requirements import Requirement, declare, require
 from pipeline.verify.assertions import Boots, Expected, judge
 from pipeline.verify.boot import Plan, Record, Session, boot
 from pipeline.verify.boot_plan import Part, argv_for, firmware, metadata, parts
-from pipeline.verify.qemu_command import OVMF_CODE, OVMF_VARS, PLANNED, Wiring, readable
+from pipeline.verify.machines import machine_of
+from pipeline.verify.qemu_command import PLANNED, Wiring, readable
 from pipeline.verify.ssh import make_keys
 
 REQUIRES = declare(
@@ -31,6 +34,16 @@ REQUIRES = declare(
         programs={"ssh": "openssh-client", "ssh-keygen": "openssh-client"},
         packages=("ovmf",),
         unchecked={"ssh-keyscan": "openssh-client"},
+    )
+)
+
+REQUIRES_AARCH64 = declare(
+    Requirement(
+        "verify aarch64",
+        "booting images of aarch64",
+        programs={"qemu-system-aarch64": "qemu-system-arm"},
+        packages=("qemu-efi-aarch64",),
+        needed=False,
     )
 )
 
@@ -59,6 +72,7 @@ def verify(
     else:
         _require(target.disk)
         size = None
+    require(machine_of(target.hardware).qemu)
     evidence.mkdir(parents=True, exist_ok=True)
     chains = _chains(parts(target))
     for part in parts(target):
@@ -117,18 +131,28 @@ def make_overlay(target: Triple | WholeDisk, overlay: Path, tools: Tools) -> Pat
 
 
 def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) -> Path | None:
-    """A private copy of OVMF's variable store for a boot under UEFI."""
-    if isinstance(target, Triple) or firmware(target, part) == "bios":
+    """A private copy of the firmware's variable store for a boot under UEFI."""
+    machine = machine_of(target.hardware)
+    if isinstance(target, Triple):
+        if not machine.needs_firmware:
+            return None
+    elif firmware(target, part) == "bios":
         return None
-    for file in (OVMF_CODE, OVMF_VARS):
+    uefi = machine.uefi
+    for file in (uefi.code, uefi.variables):
         if not file.is_file():
             raise HostError(
                 "boot under UEFI with",
                 file,
                 why="the firmware is not installed",
-                next_step="Install it: apt-get install ovmf",
+                next_step=f"Install it: apt-get install {uefi.package}",
             )
-    return Path(shutil.copy(OVMF_VARS, directory / f"{part.role}-variables.fd"))
+    copy = directory / f"{part.role}-variables.fd"
+    # aarch64's has 64 MiB, nearly all of it holes.
+    with naming(copy), copy.open("wb") as file:
+        file.truncate(uefi.variables.stat().st_size)
+        copy_sparse(uefi.variables, file.fileno())
+    return copy
 
 
 @contextlib.contextmanager
@@ -171,7 +195,7 @@ class _Check:
             name=part.role,
             title=part.title,
             argv=argv_for(self.target, part, self.acceleration, variables),
-            metadata=metadata(part, self.session.keys.public),
+            metadata=metadata(part, self.session.keys.public, self.target.hardware),
             login=part.has_metadata,
             again=part.role == "again",
         )

@@ -185,7 +185,7 @@ class MakeFiles(Step[MadeFiles]):
                 extraction.root,
                 separate,
                 backend=job.request.backend,
-                acceleration=job.acceleration,
+                acceleration=job.appliance_acceleration,
                 tools=job.tools,
             ) as guest,
         ):
