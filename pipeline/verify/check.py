@@ -149,9 +149,9 @@ def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) 
             )
     copy = directory / f"{part.role}-variables.fd"
     # aarch64's has 64 MiB, nearly all of it holes.
-    with naming(copy), copy.open("wb") as file:
-        file.truncate(uefi.variables.stat().st_size)
-        copy_sparse(uefi.variables, file.fileno())
+    with naming(copy), copy.open("wb") as store:
+        store.truncate(uefi.variables.stat().st_size)
+        copy_sparse(uefi.variables, store.fileno())
     return copy
 
 

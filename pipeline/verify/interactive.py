@@ -56,9 +56,7 @@ def console(
         if overlay is None:
             stack.callback(drive.unlink, missing_ok=True)
         service = scratch / "metadata.sock"
-        instance = Instance(
-            keys=keys.public, architecture=WORDS[triple.hardware.architecture].ec2
-        )
+        instance = Instance(keys=keys.public, architecture=WORDS[triple.hardware.architecture].ec2)
         stack.enter_context(serving(Metadata(instance, "optional"), service))
         variables = firmware_variables(triple, part, scratch)
         guest = stack.enter_context(

@@ -80,7 +80,10 @@ class Ec2Cloud:
             (options.whole_disk, "S3-backed images are triples, not whole disks"),
             (bool(options.regions), "these clouds have no copies between regions"),
             (options.protected is not None, "these clouds have no protected images"),
-            (words(images.architecture).ec2 not in ARCHITECTURES, f"bundles know no {images.architecture}"),
+            (
+                words(images.architecture).ec2 not in ARCHITECTURES,
+                f"bundles know no {images.architecture}",
+            ),
         ):
             if wrong:
                 raise InputError(

@@ -20,6 +20,7 @@ from pipeline.core.fstab import Entry
 from pipeline.core.hardware import Hardware
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
+from pipeline.host.hypervisor import QEMU
 from pipeline.host.programs import Runner
 from pipeline.verify import plan, verify
 from pipeline.verify.boot import quiet_enough
@@ -27,7 +28,7 @@ from pipeline.verify.boot_plan import metadata, parts
 from pipeline.verify.metadata import Key, Request
 from pipeline.verify.metadata_server import exchange_command
 from pipeline.verify.probe import fstab_faults, read_facts, script
-from pipeline.verify.qemu_command import QEMU, DirectBoot, Wiring, comma, qemu_argv
+from pipeline.verify.qemu_command import DirectBoot, Wiring, comma, qemu_argv
 from pipeline.verify.ssh import KeyRing, ssh_argv
 from tests.unit.verify.test_assertions import FACTS
 
