@@ -46,8 +46,8 @@ def make_disk(  # noqa: PLR0917 # the three files of a triple, in their order
     command_line: the kernel command line its boot menu uses; it must find the root by LABEL=,
     UUID= or PARTUUID=, since the root is not the whole disk any more. loader: what `take_loader`
     took out of the guest, for an architecture whose loader this host lacks. Same inputs give the
-    same raw bytes. Raises InputError for a command line or file that cannot boot, HostError when the
-    disk cannot be written, ProgramError when a program fails.
+    same raw bytes. Raises InputError for a command line or file that cannot boot, HostError when
+    the disk cannot be written, ProgramError when a program fails.
     """
     _require(machine, kernel, ramdisk, command_line)
     ids = layout.identify(_fingerprint(machine, kernel, ramdisk, command_line))

@@ -5,7 +5,7 @@ compressed by gzip, and a program of the firmware that unpacks it (EFI zboot); t
 found by looking through the kernel for the text that it greets with.
 
 Sources: Linux, Documentation/arch/x86/boot.rst (the real-mode kernel header),
-Documentation/arch/arm64/booting.rst (the Image's header), drivers/firmware/efi/libstub/zboot-header.S.
+Documentation/arch/arm64/booting.rst (the Image's header), and zboot-header.S of its EFI stub.
 """
 
 from __future__ import annotations
