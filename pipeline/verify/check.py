@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
@@ -17,7 +18,6 @@ from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
-from pipeline.host.copy import copy_sparse
 from pipeline.host.files import naming
 from pipeline.host.requirements import Requirement, declare, require
 from pipeline.verify.assertions import Boots, Expected, judge
@@ -47,6 +47,7 @@ REQUIRES_AARCH64 = declare(
     )
 )
 
+_PIECE = 64 << 10  # bytes of the firmware's variables that are looked at together
 _SHOWN = 25  # console lines in a report: a screenful
 
 
@@ -148,10 +149,14 @@ def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) 
                 next_step=f"Install it: apt-get install {uefi.package}",
             )
     copy = directory / f"{part.role}-variables.fd"
-    # aarch64's has 64 MiB, nearly all of it holes.
-    with naming(copy), copy.open("wb") as store:
-        store.truncate(uefi.variables.stat().st_size)
-        copy_sparse(uefi.variables, store.fileno())
+    # aarch64's has 64 MiB of nothing but zeros, and packages keep no holes.
+    with naming(copy), uefi.variables.open("rb") as source, copy.open("wb") as store:
+        while data := source.read(_PIECE):
+            if any(data):
+                store.write(data)
+            else:
+                store.seek(len(data), os.SEEK_CUR)
+        store.truncate()
     return copy
 
 
