@@ -13,13 +13,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.core.architecture import Architecture
 from pipeline.core.environment import FromEnvironment
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 BackendName = Literal["apt", "dnf"]
-Architecture = Literal["x86_64", "aarch64"]
-"""As uname(1) names it; what Debian, Glance and EC2 call it is the business of each."""
 
 BACKENDS: dict[str, BackendName] = {
     "debian": "apt",
