@@ -72,7 +72,7 @@ def test_mkosis_own_disk(tmp_path: Path) -> None:
         f"Linux {boot['kernel_version']}",
         "tests/integration/test_peers.py::test_mkosis_own_disk",
         "works",
-        "the three files came out, the ramdisk that of the unified kernel image; nothing was booted",
+        "three files came out, the ramdisk out of the unified kernel image; none was booted",
     )
 
 
