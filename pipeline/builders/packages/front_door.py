@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from pipeline.core.architecture import Architecture
 from pipeline.core.errors import InputError
-from pipeline.core.packages import BACKENDS, Architecture, PackageSystem, Repository
+from pipeline.core.packages import BACKENDS, PackageSystem, Repository
 from pipeline.core.text import did_you_mean
 
 _Record = TypeVar("_Record", bound=BaseModel)
