@@ -81,6 +81,16 @@ def minimum(indexes: Sequence[IndexFile]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def has(indexes: Sequence[IndexFile], name: str) -> bool:
+    """Whether there is a package of that name."""
+    for index in indexes:
+        with _mapped(index.path) as text:
+            mark = f"Package: {name}\n".encode()
+            if text[: len(mark)] == mark or text.find(b"\n" + mark) >= 0:
+                return True
+    return False
+
+
 def names(indexes: Sequence[IndexFile]) -> set[str]:
     """Names of all packages."""
     return _all(indexes, rb"^Package: ([^\n]+)")

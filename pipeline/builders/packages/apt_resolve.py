@@ -122,9 +122,9 @@ def _names(indexes: Sequence[IndexFile], wanted: Wanted) -> list[str]:
     """apt's arguments, sorted, so that the same words give the same answer."""
     names = set(wanted.packages)
     if wanted.kind == "core":
-        known = apt_index.names(indexes)
         names |= {"apt", *apt_index.minimum(indexes)} - set(wanted.exclude)
-        names |= {_MERGED} & known
+        if apt_index.has(indexes, _MERGED):
+            names.add(_MERGED)
     if wanted.groups:
         names |= _group_names(indexes, wanted.groups)
     for name in wanted.packages:
@@ -142,14 +142,15 @@ def _names(indexes: Sequence[IndexFile], wanted: Wanted) -> list[str]:
 
 def _group_names(indexes: Sequence[IndexFile], groups: Sequence[str]) -> set[str]:
     """Tasks as records name them (Ubuntu), or as packages "task-NAME" (Debian)."""
-    tasks, known = apt_index.tasks(indexes), apt_index.names(indexes)
+    tasks = apt_index.tasks(indexes)
     names = set()
     for group in groups:
         if group in tasks:
             names.add(f"{group}^")
-        elif f"task-{group}" in known:
+        elif apt_index.has(indexes, f"task-{group}"):
             names.add(f"task-{group}")
         else:
+            known = apt_index.names(indexes)
             choices = [*tasks, *(n[5:] for n in known if n.startswith("task-"))]
             raise InputError(
                 "install the task",
