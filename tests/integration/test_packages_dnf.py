@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,9 @@ from pipeline.core.events import QuietProgress
 from pipeline.core.packages import PackageSystem, Repository
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Root, find_isolation, remove_tree, run_mapped
+from pipeline.host.isolation import Isolation, Root, find_isolation, remove_tree, run_mapped
 from pipeline.host.programs import Runner
+from tests.fixtures.isolated import PYTHON, as_builder
 from tests.fixtures.rpm_packages import Spec, distribution
 from tests.fixtures.rpm_repository import (
     Key,
@@ -91,6 +93,11 @@ class Bench:
     heard: Heard
     layers: list[Path] = field(default_factory=list)
     packages: list[Package] = field(default_factory=list)
+    overlay: bool = True
+
+    @property
+    def isolation(self) -> Isolation:
+        return replace(find_isolation(self.tools), overlay=self.overlay)
 
     def system(self, *urls: str, keys: Sequence[Path], **more: object) -> PackageSystem:
         repository = Repository(name="small", urls=urls, keys=tuple(keys))
@@ -122,7 +129,7 @@ class Bench:
             wanted,
             new,
             files,
-            isolation=find_isolation(self.tools),
+            isolation=self.isolation,
             tools=self.tools,
             log=self.place / f"{kind}.log",
         )
@@ -265,6 +272,31 @@ def test_two_builds_are_equal(bench: Bench, made: Made) -> None:
         for layer in bench.layers:
             remove_tree(find_isolation(bench.tools), layer, bench.tools)
     assert digests[0] == digests[1]
+
+
+def test_without_overlays(bench: Bench, made: Made) -> None:
+    """Each layer is a whole root then."""
+    bench.overlay = False
+    backend = bench.backend(made.directory.as_uri(), keys=all_key_files(made))
+    state = backend.state(refresh=False)
+    bench.add(backend, state, "core")
+    top = bench.add(backend, state, "image", ["tips"])
+    query = ["rpm", "--root", top, "--dbpath", "/var/lib/rpm", "-qa"]
+    listed = run_mapped(bench.isolation, query, tools=bench.tools, timeout=60).text
+    assert "tips-1.0-1.noarch" in listed and "filesystem-3.16-1.x86_64" in listed
+    assert (top / "proc").stat().st_mode & 0o7777 == 0o555
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
+def test_as_an_ordinary_user() -> None:
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "three_layers or no_host"]
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        argv = [PYTHON, *words, __file__, f"--basetemp={place}/home/t"]
+        done = as_builder(place / "home", argv)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 def test_nothing_is_asked_twice(bench: Bench, made: Made) -> None:
