@@ -63,7 +63,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
     directory = tmp_path_factory.mktemp("settings")
     made = debian_layers(directory)
     yield made
-    remove_tree(made.isolation, directory, made.tools)
+    for layer in (*directory.glob("*.upper"), *directory.glob("*work"), made.base):
+        remove_tree(made.isolation, layer, made.tools)
     made.tools.run.close()
 
 
