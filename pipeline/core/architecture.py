@@ -21,7 +21,9 @@ class Words:
     """One architecture in the words of others.
 
     debian: of packages and installers. glance: the property `architecture`. ec2: of
-    RegisterImage, of bundles and of the metadata service. stream: simplestreams' `arch`. firmware:
+    RegisterImage and of the metadata service. bundle: of the manifests of EC2's bundles, which
+    OpenStack's ec2-api hands on to Glance as it stands: "arm64" there would be refused by Nova.
+    stream: simplestreams' `arch`. firmware:
     the UEFI's own, in names of loaders and in boot loader entries. serial: the guest's name of its
     first serial port. root_type: type GUID of a root partition.
     """
@@ -29,6 +31,7 @@ class Words:
     debian: str
     glance: str
     ec2: str
+    bundle: str
     stream: str
     firmware: str
     serial: str
@@ -45,6 +48,7 @@ WORDS: Mapping[Architecture, Words] = {
         debian="amd64",
         glance="x86_64",
         ec2="x86_64",
+        bundle="x86_64",
         stream="x86_64",  # as all earlier releases wrote it
         firmware="x64",
         serial="ttyS0",
@@ -54,6 +58,7 @@ WORDS: Mapping[Architecture, Words] = {
         debian="arm64",
         glance="aarch64",
         ec2="arm64",
+        bundle="aarch64",
         stream="arm64",
         firmware="aa64",
         serial="ttyAMA0",
@@ -72,7 +77,12 @@ def words(architecture: str) -> Words:
     if architecture in WORDS:
         return found
     return replace(
-        found, debian=architecture, glance=architecture, ec2=architecture, stream=architecture
+        found,
+        debian=architecture,
+        glance=architecture,
+        ec2=architecture,
+        bundle=architecture,
+        stream=architecture,
     )
 
 

@@ -152,7 +152,7 @@ def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) 
     # aarch64's has 64 MiB of nothing but zeros, and packages keep no holes.
     with naming(copy), uefi.variables.open("rb") as source, copy.open("wb") as store:
         while data := source.read(_PIECE):
-            if any(data):
+            if data != bytes(len(data)):
                 store.write(data)
             else:
                 store.seek(len(data), os.SEEK_CUR)

@@ -159,7 +159,8 @@ class Ec2Service:
                 linked = self.images.get(image_id)
                 if linked is None or f"{linked.kind}_id" != name or linked.state != "available":
                     raise BadBundleError(f"{name} is {image_id!r}")
-        if opened.architecture not in ("i386", "x86_64", "arm64"):
+        # OpenStack's ec2-api makes it a property of the image, and Nova knows no arm64.
+        if opened.architecture not in ("i386", "x86_64", "aarch64"):
             raise BadBundleError(f"architecture {opened.architecture}")
         return opened.kind
 

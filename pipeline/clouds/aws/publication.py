@@ -147,7 +147,7 @@ class Publication:
                 file.path,
                 file.role,
                 name=stem,
-                architecture=words(self.images.architecture).ec2,
+                architecture=words(self.images.architecture).bundle,
                 user=self.user,
                 sealer=self.sealer,
                 sink=uploads,

@@ -81,7 +81,7 @@ class Ec2Cloud:
             (bool(options.regions), "these clouds have no copies between regions"),
             (options.protected is not None, "these clouds have no protected images"),
             (
-                words(images.architecture).ec2 not in ARCHITECTURES,
+                words(images.architecture).bundle not in ARCHITECTURES,
                 f"bundles know no {images.architecture}",
             ),
         ):

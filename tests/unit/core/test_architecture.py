@@ -22,6 +22,7 @@ def test_each_service_gets_its_own_word() -> None:
     arm, x86 = words("aarch64"), words("x86_64")
     # Nova knows amd64 and no arm64; EC2 and the products of simplestreams know no aarch64.
     assert (arm.glance, arm.ec2, arm.stream, arm.debian) == ("aarch64", "arm64", "arm64", "arm64")
+    assert arm.bundle == "aarch64", "OpenStack's ec2-api hands a bundle's word on to Nova"
     assert (x86.glance, x86.ec2, x86.stream, x86.debian) == ("x86_64", "x86_64", "x86_64", "amd64")
     assert (arm.loader, x86.loader) == ("BOOTAA64.EFI", "BOOTX64.EFI")
 
