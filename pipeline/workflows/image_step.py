@@ -66,8 +66,7 @@ class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
     files: by role, names in the build's directory. waiting: they lie aside until the build is
-    whole and have not their final names yet. materials: what they were made from; a given disk is
-    among it once it was hashed.
+    whole and have not their final names yet. materials: what the disk was installed from.
     """
 
     key: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from pipeline.builds.manifest import Manifest, read_manifest
+from pipeline.core.errors import InputError
 from pipeline.core.image import Role
 from pipeline.core.material import Material
 from pipeline.core.passwords import without_passwords
@@ -58,10 +60,28 @@ class HashSource(Step[tuple[Material, ...]]):
         self.disk, self.files = disk, files
 
     def wanted(self) -> bool:
-        """Whether a disk was given, is to be proved, and its files are new."""
-        request = self.job.request
-        new = not self.files.known or self.files.value.waiting
-        return request.disk is not None and request.verify and new
+        """Whether a disk was given whose digest is known, or can be had beside a boot check."""
+        if self.job.request.disk is None or not self.disk.known:
+            return False
+        written = self._written()
+        if written is not None and _of(written, self.disk.value):
+            return True
+        return self.job.request.verify and (written is None or not written.checks)
+
+    def reuse(self) -> tuple[Material, ...] | None:
+        """The manifest's, if it is of these files."""
+        written = self._written()
+        return None if written is None else _of(written, self.disk.value) or None
+
+    def _written(self) -> Manifest | None:
+        """The manifest of an earlier run, if the files are the same."""
+        if not self.files.known or self.files.value.waiting:
+            return None
+        try:
+            manifest = read_manifest(self.job.directory)
+        except InputError:
+            return None
+        return manifest if manifest.recipe.digest == self.files.value.key else None
 
     def run(self) -> tuple[Material, ...]:
         """Read it once."""
@@ -71,3 +91,9 @@ class HashSource(Step[tuple[Material, ...]]):
     def describe(self) -> Sequence[Action]:
         """Nothing to say: it is part of writing the build down."""
         return []
+
+
+def _of(manifest: Manifest, disk: InstalledDisk) -> tuple[Material, ...]:
+    """What the manifest has of the given disk."""
+    known = manifest.inputs.materials if manifest.inputs is not None else ()
+    return tuple(material for material in known if material.name == disk.path.name)

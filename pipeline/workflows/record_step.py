@@ -137,8 +137,6 @@ class WriteDown(Step[Manifest]):
     def run(self) -> Manifest:
         """Write it down."""
         made, artifacts, contents = self.files.value, self.digests.value, self.contents.value
-        if given := self.source.value:
-            made = made.model_copy(update={"materials": (*made.materials, *given)})
         manifest = self._manifest(made, artifacts)
         if made.waiting:
             self._replace(made, manifest, contents)
@@ -180,7 +178,7 @@ class WriteDown(Step[Manifest]):
             properties=recipe.properties,
             inputs=InputsRecord(
                 parameters=words(job.request),
-                materials=made.materials,
+                materials=(*made.materials, *(self.source.value or ())),
                 builder=self.builder,
             ),
             tools=self.disk.value.versions | made.tools,
