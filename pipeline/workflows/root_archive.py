@@ -85,6 +85,7 @@ def make(
     The same packages and words give the same bytes. Nothing has the name `out` that is not whole.
     """
     begun = time.monotonic()
+    out = out.absolute()
     if not out.parent.is_dir():
         raise InputError(
             "write the archive",

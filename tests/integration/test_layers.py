@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.builders.packages import layer_archive, layers
 from pipeline.builders.packages.layer_garbage import collect, in_use
-from pipeline.builders.packages.layers import Layer, Wish
+from pipeline.builders.packages.layers import Filled, Layer, Wish
 from pipeline.builders.packages.protocol import Package
 from pipeline.builders.packages.store import LayerStore
 from pipeline.core.errors import HostError, InputError, InstallError
@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 CORE = Wish("core-0001", "core", "", "apt", ("debian", "bookworm"))
 BASE = Wish("base-0001", "base", "core-0001", "apt", ("openssh-server",))
+EPOCH = 1_700_000_000
 PACKAGES = (Package("base-files", "12.4", "amd64", "ab" * 32, 70, "pool/b.deb", "main"),)
 TREE = """
 import os, sys
@@ -96,12 +97,12 @@ def script(store: LayerStore, text: str, *words: str | Path) -> str:
     return run_mapped(store.isolation, argv, tools=store.tools, timeout=60).text
 
 
-def maker(store: LayerStore, calls: list[str] | None = None) -> Callable[[Root], Sequence[Package]]:
-    def make(root: Root) -> Sequence[Package]:
+def maker(store: LayerStore, calls: list[str] | None = None) -> Callable[[Root], Filled]:
+    def make(root: Root) -> Filled:
         if calls is not None:
             calls.append(root.upper.parent.name)
         script(store, TREE, root.upper)
-        return PACKAGES
+        return Filled(PACKAGES, EPOCH)
 
     return make
 
@@ -113,7 +114,7 @@ def have(
         return layer
 
 
-def fill(store: LayerStore, make: Callable[[Root], Sequence[Package]]) -> None:
+def fill(store: LayerStore, make: Callable[[Root], Filled]) -> None:
     with store.use(CORE, (), make, used_by="web"):
         pass
 
@@ -156,17 +157,17 @@ def test_a_layer_is_made_once_and_says_what_it_is(store: LayerStore) -> None:
 def test_a_layer_lies_on_its_parents(store: LayerStore) -> None:
     core = have(store)
 
-    def make(root: Root) -> Sequence[Package]:
+    def make(root: Root) -> Filled:
         assert root.lower == (core.tree,)
         assert root.work.parent == root.upper.parent and list(root.work.iterdir()) == []
-        return ()
+        return Filled((), EPOCH)
 
     with store.use(BASE, (core,), make, used_by="web") as base:
         assert base.wish.parent == core.wish.key
 
 
 def test_a_failed_layer_leaves_nothing(store: LayerStore) -> None:
-    def make(root: Root) -> Sequence[Package]:
+    def make(root: Root) -> Filled:
         script(store, TREE, root.upper)
         raise InstallError("install", why="no such package")
 
@@ -242,7 +243,7 @@ def test_an_archive_goes_from_one_user_to_another(
     assert first.read_bytes() == second.read_bytes()
     other = LayerStore(store.isolation, store.tools, tmp_path / "layers" / "o", tmp_path / "a")
 
-    def refuse(root: Root) -> Sequence[Package]:
+    def refuse(root: Root) -> Filled:
         raise AssertionError("it was to be unpacked")
 
     with other.use(CORE, (), refuse, used_by="web") as unpacked:
@@ -350,9 +351,9 @@ def test_garbage(store: LayerStore) -> None:
 def test_leftovers_go_but_not_what_is_being_made(store: LayerStore) -> None:
     during: list[list[str]] = []
 
-    def make(root: Root) -> Sequence[Package]:
+    def make(root: Root) -> Filled:
         during.append([one.key for one in collect(store, most=0, days=0)])
-        return ()
+        return Filled((), EPOCH)
 
     store.place.mkdir()
     left = store.stage(Wish("core-0003", "core", "", "apt"))
@@ -381,7 +382,7 @@ from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
 from pipeline.host.isolation import find_isolation
 from pipeline.host.programs import Runner
-from tests.integration.test_layers import CORE, TREE, script, PACKAGES
+from tests.integration.test_layers import CORE, EPOCH, TREE, script, Filled, PACKAGES
 class Said(QuietProgress):
     def say(self, text): print(text, flush=True)
 place = Path(sys.argv[1])
@@ -393,7 +394,7 @@ with Runner() as run:
         print("making", flush=True)
         sys.stdin.readline()
         script(store, TREE, root.upper)
-        return PACKAGES
+        return Filled(PACKAGES, EPOCH)
     print("ready", flush=True)
     with store.use(CORE, (), make, used_by=sys.argv[2]) as layer:
         print("have", layer.shape.digest, flush=True)
@@ -472,9 +473,9 @@ def test_a_full_disk(tools: Tools, isolation: Isolation, tmp_path: Path) -> None
         store = LayerStore(isolation, tools, place / "layers", tmp_path / "others")
         writer = "import sys; open(sys.argv[1] + '/big', 'wb').write(bytes(8 << 20))"
 
-        def make(root: Root) -> Sequence[Package]:
+        def make(root: Root) -> Filled:
             script(store, writer, root.upper)
-            return ()
+            return Filled((), EPOCH)
 
         with pytest.raises(HostError, match="its file system is full") as caught:
             fill(store, make)

@@ -11,10 +11,10 @@ from pipeline.builders.recipes import load_recipes
 from pipeline.builds.manifest import InputsRecord, write_manifest
 from pipeline.builds.workspace import Workspace
 from pipeline.core import settings
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.errors import InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.material import Material
-from pipeline.core.recipe import FromEnvironment
 from pipeline.core.request import BuildRequest
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools

@@ -13,8 +13,9 @@ from pipeline.builders.packages.front_door import (
     repository,
     system,
 )
+from pipeline.core.architecture import Architecture
 from pipeline.core.errors import InputError
-from pipeline.core.packages import BACKENDS, Architecture
+from pipeline.core.packages import BACKENDS
 
 KEY = Path("/keys/k.gpg")
 PUBLIC = [name for name in BACKENDS if name != "el"]
