@@ -29,6 +29,7 @@ from pipeline.host.isolation import Isolation, Root, find_isolation, remove_tree
 from pipeline.host.programs import Runner
 from pipeline.workflows import layers as workflow
 from tests.fixtures.isolated import PYTHON, as_builder
+from tests.unit.cli.test_tasks import invoke
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -493,3 +494,25 @@ def test_a_layer_that_is_used_is_not_set_aside(store: LayerStore) -> None:
         (found,) = workflow.verify(store)
         assert found.damage and time.monotonic() - begun < 60
         assert names(store) == ["core-0001"]
+
+
+def test_the_command(store: LayerStore, tmp_path: Path) -> None:
+    layer = have(store)
+    where = {"IMAGE_PIPELINE_LAYERS": str(store.place)}
+    (listed,) = json.loads(invoke("layers", "--json", **where).stdout)
+    assert (listed["key"], listed["bytes"], listed["in_use"]) == ("core-0001", 12000, False)
+    shown = invoke("layers", **where).stdout
+    assert "core" in shown and "apt debian bookworm" in shown and "by web" in shown
+    script(store, "import os, sys; os.remove(sys.argv[1] + '/etc/su')", layer.tree)
+    checked = invoke("layers", "--verify", **where)
+    assert checked.returncode == 5 and "DAMAGED" in checked.stdout
+    have(store)
+    limits = where | {"IMAGE_PIPELINE_LAYERS_GIB": "0"}
+    plan = invoke("layers", "--prune", "--dry-run", **limits).stdout
+    assert plan.count("would delete core-0001") == 2 and len(names(store)) == 2
+    gone = json.loads(invoke("layers", "--prune", "--json", **limits).stdout)
+    assert {one["reason"] for one in gone} == {"leftover", "space"} and names(store) == []
+    for words, bad in ((("--dry-run",), {}), (("--prune",), {"IMAGE_PIPELINE_LAYERS_DAYS": "x"})):
+        assert invoke("layers", *words, **where, **bad).returncode == 2
+    none = invoke("layers", IMAGE_PIPELINE_LAYERS=str(tmp_path / "none"))
+    assert "no layers in" in none.stdout and not (tmp_path / "none").exists()
