@@ -167,6 +167,7 @@ def layers(
     with session(quiet=True, as_json=json, debug=debug) as view:
         import tempfile
 
+        from pipeline.builders.packages.store import LayerStore
         from pipeline.host.context import Tools
         from pipeline.host.programs import Runner
         from pipeline.workflows import layers
@@ -174,7 +175,7 @@ def layers(
         if dry_run and not prune:
             raise InputError("use --dry-run", why="it belongs to --prune")
         with tempfile.TemporaryDirectory() as scratch, Runner(secrets=view.secrets) as runner:
-            store = layers.open_store(Tools(runner, view.progress, Path(scratch)))
+            store = LayerStore(None, Tools(runner, view.progress, Path(scratch)))
             if prune:
                 gone = layers.prune(store, dry_run=dry_run)
                 data = [asdict(one) | {"path": str(one.path)} for one in gone]

@@ -15,8 +15,6 @@ from pipeline.core import settings
 from pipeline.core.errors import BusyError
 from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes, human_seconds, printable
-from pipeline.host.context import Tools
-from pipeline.host.isolation import find_isolation
 from pipeline.host.locks import exclusive
 
 
@@ -38,13 +36,6 @@ class Listed:
     used_by: tuple[str, ...]
     in_use: bool
     damage: str = ""
-
-
-def open_store(tools: Tools) -> LayerStore:
-    """The user's store; its place is made where it is not there."""
-    place = settings.layers_dir()
-    place.mkdir(parents=True, exist_ok=True)
-    return LayerStore(find_isolation(tools, place), tools, place)
 
 
 def list_layers(store: LayerStore) -> list[Listed]:

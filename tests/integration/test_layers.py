@@ -28,7 +28,8 @@ from pipeline.host.context import Tools
 from pipeline.host.isolation import Isolation, Root, find_isolation, remove_tree, run_mapped
 from pipeline.host.programs import Runner
 from pipeline.workflows import layers as workflow
-from tests.fixtures.isolated import PYTHON, as_builder
+from tests.fixtures.isolated import PYTHON, TEAM, as_builder
+from tests.unit.cli.test_tasks import invoke
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -494,3 +495,44 @@ def test_a_layer_that_is_used_is_not_set_aside(store: LayerStore) -> None:
         (found,) = workflow.verify(store)
         assert found.damage and time.monotonic() - begun < 60
         assert names(store) == ["core-0001"]
+
+
+@pytest.mark.skipif(TEAM not in os.getgroups(), reason="of the ordinary user of a team")
+def test_a_place_of_a_team(tools: Tools, isolation: Isolation, tmp_path: Path) -> None:
+    """New files there are of a group that no namespace maps."""
+    place = tmp_path / "team"
+    place.mkdir()
+    os.chown(place, -1, TEAM)
+    place.chmod(0o2770)
+    store = LayerStore(isolation, tools, place / "layers", tmp_path / "others")
+    layer = have(store)
+    assert layer.directory.stat().st_gid == TEAM
+    assert [one.reason for one in collect(store, most=0, days=60)] == ["space"]
+    remove_tree(isolation, place / "layers", tools)
+    assert list(place.iterdir()) == []
+
+
+def command(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return invoke("layers", *words, cwd=PROJECT, **environment)
+
+
+def test_the_command(store: LayerStore, tmp_path: Path) -> None:
+    layer = have(store)
+    where = {"IMAGE_PIPELINE_LAYERS": str(store.place)}
+    (listed,) = json.loads(command(where, "--json").stdout)
+    assert (listed["key"], listed["bytes"], listed["in_use"]) == ("core-0001", 12000, False)
+    shown = command(where).stdout
+    assert "core" in shown and "apt debian bookworm" in shown and "by web" in shown
+    script(store, "import os, sys; os.remove(sys.argv[1] + '/etc/su')", layer.tree)
+    checked = command(where, "--verify")
+    assert checked.returncode == 5 and "DAMAGED" in checked.stdout
+    have(store)
+    limits = where | {"IMAGE_PIPELINE_LAYERS_GIB": "0"}
+    plan = command(limits, "--prune", "--dry-run").stdout
+    assert plan.count("would delete core-0001") == 2 and len(names(store)) == 2
+    gone = json.loads(command(limits, "--prune", "--json").stdout)
+    assert {one["reason"] for one in gone} == {"leftover", "space"} and names(store) == []
+    assert command(where, "--dry-run").returncode == 2
+    assert command(where | {"IMAGE_PIPELINE_LAYERS_DAYS": "x"}, "--prune").returncode == 2
+    none = command({"IMAGE_PIPELINE_LAYERS": str(tmp_path / "none")})
+    assert "no layers in" in none.stdout and not (tmp_path / "none").exists()

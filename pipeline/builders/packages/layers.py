@@ -101,15 +101,10 @@ class Layer:
         """Whether its files have the ids that this isolation gives the guest."""
         return (
             self.first_id == isolation.first_id
-            and self.first_group == group_of(isolation)
+            and self.first_group == isolation.group
             and self.count == isolation.count
             and self.stacked == isolation.overlay
         )
-
-
-def group_of(isolation: Isolation) -> int:
-    """The host's id of the guest's group 0."""
-    return isolation.first_id if isolation.first_group is None else isolation.first_group
 
 
 def finished(wish: Wish, filled: Filled, shape: Shape, isolation: Isolation, place: Path) -> Layer:
@@ -121,7 +116,7 @@ def finished(wish: Wish, filled: Filled, shape: Shape, isolation: Isolation, pla
         shape,
         datetime.now(UTC).isoformat(timespec="seconds"),
         isolation.first_id,
-        group_of(isolation),
+        isolation.group,
         isolation.count,
         isolation.overlay,
         place,

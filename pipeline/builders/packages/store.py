@@ -22,7 +22,7 @@ from pipeline.core.errors import BusyError, HostError, PipelineError
 from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Isolation, Root, own, remove_tree, stage_copy
+from pipeline.host.isolation import Isolation, Root, find_isolation, own, remove_tree, stage_copy
 from pipeline.host.locks import exclusive, shared
 
 Make = Callable[[Root], Filled]
@@ -37,19 +37,29 @@ _FULL = 1 << 20  # bytes free; less than any layer grows by
 class LayerStore:
     """The layers of one user of this host.
 
-    place: where they lie. others: the second place. Both by the settings unless given.
+    isolation: with None it is found when it is needed. place: where they lie. others: the second
+    place. Both by the settings unless given.
     """
 
     def __init__(
         self,
-        isolation: Isolation,
+        isolation: Isolation | None,
         tools: Tools,
         place: Path | None = None,
         others: Path | None = None,
     ) -> None:
-        self.isolation, self.tools = isolation, tools
+        self.tools = tools
         self.place = place or settings.layers_dir()
         self.others = others or settings.shared_layers_dir()
+        self._isolation = isolation
+
+    @property
+    def isolation(self) -> Isolation:
+        """How the guest's ids are had."""
+        if self._isolation is None:
+            self.place.mkdir(parents=True, exist_ok=True)
+            self._isolation = find_isolation(self.tools, self.place)
+        return self._isolation
 
     @contextlib.contextmanager
     def use(
