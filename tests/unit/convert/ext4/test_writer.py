@@ -110,7 +110,7 @@ def test_debugfs_reads_the_same(tree: Path, tmp_path: Path) -> None:
     make(all_kinds(tree), tmp_path / "image")
 
     def ask(command: str) -> str:
-        argv = ["debugfs", "-R", command, tmp_path / "image"]
+        argv = ["debugfs", "-R", command, str(tmp_path / "image")]
         return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
     assert "Mode:  06755" in ask("stat /files/1")
@@ -218,7 +218,7 @@ def test_the_same_bytes_whatever_the_surroundings(tree: Path, tmp_path: Path) ->
         )
     ):
         image = tmp_path / f"image{index}"
-        argv = [*wrapper, sys.executable, "-c", script, top, image, mask]
+        argv = [*wrapper, sys.executable, "-c", script, str(top), str(image), mask]
         subprocess.run(argv, env=os.environ | env, check=True, timeout=120)
         images.append(image.read_bytes())
     assert images[0] == images[1] == images[2]
