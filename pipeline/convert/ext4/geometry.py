@@ -192,6 +192,8 @@ def _geometry(blocks: int, wanted_inodes: int) -> Geometry:
         found = Geometry(blocks, each, _reserved_descriptors(blocks, groups))
         last = groups - 1
         rest = found.group_blocks(last) - (found.head_blocks if found.has_head(last) else 0)
+        if last % FLEX == 0:
+            rest -= 2 + found.table_blocks
         if last == 0 or rest >= _LEAST_REST:
             return found
         blocks = last * GROUP_BLOCKS

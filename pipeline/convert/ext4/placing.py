@@ -76,7 +76,7 @@ def _free(taken: Collection[int], slot: int, slots: int, inodes: int) -> int:
 
 def place(layers: Layers, space: Space) -> None:
     """Give the nodes their blocks; InputError where there are too few."""
-    small = _SmallFiles(space, layers)
+    small = _SmallFiles(space)
     for layer in layers:
         order = [
             (-node.count.bit_length(), at, path, node)
@@ -87,7 +87,7 @@ def place(layers: Layers, space: Space) -> None:
         order.sort(key=lambda each: each[:2])
         rest = [(path, node) for *_, path, node in order if not _is_large(node)]
         large = [(path, node) for *_, path, node in order if _is_large(node)]
-        small.add(rest)
+        small.add(rest, sum(-(-node.count // SMALL) * SMALL for _, node in large))
         for path, node in large:
             _place_large(path, node, space)
         for path, node in rest:
@@ -123,24 +123,27 @@ def _place_rest(path: bytes, node: Node, small: _SmallFiles) -> None:
 class _SmallFiles:
     """The pages that small files share: those of a zone lie in neighbouring ones."""
 
-    def __init__(self, space: Space, layers: Layers) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = space
+        self._free = space.free()
+        self._large = 0
         self._sizes: Counter[bytes] = Counter()
         self._pages: list[int] = []
         self._zones: dict[bytes, tuple[int, int, int]] = {}
         self._homes: dict[tuple[bytes, int], int] = {}
-        nodes = [node for layer in layers for _, node in layer if node.count]
-        small = sum(node.count for node in nodes if not _is_large(node))
-        large = sum(-(-n.count // SMALL) * SMALL for n in nodes if _is_large(n))
-        self._slack = next(
-            (s for s in _SLACKS if large + small * s // 100 < space.free() * 9 // 10), 100
-        )
 
-    def add(self, files: Sequence[tuple[bytes, Node]]) -> None:
-        """Make room for these files of a layer beside those of the layers below."""
+    def add(self, files: Sequence[tuple[bytes, Node]], large: int) -> None:
+        """Make room for these files of a layer beside those of the layers below.
+
+        large: blocks that the layer needs for others.
+        """
         for path, node in files:
             self._sizes[_zone(path, node)] += node.count
-        wanted = coarse(-(-self._sizes.total() * self._slack // (100 * PAGE)))
+        small = self._sizes.total()
+        self._large += large
+        left = self._free * 9 // 10 - self._large
+        slack = next((each for each in _SLACKS if small * each // 100 < left), 100)
+        wanted = coarse(-(-small * slack // (100 * PAGE)))
         while len(self._pages) < wanted and (page := self._space.page()) >= 0:
             self._pages.append(page)
         self._homes.clear()
