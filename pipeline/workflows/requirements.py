@@ -13,6 +13,7 @@ ROOMS = (
     "pipeline.host.emulation",
     "pipeline.builders.installer.domain",
     "pipeline.builders.demo.contents",
+    "pipeline.builders.packages.apt_config",
     "pipeline.convert.extract",
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",
