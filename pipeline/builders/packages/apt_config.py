@@ -28,6 +28,7 @@ REQUIRES = declare(
         "packages",
         "systems made of Debian packages",
         programs={"apt-get": "apt", "gpgv": "gpgv", "dpkg-deb": "dpkg"},
+        unchecked={"apt-config": "apt", "apt-cache": "apt"},
         needed=False,
     )
 )
@@ -48,10 +49,11 @@ Dir::Etc::trusted "/dev/null";
 Dir::Etc::trustedparts "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 Dir::Etc::netrcparts "/dev/null";
-Dir::Ignore-Files-Silently { ".*"; };
 APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 APT::Install-Suggests "false";
+APT::Solver "internal";
+APT::Get::Always-Include-Phased-Updates "true";
 APT::Get::AllowUnauthenticated "false";
 APT::Cmd::Disable-Script-Warning "true";
 Acquire::AllowInsecureRepositories "false";
@@ -63,7 +65,9 @@ Acquire::Languages "none";
 Acquire::GzipIndexes "false";
 Acquire::PDiffs "false";
 """
-# AllowReleaseInfoChange: the recipe names what it wants; a point release changes its version.
+# Solver: that of apt 3 answers otherwise. Phased updates: Ubuntu's would be in or out by this
+# host's machine-id. AllowReleaseInfoChange: the recipe names what it wants; a point release changes
+# its version.
 
 
 def repository_urls(system: PackageSystem, repository: Repository) -> tuple[str, ...]:
@@ -148,6 +152,10 @@ class PrivateApt:
     ) -> Completed:
         """Run one of apt's programs."""
         return self.tools.run.run(argv, timeout=timeout, env=env, ok=ok, cwd=cwd)
+
+    def said(self, done: Completed) -> str:
+        """All that a program said, without secrets."""
+        return self.tools.run.secrets.mask(done.text + done.stderr.decode(errors="replace"))
 
     def _settings(self, scratch: Path, more: Sequence[str]) -> str:
         architecture = DEBIAN_NAMES[self.system.architecture]

@@ -114,7 +114,7 @@ def _ask(
         done = apt.run(
             [HELPER, "-q", "download-file", *words], env, timeout=_SECONDS, ok=(0, 100), cwd=partial
         )
-    return "" if done.returncode == 0 else done.stderr.decode(errors="replace")
+    return "" if done.returncode == 0 else apt.said(done)
 
 
 def _whole(packages: Sequence[Package], partial: Path, cache: Path) -> Iterator[Package]:

@@ -30,6 +30,7 @@ _EXTRACT = 900.0
 _INSTALL = 7200.0  # s; an emulated architecture takes ten times as long as the host's
 _RUN = 400  # package files of one dpkg, whose words must fit its argument list
 _LAST = 25  # lines of dpkg's that an error shows
+_BASE_FILES = "base-files"
 _STATES = "/var/lib/apt/extended_states"
 _KEYRINGS = Path("/usr/share/keyrings")
 _SOURCES = "/etc/apt/sources.list.d"
@@ -109,12 +110,19 @@ def _lay_out(
 ) -> None:
     """Unpack the packages that dpkg runs on, and with them the links of a merged system."""
     merged = any(node.name == "usr-is-merged" for node in nodes)
-    base = [f for n, f in zip(nodes, files, strict=True) if n.name == "base-files" and merged]
-    others = [f for n, f in zip(nodes, files, strict=True) if n.name in first and f not in base]
-    links = apt_script.links(DEBIAN_NAMES[system.architecture])
+    named = {node.name: file for node, file in zip(nodes, files, strict=True)}
+    others = [named[name] for name in sorted(first - {_BASE_FILES})]
+    links = apt_script.links(DEBIAN_NAMES[system.architecture]) if merged else ""
+    if _BASE_FILES not in first:
+        raise InstallError(
+            "lay out the layer",
+            "core",
+            why=f"its packages have no {_BASE_FILES}, which every Debian system has",
+            next_step="Check the recipe's repositories and what it excludes",
+        )
     run_mapped(
         isolation,
-        ["sh", "-s", "--", root.upper, links, base[0] if base else "", *others],
+        ["sh", "-s", "--", root.upper, links, named[_BASE_FILES], *others],
         tools=tools,
         timeout=_EXTRACT,
         input=apt_script.EXTRACT.encode(),
@@ -155,11 +163,12 @@ def _auto_marks(
 ) -> list[tuple[str, str]]:
     """apt's marks of packages that came as dependencies, so that the guest may remove them."""
     groups = {*wanted.groups}
+    asked = {re.split(r"[:=/]", name)[0] for name in wanted.packages}
     marks = [
         f"Package: {record['Package']}\nArchitecture: {_native(system, record)}\n"
         "Auto-Installed: 1\n\n"
         for record in fields
-        if record["Package"] not in {*wanted.packages, "apt", *first}
+        if record["Package"] not in {*asked, "apt", *first}
         and record["Package"].removeprefix("task-") not in groups
         and not groups.intersection(re.split(r"[,\s]+", record.get("Task", "")))
         and record.get("Priority") != "required"

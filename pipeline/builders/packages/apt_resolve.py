@@ -102,7 +102,7 @@ def _ask(
     argv = ["apt-get", "-q", "-y", "--no-remove", "--print-uris", "install", *asked]
     with apt.configured(status=status, preferences=pins) as env:
         done = apt.run(argv, env, timeout=_SECONDS, ok=(0, 100))
-        said = done.text + done.stderr.decode(errors="replace")
+        said = apt.said(done)
         if done.returncode == 0:
             return _packages(state, _URI.findall(done.text), records)
         if parents:

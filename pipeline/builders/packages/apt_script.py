@@ -45,12 +45,15 @@ unused='--exclude=./usr/share/doc/* --exclude=./usr/share/locale/* --exclude=./u
  --exclude=./usr/lib/*/gconv/* --exclude=./usr/share/bash-completion/*'
 export unused
 mkdir -p "$root/var/lib/dpkg" "$root/tmp"
-if [ -n "$base" ] && ! dpkg-deb --contents "$base" | grep -q '^l.* [.]/bin ->'; then
+if [ -n "$links" ] && ! dpkg-deb --contents "$base" | grep -q '^l.* [.]/bin ->'; then
   for name in $links; do
     mkdir -p "$root/usr/$name"
     ln -s "usr/$name" "$root/$name"
   done
 fi
+# Before all others, which must find its links where it brings them.
+dpkg-deb --fsys-tarfile "$base" | tar -x -p --numeric-owner --keep-directory-symlink \\
+  --warning=no-timestamp -f - -C "$root"
 printf '%s\\n' "$@" | xargs -P2 -n6 sh -fc 'for deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -p --numeric-owner --keep-directory-symlink \\
     $unused --warning=no-timestamp -f - -C "$root" || exit 255
@@ -61,8 +64,8 @@ done' sh
 : >"$root/var/lib/dpkg/available"
 chmod 1777 "$root/tmp"
 """
-"""Arguments: the root; names of links into /usr; the package base-files, or nothing where the
-system is not merged; the other packages to begin with. Runs no code of packages.
+"""Arguments: the root; names of links into /usr, none where the system is not merged; the package
+base-files; the other packages to begin with. Runs no code of packages.
 
 The links are made where base-files does not bring them: Debian's does from trixie on, Ubuntu's in
 every release that is merged. These are debootstrap's links for the others.

@@ -140,7 +140,7 @@ def _update(apt: PrivateApt) -> dict[str, str]:
         _write_sources(apt, urls)
         with apt.configured() as env:
             done = apt.run(["apt-get", "-q", "update"], env, timeout=_UPDATE, ok=(0, 100))
-        output = done.text + done.stderr.decode(errors="replace")
+        output = apt.said(done)
         found = apt_words.failures(output, urls)
         if done.returncode == 0 and not found:
             return urls
