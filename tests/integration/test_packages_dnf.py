@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import json
@@ -528,6 +529,34 @@ def test_a_database_that_cannot_be_written(bench: Bench, made: Made) -> None:
     state = backend.state(refresh=False)
     with pytest.raises(InstallError, match="Enterprise Linux 9 or later"):
         bench.add(backend, state, "core", ["old-rpm"])
+
+
+def test_a_scriptlet_that_destroys_the_database(bench: Bench, made: Made) -> None:
+    backend = bench.backend(made.directory.as_uri(), keys=all_key_files(made))
+    state = backend.state(refresh=False)
+    with pytest.raises(InstallError, match=r"settle the root.*DatabaseError"):
+        bench.add(backend, state, "core", ["trasher"])
+
+
+def test_metadata_of_zstd(bench: Bench, made: Made, tmp_path: Path) -> None:
+    """As Fedora's since release 41."""
+    other = copied(made, tmp_path / "r")
+    repodata = other.directory / "repodata"
+    (old,) = repodata.glob("*-primary.xml.gz")
+    plain = gzip.decompress(old.read_bytes())
+    new = subprocess.run(["zstd", "-qc"], input=plain, capture_output=True, check=True).stdout
+    digests = [hashlib.sha256(data).hexdigest() for data in (new, plain)]
+    (repodata / "primary.xml.zst").write_bytes(new)
+    (repodata / "repomd.xml").write_text(
+        '<repomd xmlns="http://linux.duke.edu/metadata/repo"><revision>1</revision>'
+        f'<data type="primary"><checksum type="sha256">{digests[0]}</checksum>'
+        f'<open-checksum type="sha256">{digests[1]}</open-checksum>'
+        '<location href="repodata/primary.xml.zst"/></data></repomd>'
+    )
+    (repodata / "repomd.xml.asc").unlink()
+    backend = bench.backend(other.directory.as_uri(), keys=all_key_files(made))
+    found = backend.resolve(backend.state(refresh=False), Wanted("image", ("tips",)), ())
+    assert [package.name for package in found] == ["tips"]
 
 
 def with_more(made: Made, place: Path, *specs: Spec) -> Made:

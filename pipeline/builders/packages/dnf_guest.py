@@ -343,4 +343,8 @@ STEPS = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(STEPS[sys.argv[1]](json.loads(sys.argv[2]))))
+    try:
+        print(json.dumps(STEPS[sys.argv[1]](json.loads(sys.argv[2]))))
+    except (OSError, sqlite3.Error, struct.error, ValueError) as met:
+        # A package may have left anything at these places.
+        sys.exit(f"{type(met).__name__}: {met}")

@@ -150,11 +150,7 @@ def install(transaction: Transaction) -> None:
             {**prepared, "epoch": epoch, "from": before or _FIRST_DATABASE, "to": after},
         )
     except ProgramError as error:
-        raise InstallError(
-            "install the packages",
-            why=f"{error.attempted}: {_last_words(t.log) or error.why}",
-            next_step=f"All that was said is in {t.log}",
-        ) from error
+        raise _failure(t, f"{error.attempted}: {error.why}") from error
     _outside(t, settled["epoch"])
 
 
@@ -225,15 +221,18 @@ def _transaction(t: Transaction, database: str, epoch: int) -> None:
     words = [word for name, value in defines.items() for word in ("--define", f"{name} {value}")]
     foreign = ["--ignorearch"]  # the solver saw to it; the host's may be another
     env = {"SOURCE_DATE_EPOCH": str(epoch), "DRACUT_NO_MKNOD": "1", "DRACUT_NO_XATTR": "1"}
-    t.rpm(
-        *words, *foreign, "--nosignature", "-U", "--verbose", *t.paths,
-        attempted="run rpm's transaction",
-        timeout=_LONGEST,
-        env=env,
-    )  # fmt: skip
+    try:
+        t.rpm(
+            *words, *foreign, "--nosignature", "-U", "--verbose", *t.paths,
+            attempted="run rpm's transaction",
+            timeout=_LONGEST,
+            env=env,
+        )  # fmt: skip
+    except ProgramError as error:
+        raise _failure(t, last_words(_log_from(t.log, start)) or error.why) from error
     said = _log_from(t.log, start)
-    if failed := _FAILED.findall(said):
-        raise ProgramError("run rpm's transaction", why="; ".join(failed))
+    if _FAILED.search(said):
+        raise _failure(t, last_words(said))
     if accounts := sorted(set(_NO_ACCOUNT.findall(said))):
         _late_accounts(t, words, accounts)
 
@@ -295,9 +294,15 @@ def _log_from(log: Path, start: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def _last_words(log: Path) -> str:
-    """What the log ends with, from the first complaint on if there is one."""
-    text = _log_from(log, 0)[-4 * _SAID :]
+def _failure(t: Transaction, why: str) -> InstallError:
+    return InstallError(
+        "install the packages", why=why, next_step=f"All that was said is in {t.log}"
+    )
+
+
+def last_words(said: str) -> str:
+    """What rpm's words end with, from shortly before the first complaint on if there is one."""
+    text = said[-4 * _SAID :]
     complaint = re.search(r"^.*(?:error:|scriptlet failed|conflicts with).*$", text, re.MULTILINE)
     lines = text.splitlines()
     if complaint:

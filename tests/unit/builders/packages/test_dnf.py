@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.builders.packages import dnf_guest
 from pipeline.builders.packages.dnf import expand_url
+from pipeline.builders.packages.dnf_install import last_words
 from pipeline.builders.packages.dnf_keys import Key, parse_keys, parse_verdicts, signature_fault
 from pipeline.builders.packages.dnf_metadata import (
     Fetched,
@@ -165,6 +166,13 @@ def test_problems_become_errors() -> None:
     assert isinstance(refusal({**problem, "kind": "parent"}, Wanted("image")), HostError)
     wanted = Wanted("image", exclude=("tips",))
     assert "(excluded: tips)" in str(refusal({**problem, "kind": "solve"}, wanted))
+
+
+def test_last_words_begin_before_the_first_complaint() -> None:
+    said = "\n".join([*map(str, range(20)), "no account", "error: %pre(a) scriptlet failed", "b"])
+    assert last_words(said).splitlines() == ["18", "19", "no account",
+                                             "error: %pre(a) scriptlet failed", "b"]  # fmt: skip
+    assert last_words("x" * 9000 + "\n") == "x" * 3000
 
 
 def header(**times: int) -> bytes:
