@@ -115,8 +115,8 @@ def sections(options: Options) -> Iterator[Section]:
             shutil.rmtree(place)
     left = [name for name in (MKOSI, DIB) if name not in costs]
     parts = [
-        f"{host(options.directory)}. Debian 12 minbase with {', '.join(_PACKAGES)}. All packages lie"
-        " in a cache on the host; nobody asks a mirror but mkosi and disk-image-create, whose"
+        f"{host(options.directory)}. Debian 12 minbase with {', '.join(_PACKAGES)}. All packages"
+        " lie in a cache on the host; nobody asks a mirror but mkosi and disk-image-create, whose"
         " caches are warm. mmdebstrap gives a tar and no image; this pipeline gives the root as an"
         " ext4 image, customised, with kernel and ramdisk, checked by e2fsck.",
         f"{circumstances(costs, options.rounds)}\n\n{cost_table(costs, 'mmdebstrap')}",

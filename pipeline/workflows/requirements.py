@@ -14,7 +14,7 @@ ROOMS = (
     "pipeline.builders.installer.domain",
     "pipeline.builders.demo.contents",
     "pipeline.builders.packages.apt_config",
-    "pipeline.builders.packages.apt_config",
+    "pipeline.builders.packages.dnf",
     "pipeline.convert.extract",
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",

@@ -282,7 +282,7 @@ def test_without_overlays(bench: Bench, made: Made) -> None:
     state = backend.state(refresh=False)
     bench.add(backend, state, "core")
     top = bench.add(backend, state, "image", ["tips"])
-    query = ["rpm", "--root", top, "--dbpath", "/var/lib/rpm", "-qa"]
+    query: list[str | Path] = ["rpm", "--root", top, "--dbpath", "/var/lib/rpm", "-qa"]
     listed = run_mapped(bench.isolation, query, tools=bench.tools, timeout=60).text
     assert "tips-1.0-1.noarch" in listed and "filesystem-3.16-1.x86_64" in listed
     assert (top / "proc").stat().st_mode & 0o7777 == 0o555

@@ -18,7 +18,7 @@ from pipeline.core.image import PartitionImage
 from pipeline.disk.filesystems.ext import Ext
 from pipeline.disk.filesystems.ext_inodes import Reader
 from pipeline.disk.filesystems.ext_usage import check
-from pipeline.guest.access.debugfs import unsafe_because
+from pipeline.guest.access.ext_support import unsafe_because
 from tests.unit.convert.ext4.images import EPOCH, MIB, assert_equal, fsck, make, parameters
 
 BLOCK = 4096
