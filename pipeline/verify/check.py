@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.core.checks import Assertion, Triple, VerifyReport, WholeDisk
-from pipeline.core.errors import HostError, InputError
+from pipeline.core.errors import InputError
 from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
@@ -140,14 +140,7 @@ def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) 
     elif firmware(target, part) == "bios":
         return None
     uefi = machine.uefi
-    for file in (uefi.code, uefi.variables):
-        if not file.is_file():
-            raise HostError(
-                "boot under UEFI with",
-                file,
-                why="the firmware is not installed",
-                next_step=f"Install it: apt-get install {uefi.package}",
-            )
+    uefi.require()
     copy = directory / f"{part.role}-variables.fd"
     # aarch64's has 64 MiB of nothing but zeros, and packages keep no holes.
     with naming(copy), uefi.variables.open("rb") as source, copy.open("wb") as store:

@@ -8,24 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.core.architecture import Architecture
 from pipeline.core.hardware import Hardware
 from pipeline.core.image import Accelerator
+from pipeline.host.firmware import UEFI, Uefi
 from pipeline.host.hypervisor import QEMU
-
-
-@dataclass(frozen=True)
-class Firmware:
-    """UEFI for a machine. code: run as it is. variables: the store that each guest gets a copy of.
-
-    package: Debian's, which brings both.
-    """
-
-    code: Path
-    variables: Path
-    package: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class Machine:
 
     qemu: str
     emulated: str
-    uefi: Firmware
+    uefi: Uefi
     smbios: tuple[str, ...]
     display: tuple[str, ...]
     needs_firmware: bool
@@ -51,11 +39,7 @@ MACHINES: Mapping[Architecture, Machine] = {
         # Five-level paging is off, as nearly all clouds have it: with it one boot in two of Debian
         # 13's kernel was seen to lose memory to corruption under qemu 7.2's emulation.
         "max,la57=off",
-        Firmware(
-            Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
-            Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
-            "ovmf",
-        ),
+        UEFI["x86_64"],
         ("-smbios", "type=1,manufacturer=OpenStack Foundation,product=OpenStack Nova"),
         ("-vga", "std"),
         needs_firmware=False,
@@ -65,11 +49,7 @@ MACHINES: Mapping[Architecture, Machine] = {
         # Pointers are signed by a simple hash: by the architecture's own cipher, which no guest
         # can tell from it, an emulated boot was seen to take 2.7 times as long.
         "max,pauth-impdef=on",
-        Firmware(
-            Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
-            Path("/usr/share/AAVMF/AAVMF_VARS.fd"),
-            "qemu-efi-aarch64",
-        ),
+        UEFI["aarch64"],
         (),
         ("-device", "virtio-gpu-pci"),
         needs_firmware=True,

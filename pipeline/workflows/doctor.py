@@ -31,9 +31,9 @@ from pipeline.core.text import human_bytes
 from pipeline.guest.access.open import open_guest
 from pipeline.host import hypervisor, memory
 from pipeline.host.context import Tools
+from pipeline.host.firmware import UEFI
 from pipeline.host.isolation import find_isolation
 from pipeline.host.requirements import find, require
-from pipeline.verify.machines import MACHINES
 from pipeline.workflows.requirements import requirements
 
 State = Literal["ok", "advice", "lack"]
@@ -254,16 +254,8 @@ def _launch(tools: Tools) -> str:
 
 def _firmware(architecture: Architecture) -> str:
     """The files of UEFI for guests of an architecture."""
-    uefi = MACHINES[architecture].uefi
-    for file in (uefi.code, uefi.variables):
-        if not file.is_file():
-            raise HostError(
-                "boot under UEFI with",
-                file,
-                why=f"there is no {file}",
-                next_step=f"apt-get install {uefi.package}",
-            )
-    return str(uefi.code)
+    UEFI[architecture].require()
+    return str(UEFI[architecture].code)
 
 
 def _cloud(word: str) -> str:

@@ -19,7 +19,7 @@ from pipeline.builders.registry import kind_of, open_builder
 from pipeline.core.errors import InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration
-from pipeline.core.request import BuildRequest
+from pipeline.core.request import BuildRequest, PackageSources
 from pipeline.core.resources import KICKSTART
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
@@ -51,7 +51,19 @@ def installed(place: Path) -> BuildRequest:
     return BuildRequest(demo.model_copy(update={"answers": folder / "demo.ks"}))
 
 
-KINDS: dict[str, Callable[[Path], BuildRequest]] = {"given": given, "installer": installed}
+def packaged(place: Path) -> BuildRequest:
+    """Debian's packages, with a key file of its own that a test may take away."""
+    key = place / "archive.gpg"
+    key.write_bytes(Path("/usr/share/keyrings/debian-archive-keyring.gpg").read_bytes())
+    recipe = load_recipes(KICKSTART / "recipes.toml")["debian12-packages"]
+    return BuildRequest(recipe, sources=PackageSources(keys=(key,)))
+
+
+KINDS: dict[str, Callable[[Path], BuildRequest]] = {
+    "given": given,
+    "installer": installed,
+    "packages": packaged,
+}
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -98,6 +110,8 @@ def test_a_request_that_cannot_work_is_refused_before_anything(
 ) -> None:
     if request_.disk is not None:
         request_.disk.unlink()
+    elif request_.recipe.source == "packages":
+        request_.sources.keys[0].unlink()
     else:
         request_.recipe.answers.write_text("no such command\npoweroff\n")
     with pytest.raises(InputError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.image import Accelerator
 from pipeline.core.recipe import Recipe
+from pipeline.host.firmware import UEFI
 
 PROGRAM = "virt-install"
 _CONSOLES = {
@@ -29,14 +30,13 @@ _EMULATED: Mapping[Architecture, Mapping[str, str]] = {
     "aarch64": {"baseline": "cortex-a57", "maximum": "mode=maximum"},
 }
 # The board that all aarch64 guests have and the firmware that starts the installer's kernel there.
-_AAVMF = "/usr/share/AAVMF/AAVMF_"
 _BOARDS: Mapping[Architecture, tuple[str, ...]] = {
     "x86_64": (),
     "aarch64": (
         *("--machine", "virt"),
         "--boot",
-        f"loader={_AAVMF}CODE.fd,loader.readonly=yes,loader.type=pflash,"
-        f"nvram.template={_AAVMF}VARS.fd",
+        f"loader={UEFI['aarch64'].code},loader.readonly=yes,loader.type=pflash,"
+        f"nvram.template={UEFI['aarch64'].variables}",
     ),
 }
 _VIDEO: Mapping[Architecture, str] = {"x86_64": "vga", "aarch64": "virtio"}

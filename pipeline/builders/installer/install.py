@@ -29,10 +29,13 @@ from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration, DiskImage
 from pipeline.core.recipe import Recipe
 from pipeline.core.secrets import Secrets
+from pipeline.host import hypervisor
 from pipeline.host.context import Tools
 from pipeline.host.download import has_password, masked
 from pipeline.host.files import finish, write_whole
 from pipeline.host.fingerprint import code_of, step_key
+from pipeline.host.firmware import UEFI
+from pipeline.host.requirements import require
 
 CONSOLE, VIRT_INSTALL, QEMU, SCREEN, REPORT = (
     "console.log",
@@ -66,6 +69,9 @@ def install(  # noqa: PLR0917 # the hand-offs of the steps before, each of a typ
     limits: by default the recipe's. Raises a subclass of InstallError that says why it failed,
     with nothing left running and no disk under the name `out`.
     """
+    if recipe.architecture != "x86_64":
+        require(hypervisor.QEMU[recipe.architecture])
+        UEFI[recipe.architecture].require()
     limits = limits or Limits(recipe.install_minutes * 60.0, recipe.quiet_minutes * 60.0)
     for secret in (answers.nonce, *answers.secrets):
         tools.run.secrets.add(secret)
