@@ -227,10 +227,12 @@ def run_mapped(
     env: Mapping[str, str] | None = None,
     input: bytes | None = None,
     pass_fds: Sequence[int] = (),
+    writable: Sequence[Path] | None = None,
     attempted: str = "",
 ) -> Completed:
     """Run a trusted program in the host's view with the guest's ids; `mounts`: roots to be seen at
-    the given (existing, empty) directories.
+    the given (existing, empty) directories. writable: the only directories that it can write to,
+    for one that unpacks what strangers packed; None for all that its ids may write.
 
     It may also read and write the caller's own files, whose owner it sees as the id that follows
     the guest's last; so never run a guest's program by this. New files belong to the guest's root:
@@ -250,6 +252,7 @@ def run_mapped(
     spec = _spec(isolation, None) | {
         "untrusted": False,
         "flags": kernel.NEWNS | kernel.NEWPID,
+        "writable": None if writable is None else [str(path.absolute()) for path in writable],
         "mounts": [
             {"root": _places(isolation, root), "target": str(place.absolute())}
             for root, place in mounts

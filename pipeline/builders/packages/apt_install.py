@@ -54,10 +54,11 @@ def install(
     first = apt_order.foundation(nodes) if wanted.kind == "core" else set()
     if first:
         _lay_out(system, root, nodes, first, files, isolation=isolation, tools=tools)
-    written = [*_auto_marks(system, root, wanted, fields, first)]
+    written = []
     if wanted.kind == "core":
-        written += _sources(system, _guest_keyrings(system, packages, files, tools))
-    script = apt_script.install(_steps(nodes, first), written)
+        written = _sources(system, _guest_keyrings(system, packages, files, tools))
+    marks = _auto_marks(system, wanted, fields, first)
+    script = apt_script.install(_steps(nodes, first), written, [(_STATES, marks)] if marks else [])
     with tempfile.TemporaryDirectory(prefix="debs-", dir=tools.scratch) as name:
         debs = Path(name)
         debs.chmod(0o755)
@@ -126,6 +127,8 @@ def _lay_out(
         tools=tools,
         timeout=_EXTRACT,
         input=apt_script.EXTRACT.encode(),
+        # tar follows the links of one package where the next one's files lie behind them.
+        writable=[root.upper],
         attempted="unpack the first packages",
     )
 
@@ -156,12 +159,14 @@ def _steps(nodes: Sequence[apt_order.Node], first: set[str]) -> list[apt_script.
 
 def _auto_marks(
     system: PackageSystem,
-    root: Root,
     wanted: Wanted,
     fields: Sequence[Mapping[str, str]],
     first: set[str],
-) -> list[tuple[str, str]]:
-    """apt's marks of packages that came as dependencies, so that the guest may remove them."""
+) -> str:
+    """apt's marks of packages that came as dependencies, so that the guest may remove them.
+
+    They are added to those of the layers below.
+    """
     groups = {*wanted.groups}
     asked = {re.split(r"[:=/]", name)[0] for name in wanted.packages}
     marks = [
@@ -173,15 +178,7 @@ def _auto_marks(
         and not groups.intersection(re.split(r"[,\s]+", record.get("Task", "")))
         and record.get("Priority") != "required"
     ]
-    before = next(
-        (
-            (layer / _STATES.lstrip("/")).read_text()
-            for layer in (root.upper, *root.lower)
-            if (layer / _STATES.lstrip("/")).is_file()
-        ),
-        "",
-    )
-    return [(_STATES, before + "".join(marks))] if marks else []
+    return "".join(marks)
 
 
 def _native(system: PackageSystem, record: Mapping[str, str]) -> str:

@@ -140,8 +140,13 @@ class Step:
     force: bool = False
 
 
-def install(steps: Sequence[Step], files: Sequence[tuple[str, str]] = ()) -> str:
-    """The script that installs. files: path and content, written after the packages."""
+def install(
+    steps: Sequence[Step],
+    files: Sequence[tuple[str, str]] = (),
+    added: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The script that installs. files: path and content, written after the packages. added: the
+    same, put at the end of what is there."""
     lines = [_BEGIN]
     for step in steps:
         force = " --force-depends" if step.force else ""
@@ -149,10 +154,11 @@ def install(steps: Sequence[Step], files: Sequence[tuple[str, str]] = ()) -> str
         lines.append(f"step {shlex.quote(step.name)}\n")
         lines.append(f"{_DPKG}{force} --{step.action} {words or '--pending'}\n")
     lines.append(_RAMDISK)
-    for path, content in files:
-        directory = path.rpartition("/")[0]
-        lines.append(
-            f"mkdir -p {directory}\nprintf %s {shlex.quote(content)} >{path}\nchmod 644 {path}\n"
-        )
+    for sign, (path, content) in (
+        *((">", file) for file in files),
+        *((">>", file) for file in added),
+    ):
+        directory, said = path.rpartition("/")[0], shlex.quote(content)
+        lines.append(f"mkdir -p {directory}\nprintf %s {said} {sign}{path}\nchmod 644 {path}\n")
     lines.append(_CLEAN)
     return "".join(lines)

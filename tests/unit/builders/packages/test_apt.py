@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages import apt_index, apt_install, apt_keys, apt_order, apt_words
+from pipeline.builders.packages import (
+    apt_index,
+    apt_install,
+    apt_keys,
+    apt_order,
+    apt_script,
+    apt_words,
+)
 from pipeline.builders.packages.apt import open_backend
 from pipeline.builders.packages.apt_config import repository_urls, sources
 from pipeline.builders.packages.apt_index import IndexFile
@@ -280,6 +287,13 @@ def test_a_circle_of_pre_dependencies_ends() -> None:
     nodes = [node("a", Pre_Depends="b"), node("b", Pre_Depends="a")]
     assert list(apt_order.steps(nodes, ())) == [("unpack", ["a", "b"]), ("configure", [])]
     assert list(apt_order.steps([], ())) == []
+
+
+def test_marks_are_added_by_the_guest_to_those_that_it_has() -> None:
+    """What a layer below has is read in the guest alone: its links may lead to files of ours."""
+    script = apt_script.install([], [("/etc/new", "all of it")], [("/etc/old", "a line more")])
+    assert "printf %s 'all of it' >/etc/new\n" in script
+    assert "printf %s 'a line more' >>/etc/old\n" in script
 
 
 def test_the_time_of_a_package_is_that_of_its_newest_file(tmp_path: Path) -> None:
