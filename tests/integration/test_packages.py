@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.demo import command, environment, invoke
-from tests.fixtures.rpm_repository import Repository, make_repository
+from tests.fixtures.rpm_repository import Repository, make_key, make_repository
 from tests.fixtures.simplestreams_reader import read_mirror
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
@@ -217,6 +218,26 @@ def test_a_kickstart_without_its_installer(tmp_path: Path, repository: Repositor
     }
     assert read["/etc/node"] == "made\n"
     assert "\noperator:x:2000:" in read["/etc/passwd"]
+
+
+def test_layers_of_packages_that_another_key_signed_are_not_used(
+    tmp_path: Path, repository: Repository
+) -> None:
+    """The usual repository of RPMs signs its packages alone: nothing else can tell."""
+    unsigned, other = tmp_path / "unsigned", make_key(tmp_path / "other", "O <o@example.org>")
+    shutil.copytree(repository.directory, unsigned)
+    (unsigned / "repodata/repomd.xml.asc").unlink()
+    site = Site(tmp_path)
+    (tmp_path / "recipes.toml").write_text("")
+    words = ["genfs", "el", "9", "root.tar.gz", "--repository", f"base=file://{unsigned}"]
+    assert repository.key is not None
+    site.run(*words, "--key", str(repository.key.public))
+    (tmp_path / "root.tar.gz").unlink()
+    kept = {"IMAGE_PIPELINE_CACHE": str(tmp_path / "cache")}
+    done = invoke(tmp_path, *words, "--key", str(other.public), **kept)
+    assert done.returncode == 2
+    assert "none of the recipe's" in done.stderr
+    assert not (tmp_path / "root.tar.gz").exists()
 
 
 def test_one_line_makes_a_tar(tmp_path: Path, repository: Repository) -> None:

@@ -6,7 +6,7 @@ a layer adds), apt_fetch (their files), apt_install with apt_script and apt_orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.builders.packages import apt_fetch, apt_install, apt_resolve, apt_state
@@ -60,6 +60,10 @@ class AptBackend:
             self.check()
             found = apt_state.refresh(self._system, self._tools, directory)
         return found.state
+
+    def signers(self) -> Mapping[str, tuple[str, ...]]:
+        """See Backend: the indexes are signed."""
+        return {}
 
     def resolve(
         self, state: RepositoryState, wanted: Wanted, parents: Sequence[Package]

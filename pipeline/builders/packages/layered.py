@@ -76,6 +76,7 @@ class LayeredRoot:
             self.system,
             lambda wanted, parents: self.backend.resolve(self.state, wanted, parents),
             set_in_it=guest_settings.identity(self.system, self.scripts),
+            signers=self.backend.signers(),
             code=_code(self.system),
         )
 
