@@ -220,6 +220,33 @@ def test_a_kickstart_without_its_installer(tmp_path: Path, repository: Repositor
     assert "\noperator:x:2000:" in read["/etc/passwd"]
 
 
+def test_no_guest_no_accelerator(tmp_path: Path, repository: Repository) -> None:
+    """A host that can run no guest makes images of packages all the same, in odd directories."""
+    site = Site(tmp_path / 'a "dir" of [mine], größer*')
+    site.directory.mkdir()
+    (site.directory / "recipes.toml").write_text(ENTERPRISE.format(more=""))
+    site.run("build", "el", "--no-verify", *named(repository), IMAGE_PIPELINE_ACCEL="broken")
+    assert site.manifest("el")["acceleration"] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_layers_where_no_program_may_run(tmp_path: Path, repository: Repository) -> None:
+    (tmp_path / "recipes.toml").write_text("")
+    place = tmp_path / "layers"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,size=9m", "none", place], check=True)
+    try:
+        kept = {
+            "IMAGE_PIPELINE_LAYERS": str(place),
+            "IMAGE_PIPELINE_CACHE": str(tmp_path / "cache"),
+        }
+        done = invoke(tmp_path, "genfs", "el", "9", "root.tar.gz", *named(repository), **kept)
+        assert (done.returncode, list(place.iterdir())) == (3, [])
+        assert "noexec" in done.stderr
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_layers_of_packages_that_another_key_signed_are_not_used(
     tmp_path: Path, repository: Repository
 ) -> None:

@@ -6,6 +6,7 @@ everything that a layer writes anew is dated by the newest of its package files 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
@@ -21,6 +22,7 @@ from pipeline.builders.packages.settings import Script
 from pipeline.builders.packages.store import LayerStore
 from pipeline.builders.packages.times import newest
 from pipeline.core import settings
+from pipeline.core.errors import HostError
 from pipeline.core.packages import PackageSystem
 from pipeline.core.request import BuildRequest
 from pipeline.host.context import Tools
@@ -136,6 +138,13 @@ class LayeredRoot:
         """How this host shuts packages off."""
         place = settings.layers_dir()
         place.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(place).f_flag & os.ST_NOEXEC:
+            raise HostError(
+                "make layers in",
+                place,
+                why="its file system is mounted noexec, and programs of packages run from there",
+                next_step="Set IMAGE_PIPELINE_LAYERS to a directory on another file system",
+            )
         return find_isolation(self._tools, place)
 
     def _make(
