@@ -85,7 +85,8 @@ def make_image(
             request["archive"] = {"to": target(archive)}
         done = run_mapped(
             isolation,
-            [sys.executable, "-m", "pipeline.convert.ext4"],
+            # -P: a module in the current directory must not stand in for one of ours.
+            [sys.executable, "-P", "-m", "pipeline.convert.ext4"],
             tools=tools,
             timeout=_SECONDS,
             env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
