@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -272,9 +273,9 @@ def remove_tree(isolation: Isolation, directory: Path, tools: Tools) -> None:
     elif directory.exists():
         _take_group(directory)
         run_mapped(isolation, ["sh", "-c", _REMOVE, "sh", path], tools=tools, timeout=_TREE_SECONDS)
-        # What it lies in may be of a group that only the caller is in.
+        # Directories of the caller's may be of a group that no namespace maps.
         with contextlib.suppress(FileNotFoundError):
-            directory.rmdir()
+            shutil.rmtree(directory)
 
 
 def own(isolation: Isolation, directories: Sequence[Path], tools: Tools) -> None:
