@@ -118,7 +118,7 @@ class Transaction:
         logged: bool = True,
     ) -> str:
         """Run the host's rpm with the guest's root as its own."""
-        own = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm", "HOME": "/nonexistent"}
+        own = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm"}
         return self.run(
             [*_hosted("/usr/bin/rpm"), "--force-debian", "--noplugins", *words],
             attempted,
