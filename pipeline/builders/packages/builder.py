@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID
@@ -68,16 +69,7 @@ class _Packages:
         root = self._root
         if root.complete.taken is not None:
             write_whole(out.with_name(_KICKSTART), root.complete.taken.saved)
-        with root.made(self._request.recipe.name, evidence) as layers:
-            epoch = layers[0].epoch
-            tools.progress.say("writing the file system")
-            make_image(
-                root.isolation,
-                [layer.tree for layer in layers],
-                tools=tools,
-                epoch=epoch,
-                image=(out, self._parameters(epoch)),
-            )
+        epoch = self._write(out, evidence)
         return Built(
             DiskImage(out, "raw"),
             tool_versions(tools.run, [root.system.backend]),
@@ -88,6 +80,29 @@ class _Packages:
                 for p in root.packages
             ),
         )
+
+    def _write(self, out: Path, evidence: Path) -> int:
+        """Write the layers as `out`; the epoch. A layer that rotted meanwhile is made anew."""
+        root, tools = self._root, self._tools
+        while True:
+            with root.made(self._request.recipe.name, evidence) as layers:
+                epoch = layers[0].epoch
+                tools.progress.say("writing the file system")
+                with ThreadPoolExecutor(1) as pool:
+                    # Beside the writing, which reads the same pages.
+                    damaged = pool.submit(root.damaged, layers)
+                    make_image(
+                        root.isolation,
+                        [layer.tree for layer in layers],
+                        tools=tools,
+                        epoch=epoch,
+                        image=(out, self._parameters(epoch)),
+                    )
+                found = damaged.result()
+            if not found:
+                return epoch
+            out.unlink()
+            root.set_aside(found)
 
     def _parameters(self, epoch: int) -> Parameters:
         """Of the file system: its ids are a digest of what is in it."""

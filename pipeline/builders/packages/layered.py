@@ -6,7 +6,7 @@ everything that a layer writes anew is dated by the newest of its package files 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.builders.packages import settings as guest_settings
 from pipeline.builders.packages.backends import MODULES, open_backend
 from pipeline.builders.packages.complete import Complete, complete
+from pipeline.builders.packages.layer_garbage import collect
 from pipeline.builders.packages.layering import PlannedLayer, plan_layers, wanted_layers
 from pipeline.builders.packages.layers import Filled, Layer, Wish
 from pipeline.builders.packages.protocol import Backend, Package, RepositoryState
@@ -27,6 +28,7 @@ from pipeline.host.context import Tools
 from pipeline.host.download import masked
 from pipeline.host.fingerprint import code_of
 from pipeline.host.isolation import Isolation, Root, find_isolation
+from pipeline.host.locks import exclusive
 
 _ELSEWHERE = ("pipeline.core", "pipeline.host")
 """Left out of a layer's key, as of an install's: a line about locks makes no other layer."""
@@ -37,6 +39,7 @@ class LayeredRoot:
 
     def __init__(self, request: BuildRequest, tools: Tools) -> None:
         self._request, self._tools = request, tools
+        self._filled: set[str] = set()
 
     @cached_property
     def complete(self) -> Complete:
@@ -45,7 +48,7 @@ class LayeredRoot:
         if found.taken is not None:
             for secret in found.taken.secrets:
                 self._tools.run.secrets.add(secret)
-            for note in found.taken.notes:
+            for note in (*found.taken.notes, *found.notes):
                 self._tools.progress.warn(note)
         return found
 
@@ -109,10 +112,8 @@ class LayeredRoot:
 
         used_by: the build's name. logs: a directory for what the package manager says.
         """
-        isolation = self.isolation
-        store = LayerStore(isolation, self._tools)
+        made: tuple[Layer, ...] = ()
         with ExitStack() as stack:
-            made: tuple[Layer, ...] = ()
             for planned in self.layers:
                 wish = Wish(
                     key=planned.key,
@@ -126,9 +127,34 @@ class LayeredRoot:
                     ),
                 )
                 make = partial(self._make, planned, made, logs / f"{planned.kind}.log")
-                layer = stack.enter_context(store.use(wish, made, make, used_by=used_by))
+                layer = stack.enter_context(self.store.use(wish, made, make, used_by=used_by))
                 made = (layer, *made)
             yield made
+        if self._filled:
+            garbage = collect(self.store, most=settings.layers_bytes(), days=settings.layers_days())
+            for one in garbage:
+                self._tools.progress.say(f"deleted the layer {one.key}: {one.reason}")
+
+    def damaged(self, layers: Sequence[Layer]) -> tuple[tuple[Layer, str], ...]:
+        """Those of the layers whose content is not what was stored, and why; reads all of it.
+
+        What this run made itself is not read again.
+        """
+        older = [layer for layer in layers if layer.wish.key not in self._filled]
+        found = ((layer, self.store.damage(layer, full=True)) for layer in older)
+        return tuple((layer, why) for layer, why in found if why)
+
+    def set_aside(self, damaged: Sequence[tuple[Layer, str]]) -> None:
+        """Take damaged layers out of use, so that the next `made` makes them anew."""
+        for layer, why in damaged:
+            key = layer.wish.key
+            with exclusive(self.store.lock(key), f"the layer {key}"):
+                self.store.set_aside(key, why)
+
+    @cached_property
+    def store(self) -> LayerStore:
+        """Where the layers lie."""
+        return LayerStore(self.isolation, self._tools)
 
     @cached_property
     def isolation(self) -> Isolation:
@@ -168,6 +194,7 @@ class LayeredRoot:
             )
             for note in notes:
                 tools.progress.warn(note)
+        self._filled.add(planned.key)
         return Filled(planned.packages, epoch)
 
 
