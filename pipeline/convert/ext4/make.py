@@ -83,19 +83,7 @@ def make_image(
             request["image"] = fields
         if archive:
             request["archive"] = {"to": target(archive)}
-        done = run_mapped(
-            isolation,
-            [sys.executable, "-m", "pipeline.convert.ext4"],
-            tools=tools,
-            timeout=_SECONDS,
-            env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
-            input=json.dumps(request).encode(),
-            pass_fds=[request[kind]["to"] for kind in ("image", "archive") if kind in request],
-            attempted="make an image of the tree",
-        )
-        answer = json.loads(done.stdout)
-        if error := answer.get("error"):
-            raise _ERRORS.get(error.pop("kind"), HostError)(**error)
+        answer = _asked(isolation, request, tools)
         for partial, path in files:
             finish(partial, path)
     written = answer.get("image")
@@ -108,6 +96,24 @@ def make_image(
         told,
         answer.get("archive", {}).get("size", 0),
     )
+
+
+def _asked(isolation: Isolation, request: dict[str, Any], tools: Tools) -> dict[str, Any]:
+    """What the program answers to a request; its error is raised here."""
+    done = run_mapped(
+        isolation,
+        [sys.executable, "-m", "pipeline.convert.ext4"],
+        tools=tools,
+        timeout=_SECONDS,
+        env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(request).encode(),
+        pass_fds=[request[kind]["to"] for kind in ("image", "archive") if kind in request],
+        attempted="make an image of the tree",
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if error := answer.get("error"):
+        raise _ERRORS.get(error.pop("kind"), HostError)(**error)
+    return answer
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
