@@ -26,12 +26,10 @@ _ERRORS: dict[str, type[PipelineError]] = {"input": InputError, "host": HostErro
 
 @dataclass(frozen=True)
 class Made:
-    """What was made. digest: sha256 of the tree, "" unless asked for. needed: bytes that an image
-    of it should have. sha256: of the image, "" unless asked for. archive_size: bytes."""
+    """What was made. digest: sha256 of the tree, "" unless asked for. sha256: of the image, "" unless asked for. archive_size: bytes."""
 
     entries: int
     digest: str = ""
-    needed: int = 0
     image: Written | None = None
     sha256: str = ""
     archive_size: int = 0
@@ -91,7 +89,6 @@ def make_image(
     return Made(
         answer["entries"],
         answer.get("digest", ""),
-        answer.get("needed", 0),
         Written(**written) if written else None,
         told,
         answer.get("archive", {}).get("size", 0),
