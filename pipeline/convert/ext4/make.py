@@ -26,7 +26,10 @@ _ERRORS: dict[str, type[PipelineError]] = {"input": InputError, "host": HostErro
 
 @dataclass(frozen=True)
 class Made:
-    """What was made. digest: sha256 of the tree, "" unless asked for. sha256: of the image, "" unless asked for. archive_size: bytes."""
+    """What was made. archive_size: bytes.
+
+    digest: sha256 of the tree, sha256: of the image; each "" unless asked for.
+    """
 
     entries: int
     digest: str = ""

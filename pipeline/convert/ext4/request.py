@@ -31,8 +31,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     `Entry`; "epoch": seconds; "digest": whether to tell that of the tree; "image": none, or the
     fields of `Parameters`, "to" (a path or a descriptor) and "sha256" (whether to tell that); a
     size of 0 is as large as needed; "archive": none, or "to". Answer: "entries": how many;
-    "digest"; "needed": bytes that an image should have, where its size was 0; "image": the fields of `Written`, "sha256";
-    "archive": "size".
+    "digest"; "needed": bytes that an image should have, where its size was 0; "image": the fields
+    of `Written`, "sha256"; "archive": "size".
     """
     entries = scan(
         [Path(layer) for layer in request["layers"]],
