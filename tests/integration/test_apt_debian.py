@@ -34,6 +34,7 @@ BASE = ("initramfs-tools", "linux-image-cloud-amd64", "openssh-server")
 EXPECTED = {
     "etc/apt/sources.list": "the guest has deb822 sources, signed by its own keyring",
     "etc/apt/sources.list.d/debian.sources": "the same",
+    "etc/apt/apt.conf.d/99mmdebstrap": "its own option, given below",
     "etc/fstab": "mmdebstrap's is a comment; a builder writes the guest's",
     "etc/hostname": "mmdebstrap copies the host's",
     "etc/resolv.conf": "mmdebstrap copies the host's",
