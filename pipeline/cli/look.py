@@ -1,4 +1,4 @@
-"""Looking and tidying: doctor, list, show, diff, prune, report."""
+"""Looking and tidying: doctor, list, show, diff, prune, layers, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from invoke.context import Context
 from pipeline.cli import MANY, command, help_for, whole_number
 from pipeline.cli.session import end, session
 from pipeline.core import settings
-from pipeline.core.errors import ExitCode, HostError
+from pipeline.core.errors import ExitCode, HostError, InputError
 
 
 @command(
@@ -138,6 +138,46 @@ def prune(
         # A cloud of the record that nobody has set up any more is no wrong word of this command's.
         codes = [failure.exit_code for failure in answer.failures]
         end(ExitCode.CLOUD if code == ExitCode.INPUT else code for code in codes)
+
+
+@command(
+    help=help_for(
+        "json",
+        "debug",
+        verify="read every layer whole; set aside what is damaged",
+        prune="delete what is long unused, and the least recently used of too many",
+        dry_run="with --prune: only list what would go",
+    )
+)
+def layers(
+    c: Context,
+    verify: bool = False,
+    prune: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """List the layers that systems made of packages share, and tidy them."""
+    with session(quiet=True, as_json=json, debug=debug) as view:
+        import tempfile
+
+        from pipeline.builders.packages.store import LayerStore
+        from pipeline.host.context import Tools
+        from pipeline.host.programs import Runner
+        from pipeline.workflows import layers
+
+        if dry_run and not prune:
+            raise InputError("use --dry-run", why="it belongs to --prune")
+        with tempfile.TemporaryDirectory() as scratch, Runner(secrets=view.secrets) as runner:
+            store = LayerStore(None, Tools(runner, view.progress, Path(scratch)))
+            if prune:
+                gone = layers.prune(store, dry_run=dry_run)
+                data = [asdict(one) | {"path": str(one.path)} for one in gone]
+                view.result(data, layers.garbage_lines(gone, dry_run=dry_run))
+                return
+            found = layers.verify(store) if verify else layers.list_layers(store)
+        view.result([asdict(one) for one in found], layers.lines(found, store.place))
+        end(ExitCode.DISK for one in found if one.damage)
 
 
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))

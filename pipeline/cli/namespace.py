@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.collection import Collection
 
 from pipeline.cli.build import build, console, recipes, verify
-from pipeline.cli.look import diff, doctor, list_, prune, report, show
+from pipeline.cli.look import diff, doctor, layers, list_, prune, report, show
 from pipeline.cli.upload import unbundle, upload
 from pipeline.core.resources import is_checkout
 
@@ -24,6 +24,7 @@ def namespace() -> Collection:
         show,
         diff,
         prune,
+        layers,
         report,
     ]
     if is_checkout():

@@ -36,12 +36,17 @@ VARIABLES = {
     "IMAGE_PIPELINE_CONFIG": "the user's own files, such as the signing key pair; by default"
     " `~/.config/image-pipeline` (`XDG_CONFIG_HOME`)",
     "IMAGE_PIPELINE_DEBUG": "anything but `0`: show a traceback with an error",
+    "IMAGE_PIPELINE_LAYERS": "layers of systems made of packages; by default `layers` in the cache",
+    "IMAGE_PIPELINE_LAYERS_DAYS": "days that an unused layer is kept; by default 60",
+    "IMAGE_PIPELINE_LAYERS_GIB": "GiB that all layers may take together; by default 20",
     "IMAGE_PIPELINE_LIBVIRT": "`embed` (libvirt inside the pipeline, the default), `session`,"
     " `system` or a qemu URI of this host",
     "IMAGE_PIPELINE_NO_PACKAGES": "set: `./invoke` installs no Debian packages on its first run",
     "IMAGE_PIPELINE_PROGRESS": "`plain` (lines) or `json` (one JSON object a line) in place of bars"
     " on a terminal; both on standard error",
     "IMAGE_PIPELINE_RECIPES": "the recipes table; by default `kickstart/recipes.toml`",
+    "IMAGE_PIPELINE_SHARED_LAYERS": "layers and archives of others on this host, read only;"
+    " by default `/var/cache/image-pipeline/layers`",
     "IMAGE_PIPELINE_VENV": "the virtual environment that `./invoke` keeps; by default `.venv`"
     " beside it",
 }

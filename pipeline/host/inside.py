@@ -30,6 +30,7 @@ from pipeline.host.views import (
     Step,
     directory,
     fill_dev,
+    fill_proc,
     open_paths,
     open_root,
     proc_fd,
@@ -68,10 +69,12 @@ def map_ids(pid: int, spec: Spec) -> None:
             Path(f"/proc/{pid}/{kind}_map").write_text(text)
 
 
-def become_root() -> None:
-    """Be the namespace's root, and nobody else any more."""
+def become_root(*, trusted: bool = False) -> None:
+    """Be the namespace's root, and nobody else any more; a trusted program keeps the caller's other
+    groups, whose directories it may have to go through."""
     Step.now = "become root of the namespace"
-    os.setgroups([])
+    if not trusted:
+        os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     kernel.die_with_parent()  # the change of ids undid it
@@ -106,9 +109,7 @@ def enter(spec: Spec) -> list[str]:
     # From here on a module would come from the guest's files, and run with the rights of this.
     sys.meta_path.clear()
     kernel.pivot_here()
-    directory("/proc")
-    Step.now = "mount /proc"
-    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    fill_proc(devices[0])
     fill_dev(devices)
     directory("/sys")
     kernel.mount("sys", "/sys", "tmpfs", kernel.READ_ONLY | kernel.NOSUID, "mode=0755,size=4k")
@@ -127,7 +128,7 @@ def see_roots(spec: Spec) -> None:
     kernel.mount("none", "/", flags=kernel.RECURSIVE | kernel.PRIVATE)
     roots = [open_root(place["root"]) for place in spec["mounts"]]
     if spec["user_namespace"]:
-        become_root()
+        become_root(trusted=True)
     for place, root in zip(spec["mounts"], roots, strict=True):
         put_root(root, place["target"])
     # A /proc of other processes' numbers misleads; where a container forbids ours, it has to do.
@@ -212,6 +213,7 @@ def be_init(spec: Spec, argv: list[str], parent: int, say: int) -> int:
     if spec["untrusted"] and spec["user_namespace"]:
         pid = start_locked(spec, argv, say)
     else:
+        kernel.set_dumpable(False)
         pid = os.fork()
         if pid == 0:
             execute(spec, argv, say)

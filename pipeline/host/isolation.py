@@ -9,9 +9,11 @@ The work is done by inside.py, a script of its own process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -39,7 +41,7 @@ REQUIRES = declare(
         "isolation",
         "running programs of packages shut off from the host, without root",
         programs={"newuidmap": "uidmap", "newgidmap": "uidmap"},
-        unchecked={"unshare": "util-linux"},
+        unchecked=dict.fromkeys(("rm", "cp", "chown", "sync"), "coreutils"),
         needed=False,
     )
 )
@@ -54,6 +56,8 @@ _MOST_OUTPUT = 64 << 20  # bytes; the longest log of an installation seen had 3 
 _PROCESSES = 4096  # at once; a compiler of modules on many cores stays below a tenth of it
 _TAIL = 2000  # characters of a failing program's words that fit a terminal screen
 _PROBE_SECONDS = 60.0
+_TREE_SECONDS = 3600.0  # for a tree of some 100,000 files on a slow disk
+_REMOVE = 'find "$1" -xdev -mindepth 1 -delete; rmdir "$1" 2>/dev/null; :'
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ class Isolation:
     overlay: bool
     first_group: int | None = None
     namespaces: bool = True
+
+    @property
+    def group(self) -> int:
+        """Host id that is the guest's group 0."""
+        return self.first_id if self.first_group is None else self.first_group
 
 
 _FOUND: dict[tuple[int, int], Isolation] = {}
@@ -257,23 +266,35 @@ def run_mapped(
 
 def remove_tree(isolation: Isolation, directory: Path, tools: Tools) -> None:
     """Delete a directory whose files belong to the guest's ids; nothing where there is none."""
-    argv = ["rm", "-rf", "--one-file-system", "--", str(directory.absolute())]
+    path = str(directory.absolute())
     if os.geteuid() == 0:
-        tools.run.run(argv, timeout=600, noted=False)
-    else:
-        run_mapped(isolation, argv, tools=tools, timeout=600)
+        argv = ["rm", "-rf", "--one-file-system", "--", path]
+        tools.run.run(argv, timeout=_TREE_SECONDS, noted=False)
+    elif directory.exists():
+        _take_group(directory)
+        run_mapped(isolation, ["sh", "-c", _REMOVE, "sh", path], tools=tools, timeout=_TREE_SECONDS)
+        # Directories of the caller's may be of a group that no namespace maps.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
 
 
 def own(isolation: Isolation, directories: Sequence[Path], tools: Tools) -> None:
-    """Give the guest's root those of the directories that are the caller's."""
-    group = isolation.first_id if isolation.first_group is None else isolation.first_group
-    for path in directories:
-        if path.stat().st_uid == isolation.first_id:
-            continue
-        if os.geteuid() == 0:
-            os.chown(path, isolation.first_id, group)
-        else:
-            run_mapped(isolation, ["chown", "0:0", "--", path], tools=tools, timeout=60)
+    """Give the guest's root those of the directories that are not its own yet."""
+    theirs = [path for path in directories if path.stat().st_uid != isolation.first_id]
+    if os.geteuid() == 0:
+        for path in theirs:
+            os.chown(path, isolation.first_id, isolation.group)
+    elif theirs:
+        for path in theirs:
+            _take_group(path)
+        run_mapped(isolation, ["chown", "0:0", "--", *theirs], tools=tools, timeout=60)
+
+
+def _take_group(directory: Path) -> None:
+    """Have a directory of the caller's be of its first group, the only one that is mapped."""
+    status = directory.stat()
+    if status.st_uid == os.geteuid() and status.st_gid != os.getegid():
+        os.chown(directory, -1, os.getegid())
 
 
 def stage_copy(isolation: Isolation, root: Root, tools: Tools) -> Root:
@@ -284,9 +305,9 @@ def stage_copy(isolation: Isolation, root: Root, tools: Tools) -> Root:
     own(isolation, (root.upper, root.work), tools)
     argv = ["cp", "--archive", "--reflink=auto", "--", f"{root.lower[0]}/.", f"{root.upper}/"]
     if os.geteuid() == 0:
-        tools.run.run(argv, timeout=3600, attempted="copy the layer")
+        tools.run.run(argv, timeout=_TREE_SECONDS, attempted="copy the layer")
     else:
-        run_mapped(isolation, argv, tools=tools, timeout=3600, attempted="copy the layer")
+        run_mapped(isolation, argv, tools=tools, timeout=_TREE_SECONDS, attempted="copy the layer")
     return Root((), root.upper, root.work)
 
 
@@ -302,12 +323,11 @@ def _places(isolation: Isolation, root: Root) -> dict[str, Any]:
 def _spec(isolation: Isolation, root: Root | None) -> dict[str, Any]:
     """What inside.py is told in any case."""
     by_hand = os.geteuid() == 0
-    group = isolation.first_id if isolation.first_group is None else isolation.first_group
     return {
         "root": _places(isolation, root) if root else None,
         "user_namespace": isolation.mode == "user namespace",
         "uid_map": [[0, isolation.first_id, isolation.count]],
-        "gid_map": [[0, group, isolation.count]],
+        "gid_map": [[0, isolation.group, isolation.count]],
         "count": isolation.count,
         "newuidmap": "" if by_hand else find("newuidmap"),
         "newgidmap": "" if by_hand else find("newgidmap"),

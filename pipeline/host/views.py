@@ -15,6 +15,8 @@ from typing import Any
 from pipeline.host import kernel
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_READ_ONLY = ("sys", "sysrq-trigger", "bus", "fs", "irq")
+_EMPTY = ("kcore", "keys", "key-users", "kallsyms", "latency_stats", "timer_list", "sched_debug")
 _LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "fd/0",
@@ -98,6 +100,21 @@ def fill_dev(devices: list[int]) -> None:
         kernel.NOSUID | kernel.NOEXEC,
         "newinstance,ptmxmode=0666,mode=620",
     )
+
+
+def fill_proc(null: int) -> None:
+    """The inside's own processes. What rules the whole kernel is read-only or empty: some of it
+    opens to the user id 0 of the host, which a guest's root may be in a container."""
+    directory("/proc")
+    Step.now = "mount /proc"
+    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    Step.now = "close /proc"
+    for name in _READ_ONLY:
+        if os.path.exists(f"/proc/{name}"):  # noqa: PTH110
+            kernel.bind(f"/proc/{name}", f"/proc/{name}", writable=False)
+    for name in _EMPTY:
+        if os.path.exists(f"/proc/{name}"):  # noqa: PTH110
+            kernel.mount(proc_fd(null), f"/proc/{name}", flags=kernel.BIND)
 
 
 def put_binds(binds: list[Spec], opened: list[int]) -> list[str]:

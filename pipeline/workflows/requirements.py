@@ -23,7 +23,7 @@ ROOMS = (
     "pipeline.workflows.requirements",
 )
 """The modules that declare what they need; a test holds that these are all."""
-_ALWAYS = ("util-linux",)  # essential packages of Debian, never to be installed
+_ALWAYS = ("util-linux", "coreutils")  # essential packages of Debian, never to be installed
 _HEAD = """\
 # What `./invoke` installs with apt on its first run, one name a line.
 # Written by `./invoke docs` from what the rooms of pipeline/ declare; do not edit.

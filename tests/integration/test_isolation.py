@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -20,9 +22,23 @@ from pipeline.core.errors import HostError, ProgramError
 from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Bind, Root, find_isolation, remove_tree, run_inside, run_mapped
+from pipeline.host.isolation import (
+    Bind,
+    Root,
+    find_isolation,
+    remove_tree,
+    run_inside,
+    run_mapped,
+)
 from pipeline.host.programs import Runner
-from tests.fixtures.isolated import PYTHON, USR, Room, as_builder, make_root, running, vanished
+from tests.fixtures.isolated import (
+    PYTHON,
+    Room,
+    as_builder,
+    make_root,
+    running,
+    vanished,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -62,17 +78,25 @@ def mark() -> str:
     return f"mark-{uuid.uuid4().hex}"
 
 
+class Ended:
+    """Ends a process whatever a test says."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.close = process.kill
+
+
 def mounts() -> list[str]:
     return Path("/proc/self/mountinfo").read_text().splitlines()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
-def test_all_of_it_as_an_ordinary_user(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in list(tmp_path.parents)[:2]:
-        parent.chmod(0o755)
+def test_all_of_it_as_an_ordinary_user() -> None:
     argv = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = as_builder(tmp_path / "home", [*argv, f"--basetemp={tmp_path}/home/t"])
+    # Not tmp_path: pytest closes its parents to all others.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        done = as_builder(place / "home", [*argv, f"--basetemp={place}/home/t"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
 
@@ -96,6 +120,7 @@ def test_the_guest_is_root_of_its_own_ids(room: Room) -> None:
 
 
 def test_what_was_written_is_in_the_upper_layer_and_nothing_else_is(room: Room) -> None:
+    room.hand_over()
     room.run(
         "import os; os.remove('/etc/motd'); open('/etc/new', 'w').write('n')\n"
         "open('/dev/shm/x', 'w'); open('/dev/y', 'w'); os.listdir('/proc')",
@@ -115,6 +140,7 @@ def test_setuid_programs_and_file_capabilities_work(room: Room) -> None:
         "os.setxattr('/tmp/id', 'security.capability', bytes.fromhex('%s'))\n"
         "print(subprocess.run(['/tmp/id', '-u'], user=1000, capture_output=True).stdout)"
     )
+    room.hand_over()
     value = "0100000200200000000000000000000000000000"
     assert room.run(script % value).text == "b'0\\n'\n"
     # A writer of images reads it as the guest would have it.
@@ -138,7 +164,8 @@ def test_no_file_of_the_host_is_in_reach(room: Room, tmp_path: Path) -> None:
         "for _ in range(64): os.chdir('..')\n"
         "os.chroot('.')\n"
         "print(before, [refused(lambda: open(p)) for p in paths], sorted(os.listdir('/')))\n"
-        "print([refused(lambda: os.open(f'/proc/1/{n}', 0)) for n in ('root', 'cwd', 'mem', 'fd')])\n"
+        "names = ('root', 'cwd', 'mem', 'fd')\n"
+        "print([refused(lambda: os.open(f'/proc/1/{n}', 0)) for n in names])\n"
         "print(sorted(os.listdir('/proc/self/fd')), open('/proc/1/cmdline').read().strip('\\0'))"
     )
     home = Path.home() / ".profile"
@@ -170,13 +197,13 @@ def test_mounts_devices_and_the_kernel_stay_closed(room: Room, tmp_path: Path) -
         "  refused(lambda: c('sethostname', b'mine', 4)),\n"
         "  refused(lambda: time.clock_settime(0, time.time())),\n"
         "  refused(lambda: open('/proc/sys/kernel/core_pattern', 'w')),\n"
-        "  refused(lambda: open('/proc/sysrq-trigger', 'w')),\n"
+        "  refused(lambda: open('/proc/sys/vm/drop_caches', 'w')),\n"
         "  refused(lambda: open('/sys/new', 'w')))\n"
         "print(refused(lambda: c('mount', b'x', b'/tmp', b'tmpfs', 0, None)))"
     )
     lines = room.run(script, binds=[Bind(place, "/shown")]).text.splitlines()
     assert lines[0] == "EROFS EROFS EPERM EINVAL EINVAL EROFS"
-    assert lines[1] == "EPERM EPERM EPERM EPERM EACCES EACCES EROFS"
+    assert lines[1] == "EPERM EPERM EPERM EPERM EROFS EROFS EROFS"
     assert lines[2] == "done"  # its own, and gone with it
     assert (place / "file").read_text() == "unchanged"
     assert os.uname().nodename == name and mounts() == before
@@ -192,18 +219,17 @@ def test_a_writable_bind_is_written(room: Room, tmp_path: Path) -> None:
 
 
 def test_no_process_of_the_host_is_in_reach(room: Room) -> None:
-    with subprocess.Popen(["sleep", "300"]) as bystander:
+    with subprocess.Popen(["sleep", "300"]) as bystander, contextlib.closing(Ended(bystander)):
         script = CALLS + (
             "print(sorted(int(n) for n in os.listdir('/proc') if n.isdecimal()))\n"
             "print(refused(lambda: os.kill(int(sys.argv[1]), 9)))\n"
             "print(refused(lambda: c('ptrace', 16, 1, 0, 0)))\n"
-            "os.kill(1, 9); os.kill(-1, 9); os.kill(0, 18)\n"
+            "os.kill(1, 9); print(refused(lambda: os.kill(-1, 9))); os.kill(0, 18)\n"
             "print('alive')"
         )
         lines = room.run(script, bystander.pid).text.splitlines()
-        assert lines == ["[1, 2]", "ESRCH", "EPERM", "alive"]
+        assert lines == ["[1, 2]", "ESRCH", "EPERM", "ESRCH", "alive"]
         assert bystander.poll() is None
-        bystander.kill()
 
 
 def test_no_network_of_the_host_is_in_reach(room: Room) -> None:
@@ -288,14 +314,15 @@ def test_a_root_whose_link_leads_elsewhere_is_refused(room: Room, name: str) -> 
     (room.root.lower[0] / name).symlink_to("/tmp")
     with pytest.raises(HostError, match=f"use /{name} of the root: it is not a directory"):
         room.run("print()")
-    with pytest.raises(HostError, match="open .*nowhere"):
+    with pytest.raises(HostError, match=r"open .*nowhere"):
         room.run("print()", binds=[Bind(Path("/nowhere"), "/x")])
 
 
 def test_a_link_of_the_root_keeps_a_bind_inside(room: Room, tmp_path: Path) -> None:
     target = tmp_path / "target"
     (room.root.lower[0] / "link").symlink_to(target)
-    room.run("print()", binds=[Bind(room.tools.scratch, f"/link/{uuid.uuid4().hex}")])
+    with pytest.raises(HostError, match="bind"):
+        room.run("print()", binds=[Bind(room.tools.scratch, f"/link/{uuid.uuid4().hex}")])
     assert not target.exists()
 
 
@@ -425,8 +452,6 @@ def test_programs_of_another_architecture_run(room: Room) -> None:
             timeout=60,
             architecture="aarch64",
         )
-    with pytest.raises(ProgramError, match="cannot be started: Exec format error"):
-        run_inside(room.isolation, room.root, ["/arm"], tools=room.tools, timeout=60, binds=[USR])
     assert mounts() == before
 
 
