@@ -67,8 +67,8 @@ chmod 1777 "$root/tmp"
 """Arguments: the root; names of links into /usr, none where the system is not merged; the package
 base-files; the other packages to begin with. Runs no code of packages.
 
-The links are made where base-files does not bring them: Debian's does from trixie on, Ubuntu's in
-every release that is merged. These are debootstrap's links for the others.
+The links are made where base-files does not bring them, which Debian's does from trixie on; these
+are debootstrap's for a release before.
 """
 
 _BEGIN = """\
