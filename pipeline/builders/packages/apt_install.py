@@ -29,7 +29,7 @@ from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mappe
 _EXTRACT = 900.0
 _INSTALL = 7200.0  # s; an emulated architecture takes ten times as long as the host's
 _RUN = 400  # package files of one dpkg, whose words must fit its argument list
-_LAST = 25  # lines of dpkg's that an error shows
+_LAST = 8  # lines of dpkg's that an error shows
 _BASE_FILES = "base-files"
 _KEYRINGS = Path("/usr/share/keyrings")
 _SOURCES = "/etc/apt/sources.list.d"
@@ -232,11 +232,7 @@ def _failure(wanted: Wanted, log: Path, error: ProgramError) -> InstallError:
     lines = without_escapes(log.read_text(errors="replace")).splitlines() if log.exists() else []
     steps = [line for line in lines if line.startswith(apt_script.MARK)]
     step = steps[-1].removeprefix(apt_script.MARK) if steps else "begin"
-    last = "; ".join(
-        printable(line).strip()
-        for line in lines[-_LAST:]
-        if re.search(r"error|cannot|fail|unable|depend|not found|No space|:$|status", line, re.I)
-    )
+    last = "; ".join(printable(line).strip() for line in lines[-_LAST:] if line.strip())
     return InstallError(
         f"{step} of the layer",
         wanted.kind,
