@@ -250,6 +250,16 @@ def test_the_next_mirror_answers_where_one_is_in_the_middle_of_an_update(
         assert apt.state(refresh=True)
 
 
+def test_the_next_mirror_answers_where_one_is_empty(
+    tools: Tools, keys: dict[str, Key], mirror: Mirror, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with serve(tmp_path / "empty") as first:
+        assert backend(tools, keys["right"], first.url, mirror.url).state(refresh=True)
+        with pytest.raises(HostError, match="no suite stable"):
+            backend(tools, keys["right"], first.url).state(refresh=True)
+
+
 def test_no_mirror_answers(tools: Tools, keys: dict[str, Key]) -> None:
     with pytest.raises(HostError, match="ours") as caught:
         backend(tools, keys["right"], NOWHERE).state(refresh=True)

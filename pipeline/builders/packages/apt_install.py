@@ -29,9 +29,8 @@ from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mappe
 _EXTRACT = 900.0
 _INSTALL = 7200.0  # s; an emulated architecture takes ten times as long as the host's
 _RUN = 400  # package files of one dpkg, whose words must fit its argument list
-_LAST = 25  # lines of dpkg's that an error shows
+_LAST = 8  # lines of dpkg's that an error shows
 _BASE_FILES = "base-files"
-_STATES = "/var/lib/apt/extended_states"
 _KEYRINGS = Path("/usr/share/keyrings")
 _SOURCES = "/etc/apt/sources.list.d"
 
@@ -54,10 +53,11 @@ def install(
     first = apt_order.foundation(nodes) if wanted.kind == "core" else set()
     if first:
         _lay_out(system, root, nodes, first, files, isolation=isolation, tools=tools)
-    written = [*_auto_marks(system, root, wanted, fields, first)]
+    written = []
     if wanted.kind == "core":
-        written += _sources(system, _guest_keyrings(system, packages, files, tools))
-    script = apt_script.install(_steps(nodes, first), written)
+        written = _sources(system, _guest_keyrings(system, packages, files, tools))
+    marks = _dependencies(system, wanted, fields, first)
+    script = apt_script.install(_steps(nodes, first), marks, written)
     with tempfile.TemporaryDirectory(prefix="debs-", dir=tools.scratch) as name:
         debs = Path(name)
         debs.chmod(0o755)
@@ -154,34 +154,23 @@ def _steps(nodes: Sequence[apt_order.Node], first: set[str]) -> list[apt_script.
     return steps
 
 
-def _auto_marks(
+def _dependencies(
     system: PackageSystem,
-    root: Root,
     wanted: Wanted,
     fields: Sequence[Mapping[str, str]],
     first: set[str],
 ) -> list[tuple[str, str]]:
-    """apt's marks of packages that came as dependencies, so that the guest may remove them."""
+    """Names and architectures of packages that nobody asked for: apt may remove them one day."""
     groups = {*wanted.groups}
     asked = {re.split(r"[:=/]", name)[0] for name in wanted.packages}
-    marks = [
-        f"Package: {record['Package']}\nArchitecture: {_native(system, record)}\n"
-        "Auto-Installed: 1\n\n"
+    return [
+        (record["Package"], _native(system, record))
         for record in fields
         if record["Package"] not in {*asked, "apt", *first}
         and record["Package"].removeprefix("task-") not in groups
         and not groups.intersection(re.split(r"[,\s]+", record.get("Task", "")))
         and record.get("Priority") != "required"
     ]
-    before = next(
-        (
-            (layer / _STATES.lstrip("/")).read_text()
-            for layer in (root.upper, *root.lower)
-            if (layer / _STATES.lstrip("/")).is_file()
-        ),
-        "",
-    )
-    return [(_STATES, before + "".join(marks))] if marks else []
 
 
 def _native(system: PackageSystem, record: Mapping[str, str]) -> str:
@@ -243,11 +232,7 @@ def _failure(wanted: Wanted, log: Path, error: ProgramError) -> InstallError:
     lines = without_escapes(log.read_text(errors="replace")).splitlines() if log.exists() else []
     steps = [line for line in lines if line.startswith(apt_script.MARK)]
     step = steps[-1].removeprefix(apt_script.MARK) if steps else "begin"
-    last = "; ".join(
-        printable(line).strip()
-        for line in lines[-_LAST:]
-        if re.search(r"error|cannot|fail|unable|depend|not found|No space|:$|status", line, re.I)
-    )
+    last = "; ".join(printable(line).strip() for line in lines[-_LAST:] if line.strip())
     return InstallError(
         f"{step} of the layer",
         wanted.kind,

@@ -153,7 +153,8 @@ def _update(apt: PrivateApt) -> dict[str, str]:
                     "fetch the index of the repository",
                     f"{failure.repository} ({', '.join(mirrors[failure.repository])})",
                     why=failure.why,
-                    next_step="Check the network, or name another mirror in the recipe",
+                    next_step=failure.next_step
+                    or "Check the network, or name another mirror in the recipe",
                 )
             if count > 1:
                 apt.tools.progress.say(
