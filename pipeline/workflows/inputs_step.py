@@ -59,8 +59,7 @@ def _of_packages(
         "weakDependencies": system.weak_dependencies,
         "repositories": tuple(
             without_passwords(word)
-            for word in (*sources.mirrors, *sources.repositories)
-            or (*system.mirrors, *named)
+            for word in (*sources.mirrors, *sources.repositories) or (*system.mirrors, *named)
         ),
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages.apt import open_backend
+from pipeline.builders.packages.apt.backend import open_backend
 from pipeline.builders.packages.protocol import LAYERS, Package, Wanted
 from pipeline.core.errors import InstallError
 from pipeline.core.events import QuietProgress

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages.apt import open_backend
+from pipeline.builders.packages.apt.backend import open_backend
 from pipeline.builders.packages.protocol import Backend, Package, Wanted
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress

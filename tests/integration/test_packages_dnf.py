@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages.dnf import DnfBackend, open_backend
+from pipeline.builders.packages.dnf.backend import DnfBackend, open_backend
 from pipeline.builders.packages.protocol import LayerKind, Package, RepositoryState, Wanted
 from pipeline.core.errors import HostError, InputError, InstallError
 from pipeline.core.events import QuietProgress

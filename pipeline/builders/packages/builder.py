@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pipeline.builders.packages.layered import LayeredRoot
 from pipeline.builders.protocol import Builder, Built
+from pipeline.convert import ext4
 from pipeline.convert.ext4.geometry import Parameters
 from pipeline.convert.ext4.make import make_image
 from pipeline.core.checks import ROOT_LABEL
@@ -24,11 +25,11 @@ from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
 from pipeline.host.files import write_whole
-from pipeline.host.fingerprint import code_of, step_key
+from pipeline.host.fingerprint import step_key
 from pipeline.host.versions import tool_versions
 
-_WRITER = "pipeline.convert.ext4.make"
-_ELSEWHERE = ("pipeline.core", "pipeline.host")
+_WRITER = (Path(ext4.__file__).parent,)
+"""The code that writes the file system: a program of its own, which nobody imports whole."""
 _KICKSTART = "ks.cfg"
 
 
@@ -55,7 +56,7 @@ class _Packages:
         return {
             "layers": [layer.key for layer in self._root.layers],
             "MiB": self._root.system.root_mib,
-            "writer": step_key("writer", {}, code_of(_WRITER, without=_ELSEWHERE)),
+            "writer": step_key("writer", {}, _WRITER),
         }
 
     def identity(self) -> Mapping[str, object]:

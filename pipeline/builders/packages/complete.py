@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.builders.packages import front_door, kickstart
-from pipeline.builders.packages.kickstart import Taken
+from pipeline.builders.packages import front_door
+from pipeline.builders.packages.kickstart import reading as kickstart
+from pipeline.builders.packages.kickstart.reading import Taken
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem, Repository
 from pipeline.core.request import BuildRequest, PackageSources

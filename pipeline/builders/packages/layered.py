@@ -14,12 +14,12 @@ from pathlib import Path
 from pipeline.builders.packages import settings as guest_settings
 from pipeline.builders.packages.backends import MODULES, open_backend
 from pipeline.builders.packages.complete import Complete, complete
-from pipeline.builders.packages.layer_garbage import collect
-from pipeline.builders.packages.layering import PlannedLayer, plan_layers, wanted_layers
-from pipeline.builders.packages.layers import Filled, Layer, Wish
+from pipeline.builders.packages.layers.garbage import collect
+from pipeline.builders.packages.layers.planning import PlannedLayer, plan_layers, wanted_layers
+from pipeline.builders.packages.layers.records import Filled, Layer, Wish
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.builders.packages.protocol import Backend, Package, RepositoryState
 from pipeline.builders.packages.settings import Script
-from pipeline.builders.packages.store import LayerStore
 from pipeline.builders.packages.times import newest
 from pipeline.core import settings
 from pipeline.core.packages import PackageSystem
@@ -199,6 +199,7 @@ class LayeredRoot:
 
 
 def _code(system: PackageSystem) -> tuple[Path, ...]:
-    """The modules that make layers of this package manager."""
-    ours = (MODULES[system.backend], guest_settings.__name__)
-    return tuple(code_of(*ours, without=_ELSEWHERE))
+    """The modules that make layers of this package manager, with scripts that nobody imports."""
+    here = Path(__file__).parent
+    imported = code_of(MODULES[system.backend], guest_settings.__name__, without=_ELSEWHERE)
+    return (here / system.backend, here / "inside", *imported)

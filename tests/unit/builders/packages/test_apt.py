@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages import apt_index, apt_install, apt_keys, apt_order, apt_words
-from pipeline.builders.packages.apt import open_backend
-from pipeline.builders.packages.apt_config import repository_urls, sources
-from pipeline.builders.packages.apt_index import IndexFile
+from pipeline.builders.packages.apt import index as apt_index
+from pipeline.builders.packages.apt import install as apt_install
+from pipeline.builders.packages.apt import keys as apt_keys
+from pipeline.builders.packages.apt import order as apt_order
+from pipeline.builders.packages.apt import words as apt_words
+from pipeline.builders.packages.apt.backend import open_backend
+from pipeline.builders.packages.apt.config import repository_urls, sources
+from pipeline.builders.packages.apt.index import IndexFile
 from pipeline.core.errors import InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.packages import PackageSystem

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.builders.packages.kickstart import Taken, merged, read
+from pipeline.builders.packages.kickstart.reading import Taken, merged, read
 from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
 from pipeline.core.environment import FromEnvironment

@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import layer_archive, layers
-from pipeline.builders.packages.layers import LOCKS, RECORD, TREE, Filled, Layer, Wish
+from pipeline.builders.packages.layers import archive as layer_archive
+from pipeline.builders.packages.layers import records as layers
+from pipeline.builders.packages.layers.records import LOCKS, RECORD, TREE, Filled, Layer, Wish
 from pipeline.core import settings
 from pipeline.core.errors import BusyError, HostError, PipelineError
 from pipeline.core.resources import COMMAND

@@ -72,8 +72,10 @@ def read(
     fault at once, each with its line.
     """
     from pipeline.builders.installer import kickstart_syntax
-    from pipeline.builders.packages import kickstart_accounts, kickstart_packages, kickstart_system
-    from pipeline.builders.packages.kickstart_words import Words
+    from pipeline.builders.packages.kickstart import accounts as kickstart_accounts
+    from pipeline.builders.packages.kickstart import packages as kickstart_packages
+    from pipeline.builders.packages.kickstart import system as kickstart_system
+    from pipeline.builders.packages.kickstart.words import Words
 
     faults: list[str] = []
     template = load(recipe.answers, "kickstart", faults)

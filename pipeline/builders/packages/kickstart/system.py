@@ -8,7 +8,7 @@ from typing import Any
 from pykickstart import constants
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.packages.kickstart_words import Words
+from pipeline.builders.packages.kickstart.words import Words
 from pipeline.builders.packages.settings import Script
 from pipeline.core.packages import Firewall
 

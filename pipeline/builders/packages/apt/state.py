@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.builders.packages import apt_words
-from pipeline.builders.packages.apt_config import PrivateApt, private_apt, repository_urls, sources
-from pipeline.builders.packages.apt_index import IndexFile
-from pipeline.builders.packages.apt_keys import keyring
+from pipeline.builders.packages.apt import words as apt_words
+from pipeline.builders.packages.apt.config import PrivateApt, private_apt, repository_urls, sources
+from pipeline.builders.packages.apt.index import IndexFile
+from pipeline.builders.packages.apt.keys import keyring
 from pipeline.builders.packages.protocol import RepositoryState
 from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.packages import PackageSystem, Repository

@@ -17,8 +17,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import apt_index, apt_keys, apt_order, apt_script
-from pipeline.builders.packages.apt_config import DEBIAN_NAMES, repository_urls, stanza
+from pipeline.builders.packages.apt import index as apt_index
+from pipeline.builders.packages.apt import keys as apt_keys
+from pipeline.builders.packages.apt import order as apt_order
+from pipeline.builders.packages.apt import script as apt_script
+from pipeline.builders.packages.apt.config import DEBIAN_NAMES, repository_urls, stanza
 from pipeline.builders.packages.protocol import Package, Wanted
 from pipeline.core.errors import InstallError, ProgramError
 from pipeline.core.packages import PackageSystem
