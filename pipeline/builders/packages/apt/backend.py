@@ -1,7 +1,7 @@
 """The apt backend: systems made of Debian packages by the host's apt and the guest's dpkg.
 
-The parts: config (a private apt), state (signed repositories), resolve (which packages a layer adds),
-fetch (their files), install with script and order (into a root).
+The parts: config (a private apt), state (signed repositories), resolve (which packages a layer
+adds), fetch (their files), install with script and order (into a root).
 """
 
 from __future__ import annotations
