@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.builders.protocol import Builder, Built
 from pipeline.convert.extract import open_format
-from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.image import Acceleration, DiskImage, Measure
 from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.core.text import human_bytes
@@ -37,9 +37,7 @@ class _Imported:
         status = self._path.stat()
         return {"file": [self._path.name, status.st_dev, status.st_size, status.st_mtime_ns]}
 
-    def build(
-        self, out: Path, *, acceleration: Acceleration, evidence: Path, tools: Tools
-    ) -> Built:
+    def build(self, out: Path, *, acceleration: Measure, evidence: Path, tools: Tools) -> Built:
         """See Builder: the disk is there already, and `out` is not written."""
         return Built(open_format(self._path), {})
 

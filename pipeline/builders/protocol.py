@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.image import Acceleration, DiskImage, Measure
 from pipeline.core.material import Material
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
@@ -53,10 +53,9 @@ class Builder(Protocol):
     def identity(self) -> Mapping[str, object]:
         """What the disk depends on, as JSON; may download what must be known for it."""
 
-    def build(
-        self, out: Path, *, acceleration: Acceleration, evidence: Path, tools: Tools
-    ) -> Built:
-        """Build the disk `out`. evidence: a directory for consoles and logs, made anew."""
+    def build(self, out: Path, *, acceleration: Measure, evidence: Path, tools: Tools) -> Built:
+        """Build the disk `out`. acceleration: asked by a builder that starts guests. evidence: a
+        directory for consoles and logs, made anew."""
 
     def describe(self, acceleration: Acceleration) -> Sequence[Action]:
         """What `build` would do; nothing is downloaded or changed."""

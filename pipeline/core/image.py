@@ -8,7 +8,7 @@ file of an *image*; AKI, ARI and AMI are registered images and their ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,10 @@ class Acceleration:
 
     accelerator: Accelerator
     reason: str
+
+
+Measure = Callable[[], Acceleration]
+"""Measures when it is asked first: what starts no guest needs none that works."""
 
 
 @dataclass(frozen=True)

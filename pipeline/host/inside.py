@@ -134,6 +134,13 @@ def see_roots(spec: Spec) -> None:
     # A /proc of other processes' numbers misleads; where a container forbids ours, it has to do.
     with contextlib.suppress(OSError):
         kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    if spec["writable"] is not None:
+        Step.now = "make the host's files read-only"
+        for path in spec["writable"]:
+            kernel.mount(path, path, flags=kernel.BIND | kernel.RECURSIVE)
+        kernel.set_read_only("/")
+        for path in spec["writable"]:
+            kernel.set_read_only(path, on=False)
 
 
 def execute(spec: Spec, argv: list[str], say: int) -> NoReturn:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -55,6 +56,7 @@ _ENVIRONMENT = {
 _MOST_OUTPUT = 64 << 20  # bytes; the longest log of an installation seen had 3 MB
 _PROCESSES = 4096  # at once; a compiler of modules on many cores stays below a tenth of it
 _TAIL = 2000  # characters of a failing program's words that fit a terminal screen
+PROBE = "isolation-"  # begins the names of the directories that `find_isolation` tries in
 _PROBE_SECONDS = 60.0
 _TREE_SECONDS = 3600.0  # for a tree of some 100,000 files on a slow disk
 _REMOVE = 'find "$1" -xdev -mindepth 1 -delete; rmdir "$1" 2>/dev/null; :'
@@ -164,7 +166,7 @@ def _find(tools: Tools, place: Path) -> Isolation:
 
 def _try(isolation: Isolation, tools: Tools, place: Path) -> Isolation:
     """Go inside once, with a layer on another; the same without layers where those fail."""
-    directory = Path(tempfile.mkdtemp(prefix="isolation-", dir=place))
+    directory = Path(tempfile.mkdtemp(prefix=PROBE, dir=place))
     lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
     for path in (lower, upper, work):
         path.mkdir(mode=0o755)
@@ -228,14 +230,16 @@ def run_mapped(
     env: Mapping[str, str] | None = None,
     input: bytes | None = None,
     pass_fds: Sequence[int] = (),
+    writable: Sequence[Path] | None = None,
     attempted: str = "",
 ) -> Completed:
     """Run a trusted program in the host's view with the guest's ids; `mounts`: roots to be seen at
-    the given (existing, empty) directories.
+    the given (existing, empty) directories. writable: the only directories that it can write to,
+    for one that unpacks what strangers packed; None for all that its ids may write.
 
     It may also read and write the caller's own files, whose owner it sees as the id that follows
-    the guest's last; so never run a guest's program by this. New files belong to the guest's root:
-    make those first that shall be the caller's, or pass them open.
+    the guest's last; so never run a guest's program by this. New files belong to the guest's root
+    unless they were made first, or opened, by the caller.
     """
     words = [os.fspath(word) for word in argv]
     if not isolation.namespaces:
@@ -251,6 +255,7 @@ def run_mapped(
     spec = _spec(isolation, None) | {
         "untrusted": False,
         "flags": kernel.NEWNS | kernel.NEWPID,
+        "writable": None if writable is None else [str(path.absolute()) for path in writable],
         "mounts": [
             {"root": _places(isolation, root), "target": str(place.absolute())}
             for root, place in mounts
@@ -265,7 +270,7 @@ def run_mapped(
 
 
 def remove_tree(isolation: Isolation, directory: Path, tools: Tools) -> None:
-    """Delete a directory whose files belong to the guest's ids; nothing where there is none."""
+    """Delete a directory whose files belong to the guest's ids, if it is there."""
     path = str(directory.absolute())
     if os.geteuid() == 0:
         argv = ["rm", "-rf", "--one-file-system", "--", path]
@@ -304,10 +309,8 @@ def stage_copy(isolation: Isolation, root: Root, tools: Tools) -> Root:
         return root
     own(isolation, (root.upper, root.work), tools)
     argv = ["cp", "--archive", "--reflink=auto", "--", f"{root.lower[0]}/.", f"{root.upper}/"]
-    if os.geteuid() == 0:
-        tools.run.run(argv, timeout=_TREE_SECONDS, attempted="copy the layer")
-    else:
-        run_mapped(isolation, argv, tools=tools, timeout=_TREE_SECONDS, attempted="copy the layer")
+    run = tools.run.run if os.geteuid() == 0 else partial(run_mapped, isolation, tools=tools)
+    run(argv, timeout=_TREE_SECONDS, attempted="copy the layer")
     return Root((), root.upper, root.work)
 
 

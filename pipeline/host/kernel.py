@@ -86,16 +86,22 @@ def bind(source: str, target: str, *, writable: bool) -> None:
     """Show `source` at `target` with all that is mounted below it."""
     mount(source, target, flags=BIND | RECURSIVE)
     if not writable:
-        # Unlike a remount it keeps nosuid, nodev and noexec, which the kernel has locked.
-        attributes = ctypes.create_string_buffer(struct.pack("=4Q", READ_ONLY, 0, 0, 0), 32)
-        _syscall(
-            _MOUNT_SETATTR,
-            _AT_FDCWD,
-            ctypes.c_char_p(os.fsencode(target)),
-            _AT_RECURSIVE,
-            attributes,
-            32,
-        )
+        set_read_only(target)
+
+
+def set_read_only(target: str, on: bool = True) -> None:
+    """Let nobody write to the mount at `target`, nor to any below it; or, undo it."""
+    # Unlike a remount it keeps nosuid, nodev and noexec, which the kernel has locked.
+    words = (READ_ONLY, 0, 0, 0) if on else (0, READ_ONLY, 0, 0)
+    attributes = ctypes.create_string_buffer(struct.pack("=4Q", *words), 32)
+    _syscall(
+        _MOUNT_SETATTR,
+        _AT_FDCWD,
+        ctypes.c_char_p(os.fsencode(target)),
+        _AT_RECURSIVE,
+        attributes,
+        32,
+    )
 
 
 def unmount(target: str) -> None:

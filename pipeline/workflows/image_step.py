@@ -201,7 +201,7 @@ class MakeFiles(Step[MadeFiles]):
                 extraction.root,
                 separate,
                 backend=job.request.backend,
-                acceleration=job.appliance_acceleration,
+                acceleration=lambda: job.appliance_acceleration,
                 tools=job.tools,
                 epoch=self.disk.value.epoch,
             ) as guest,

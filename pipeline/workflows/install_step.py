@@ -91,7 +91,7 @@ class BuildDisk(Step[InstalledDisk]):
         job.workspace.invalidate(StepName.INSTALL)
         built = self.builder.build(
             self.disk,
-            acceleration=job.acceleration,
+            acceleration=lambda: job.acceleration,
             evidence=job.directory / StepName.INSTALL,
             tools=job.tools,
         )

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.builders.packages.apt import install as apt_install
 from pipeline.builders.packages.apt.backend import open_backend
 from pipeline.builders.packages.protocol import Backend, Package, Wanted
-from pipeline.core.errors import HostError, InputError
+from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.events import QuietProgress
 from pipeline.core.packages import PackageSystem
 from pipeline.core.packages import Repository as Named
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
+from pipeline.host.isolation import Root, find_isolation, own, remove_tree
 from pipeline.host.programs import Runner
 from tests.fixtures.apt_repository import Key, Mirror, Repository, make_key, serve, stop_agent
 
@@ -432,6 +434,43 @@ def test_tasks_and_weak_dependencies(tools: Tools, keys: dict[str, Key], mirror:
     assert [p.name for p in added] == ["extra", "library", "wants"]
     added = weak.resolve(state, Wanted("image", ("wants",), (), ("extra",)), ())
     assert [p.name for p in added] == ["library", "wants"]
+
+
+def test_links_of_packages_lead_out_of_no_root(
+    tools: Tools, keys: dict[str, Key], tmp_path: Path
+) -> None:
+    """One package's link to a directory of the host, and another's file behind it."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    hostile = Repository(tmp_path / "hostile", keys["right"])
+    for name, link in (("base-files", str(victim)), ("essential-thing", "")):
+        hostile.add(name, Essential="yes", link=link, path="srv/out")
+    files = hostile.debs
+    fields = [
+        f"Package: {n}\nVersion: 1\nArchitecture: all\nEssential: yes\n"
+        for n in ("base-files", "essential-thing")
+    ]
+    packages = [
+        Package(n, "1", "all", n, 1, f"{n}.deb", "ours") for n in ("base-files", "essential-thing")
+    ]
+    place = tmp_path / "layer"
+    root = Root((), place / "upper", place / "work")
+    for path in (place, root.upper, root.work):
+        path.mkdir(mode=0o755)
+    isolation = find_isolation(tools)
+    own(isolation, (root.upper, root.work, victim), tools)
+    system = PackageSystem(distribution="debian", release="stable")
+    try:
+        with pytest.raises(PipelineError):  # nothing there can run dpkg, be it as it may
+            apt_install.install(
+                system, root, Wanted("core"), packages, files,
+                records={p.sha256: text for p, text in zip(packages, fields, strict=True)},
+                isolation=isolation, tools=tools, log=tmp_path / "log",
+            )  # fmt: skip
+        assert list(victim.iterdir()) == []
+    finally:
+        for path in (place, victim):
+            remove_tree(isolation, path, tools)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")

@@ -26,6 +26,7 @@ from pipeline.host.isolation import (
     Bind,
     Root,
     find_isolation,
+    own,
     remove_tree,
     run_inside,
     run_mapped,
@@ -377,6 +378,22 @@ def test_a_trusted_program_has_both_kinds_of_ids(room: Room, tmp_path: Path) -> 
     assert mounts() == before and list(view.iterdir()) == []
     os.close(reader)
     os.close(writer)
+
+
+def test_a_trusted_program_can_be_kept_from_writing_elsewhere(room: Room, tmp_path: Path) -> None:
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    for path in (mine, others):
+        path.mkdir()
+    own(room.isolation, (mine, others), room.tools)
+    script = f"for at in {mine} {others} /tmp; do touch $at/{tmp_path.name}; done; :"
+    run_mapped(
+        room.isolation, ["sh", "-c", script], tools=room.tools, timeout=60, writable=[mine]
+    )  # fmt: skip
+    assert (mine / tmp_path.name).exists()
+    assert not (others / tmp_path.name).exists()
+    assert not Path("/tmp", tmp_path.name).exists()
+    for path in (mine, others):
+        remove_tree(room.isolation, path, room.tools)
 
 
 KILLED = """

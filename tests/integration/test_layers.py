@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pipeline.core.errors import HostError, InputError, InstallError
 from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Isolation, Root, find_isolation, remove_tree, run_mapped
+from pipeline.host.isolation import Isolation, Root, find_isolation, own, remove_tree, run_mapped
 from pipeline.host.programs import Runner
 from pipeline.workflows import layers as workflow
 from tests.fixtures.isolated import PYTHON, TEAM, as_builder
@@ -223,6 +224,16 @@ def test_bits_that_rot_in_silence_are_found_by_reading(store: LayerStore, said: 
     assert [one.damage for one in workflow.verify(store)] == [""]
 
 
+def test_a_host_that_cannot_look_damages_no_layer(store: LayerStore, tmp_path: Path) -> None:
+    layer = have(store)
+    # A namespace of no ids is refused by the kernel, as one too many is.
+    none = replace(store.isolation, count=0)
+    unable = LayerStore(none, store.tools, store.place, tmp_path / "others")
+    with pytest.raises(HostError):
+        unable.damage(replace(layer, count=0))
+    assert store.damage(layer) == ""
+
+
 def test_a_record_that_cannot_be_read_is_no_layer(store: LayerStore) -> None:
     layer = have(store)
     (layer.directory / "layer.json").write_text("{")
@@ -362,6 +373,16 @@ def test_leftovers_go_but_not_what_is_being_made(store: LayerStore) -> None:
     script(store, "import os, sys; os.chown(sys.argv[1], 0, 0)", left / "tree")
     fill(store, make)
     assert during == [["core-0003"]] and names(store) == ["core-0001"]
+
+
+def test_what_a_killed_look_at_the_host_left_goes_once_it_is_old(store: LayerStore) -> None:
+    store.place.mkdir()
+    for name in ("isolation-old", "isolation-new"):
+        (store.place / name / "upper").mkdir(parents=True)
+        own(store.isolation, (store.place / name / "upper",), store.tools)
+    os.utime(store.place / "isolation-old", (EPOCH, EPOCH))
+    assert [one.path.name for one in collect(store, most=0, days=0)] == ["isolation-old"]
+    assert names(store) == ["isolation-new"]
 
 
 def test_the_listing(store: LayerStore) -> None:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.demo import command, environment, invoke
-from tests.fixtures.rpm_repository import Repository, make_repository
+from tests.fixtures.rpm_repository import Repository, make_key, make_repository
 from tests.fixtures.simplestreams_reader import read_mirror
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
@@ -217,6 +218,53 @@ def test_a_kickstart_without_its_installer(tmp_path: Path, repository: Repositor
     }
     assert read["/etc/node"] == "made\n"
     assert "\noperator:x:2000:" in read["/etc/passwd"]
+
+
+def test_no_guest_no_accelerator(tmp_path: Path, repository: Repository) -> None:
+    """A host that can run no guest makes images of packages all the same, in odd directories."""
+    site = Site(tmp_path / 'a "dir" of [mine], größer*')
+    site.directory.mkdir()
+    (site.directory / "recipes.toml").write_text(ENTERPRISE.format(more=""))
+    site.run("build", "el", "--no-verify", *named(repository), IMAGE_PIPELINE_ACCEL="broken")
+    assert site.manifest("el")["acceleration"] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_layers_where_no_program_may_run(tmp_path: Path, repository: Repository) -> None:
+    (tmp_path / "recipes.toml").write_text("")
+    place = tmp_path / "layers"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec,size=9m", "none", place], check=True)
+    try:
+        kept = {
+            "IMAGE_PIPELINE_LAYERS": str(place),
+            "IMAGE_PIPELINE_CACHE": str(tmp_path / "cache"),
+        }
+        done = invoke(tmp_path, "genfs", "el", "9", "root.tar.gz", *named(repository), **kept)
+        assert (done.returncode, list(place.iterdir())) == (3, [])
+        assert "noexec" in done.stderr
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_layers_of_packages_that_another_key_signed_are_not_used(
+    tmp_path: Path, repository: Repository
+) -> None:
+    """The usual repository of RPMs signs its packages alone: nothing else can tell."""
+    unsigned, other = tmp_path / "unsigned", make_key(tmp_path / "other", "O <o@example.org>")
+    shutil.copytree(repository.directory, unsigned)
+    (unsigned / "repodata/repomd.xml.asc").unlink()
+    site = Site(tmp_path)
+    (tmp_path / "recipes.toml").write_text("")
+    words = ["genfs", "el", "9", "root.tar.gz", "--repository", f"base=file://{unsigned}"]
+    assert repository.key is not None
+    site.run(*words, "--key", str(repository.key.public))
+    (tmp_path / "root.tar.gz").unlink()
+    kept = {"IMAGE_PIPELINE_CACHE": str(tmp_path / "cache")}
+    done = invoke(tmp_path, *words, "--key", str(other.public), **kept)
+    assert done.returncode == 2
+    assert "none of the recipe's" in done.stderr
+    assert not (tmp_path / "root.tar.gz").exists()
 
 
 def test_one_line_makes_a_tar(tmp_path: Path, repository: Repository) -> None:

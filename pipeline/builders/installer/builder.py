@@ -13,7 +13,7 @@ from pipeline.builders.installer.answers import Answers, render
 from pipeline.builders.installer.install import identity, install, plan
 from pipeline.builders.installer.trees import Tree, obtain
 from pipeline.builders.protocol import Builder, Built
-from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.image import Acceleration, DiskImage, Measure
 from pipeline.core.material import Material
 from pipeline.core.passwords import without_passwords
 from pipeline.core.request import BuildRequest
@@ -62,9 +62,7 @@ class _Installer:
         """See Builder; obtains the install tree, whose identity is part of it."""
         return identity(self._request.recipe, self._answers, self._tree)
 
-    def build(
-        self, out: Path, *, acceleration: Acceleration, evidence: Path, tools: Tools
-    ) -> Built:
+    def build(self, out: Path, *, acceleration: Measure, evidence: Path, tools: Tools) -> Built:
         """See Builder; the answers are kept beside `out`, without their secrets."""
         write_whole(out.with_name(self._answers.file_name), self._answers.saved)
         disk = install(
@@ -72,7 +70,7 @@ class _Installer:
             self._answers,
             self._tree,
             out,
-            acceleration,
+            acceleration(),
             tools,
             evidence=evidence,
         )

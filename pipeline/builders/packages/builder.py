@@ -19,7 +19,7 @@ from pipeline.convert import ext4
 from pipeline.convert.ext4.geometry import Parameters
 from pipeline.convert.ext4.make import make_image
 from pipeline.core.checks import ROOT_LABEL
-from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.image import Acceleration, DiskImage, Measure
 from pipeline.core.material import Material
 from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
@@ -63,9 +63,7 @@ class _Packages:
         """See Builder; asks the mirrors where they were never asked, or shall be again."""
         return self._identity
 
-    def build(
-        self, out: Path, *, acceleration: Acceleration, evidence: Path, tools: Tools
-    ) -> Built:
+    def build(self, out: Path, *, acceleration: Measure, evidence: Path, tools: Tools) -> Built:
         """See Builder; a kickstart is kept beside `out`, without its secrets."""
         root = self._root
         if root.complete.taken is not None:

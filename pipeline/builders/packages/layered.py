@@ -6,6 +6,7 @@ everything that a layer writes anew is dated by the newest of its package files 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
@@ -22,6 +23,7 @@ from pipeline.builders.packages.protocol import Backend, Package, RepositoryStat
 from pipeline.builders.packages.settings import Script
 from pipeline.builders.packages.times import newest
 from pipeline.core import settings
+from pipeline.core.errors import HostError
 from pipeline.core.packages import PackageSystem
 from pipeline.core.request import BuildRequest
 from pipeline.host.context import Tools
@@ -79,6 +81,7 @@ class LayeredRoot:
             self.system,
             lambda wanted, parents: self.backend.resolve(self.state, wanted, parents),
             set_in_it=guest_settings.identity(self.system, self.scripts),
+            signers=self.backend.signers(),
             code=_code(self.system),
         )
 
@@ -161,6 +164,13 @@ class LayeredRoot:
         """How this host shuts packages off."""
         place = settings.layers_dir()
         place.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(place).f_flag & os.ST_NOEXEC:
+            raise HostError(
+                "make layers in",
+                place,
+                why="its file system is mounted noexec, and programs of packages run from there",
+                next_step="Set IMAGE_PIPELINE_LAYERS to a directory on another file system",
+            )
         return find_isolation(self._tools, place)
 
     def _make(

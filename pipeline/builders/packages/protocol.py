@@ -7,7 +7,7 @@ signed data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -73,6 +73,13 @@ class Backend(Protocol):
         `refresh` is given, the mirrors' own, after its signatures were checked.
 
         InputError for a missing, wrong or expired signature, HostError where no mirror answers.
+        """
+
+    def signers(self) -> Mapping[str, tuple[str, ...]]:
+        """Fingerprints of the keys that count today, by the repository whose packages they sign.
+
+        They are part of what a layer is known by: one that was made under other keys was never
+        checked by these. Empty where signed indexes vouch for the packages: `state` checks those.
         """
 
     def resolve(

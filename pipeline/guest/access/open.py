@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import DiskError, GuestError
-from pipeline.core.image import Acceleration, PartitionImage
+from pipeline.core.image import Acceleration, Measure, PartitionImage
 from pipeline.core.request import Backend
 from pipeline.guest.access import debugfs, fsck, libguestfs
 from pipeline.guest.access.ext_support import unsafe_because
@@ -23,7 +23,7 @@ def opened(
     root: PartitionImage,
     boot: PartitionImage | None,
     backend: Backend,
-    acceleration: Acceleration,
+    acceleration: Acceleration | Measure,
     tools: Tools,
     *,
     epoch: int | None = None,
@@ -39,7 +39,8 @@ def opened(
         )
     if backend == "guestfs" or unsafe:
         tools.progress.say(f"editing through guestfs: {unsafe or 'as asked'}")
-        with libguestfs.opened(root, boot, acceleration, tools) as appliance_guest:
+        found = acceleration() if callable(acceleration) else acceleration
+        with libguestfs.opened(root, boot, found, tools) as appliance_guest:
             yield appliance_guest
     else:
         with debugfs.opened(root, boot, tools, epoch) as ext_guest:
@@ -77,13 +78,14 @@ def open_guest(
     boot: PartitionImage | None,
     *,
     backend: Backend,
-    acceleration: Acceleration,
+    acceleration: Acceleration | Measure,
     tools: Tools,
     epoch: int | None = None,
 ) -> Iterator[Guest]:
     """Open the images for editing; the edits are in `root.path`, checked, when the context ends.
 
     "auto" takes e2fsprogs where `ext_support.unsafe_because` finds nothing against it.
+    acceleration: measured only where the appliance is needed, if it is to be measured.
     epoch: what the edits of e2fsprogs are dated by, seconds since 1970; None for the time of day.
     Raises DiskError for a file system that cannot be edited, GuestError for edits that fail the
     file system check afterwards.

@@ -6,7 +6,7 @@ adds), fetch (their files), install with script and order (into a root).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.builders.packages.apt import fetch as apt_fetch
@@ -63,6 +63,10 @@ class AptBackend:
             self.check()
             found = apt_state.refresh(self._system, self._tools, directory)
         return found.state
+
+    def signers(self) -> Mapping[str, tuple[str, ...]]:
+        """See Backend: the indexes are signed."""
+        return {}
 
     def resolve(
         self, state: RepositoryState, wanted: Wanted, parents: Sequence[Package]

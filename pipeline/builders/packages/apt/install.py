@@ -11,7 +11,6 @@ import contextlib
 import io
 import re
 import shutil
-import struct
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from pipeline.builders.packages.apt import order as apt_order
 from pipeline.builders.packages.apt import script as apt_script
 from pipeline.builders.packages.apt.config import DEBIAN_NAMES, repository_urls, stanza
 from pipeline.builders.packages.protocol import Package, Wanted
+from pipeline.builders.packages.times import newest
 from pipeline.core.errors import InstallError, ProgramError
 from pipeline.core.packages import PackageSystem
 from pipeline.core.text import printable, without_escapes
@@ -75,7 +75,7 @@ def install(
                 tools=tools,
                 timeout=_INSTALL,
                 binds=[Bind(debs, apt_script.DEBS)],
-                env=apt_script.ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(epoch(files))},
+                env=apt_script.ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(newest(files))},
                 input=script.encode(),
                 architecture=system.architecture,
                 log=log,
@@ -83,22 +83,6 @@ def install(
             )
         except ProgramError as error:
             raise _failure(wanted, log, error) from error
-
-
-def epoch(files: Sequence[Path]) -> int:
-    """Seconds since 1970 when the newest of the package files was made.
-
-    It is what the guest takes for the time where a date would be written down, so that the same
-    packages give the same layer on any day. Source: deb(5), ar(5).
-    """
-    return max((_made(file) for file in files), default=0)
-
-
-def _made(file: Path) -> int:
-    with file.open("rb") as opened:
-        head = opened.read(68)
-    magic, _, date = struct.unpack("8s16s12s", head[:36]) if len(head) == 68 else (b"", b"", b"")
-    return int(date) if magic == b"!<arch>\n" and date.strip().isdigit() else 0
 
 
 def _lay_out(
@@ -129,6 +113,8 @@ def _lay_out(
         tools=tools,
         timeout=_EXTRACT,
         input=apt_script.EXTRACT.encode(),
+        # tar follows the links of one package where the next one's files lie behind them.
+        writable=[root.upper],
         attempted="unpack the first packages",
     )
 

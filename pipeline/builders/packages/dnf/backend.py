@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.builders.packages.dnf import install as dnf_install
@@ -87,6 +87,10 @@ class DnfBackend:
                 return kept
             signed = frozenset(json.loads(current.read_text())["signed"]) if _read(current) else ()
             return self._refresh(place, current, signed)
+
+    def signers(self) -> Mapping[str, tuple[str, ...]]:
+        """See Backend."""
+        return {r.name: self._keyring(r).fingerprints for r in self._system.repositories}
 
     def resolve(
         self, state: RepositoryState, wanted: Wanted, parents: Sequence[Package]
@@ -167,7 +171,7 @@ class DnfBackend:
         system = self._system
         parts = [system.release, system.architecture, system.snapshot]
         for repository in system.repositories:
-            keys = [key.fingerprint for key in self._keyring(repository).keys if not key.bad]
+            keys = self._keyring(repository).fingerprints
             parts += [repository.name, *self._urls(repository), *keys]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.builders.packages.dnf.resolve import PYTHON
+from pipeline.builders.packages.times import newest
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import HostError, InstallError, ProgramError
 from pipeline.host.context import Tools
@@ -138,7 +139,7 @@ def install(transaction: Transaction) -> None:
         return
     root = stage_copy(t.isolation, t.root, t.tools)
     t = Transaction(root, t.files, t.architecture, t.isolation, t.tools, t.log)
-    epoch = built_last(t)
+    epoch = newest(t.files)
     try:
         prepared = t.script("prepare", {"command_line": f"root=LABEL={ROOT_LABEL} ro"})
         before = _database(t)
@@ -152,16 +153,6 @@ def install(transaction: Transaction) -> None:
     except ProgramError as error:
         raise _failure(t, f"{error.attempted}: {error.why}") from error
     _outside(t, settled["epoch"])
-
-
-def built_last(t: Transaction) -> int:
-    """When the newest of the packages was made, seconds since 1970."""
-    said = t.tools.run.run(
-        ["rpm", "-qp", "--nosignature", "--nodigest", "--queryformat", "%{BUILDTIME}\\n", *t.files],
-        timeout=_SHORT,
-        env={"HOME": "/nonexistent"},
-    )
-    return max(int(line) for line in said.text.split())
 
 
 def _hosted(program: str | Path) -> list[str]:

@@ -67,6 +67,11 @@ class Keyring:
     ring: Path
     database: Path
 
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the keys that count."""
+        return tuple(key.fingerprint for key in self.keys if not key.bad)
+
     def check_detached(self, file: Path, signature: Path, run: Runner) -> None:
         """InputError unless a key that counts made the signature of the file."""
         done = run.run(

@@ -75,7 +75,7 @@ def resolve(
             raise HostError(
                 error.attempted,
                 why=error.why,
-                next_step="Install what it needs: apt-get install dnf",
+                next_step="Where a module of dnf's is missing, install it: apt-get install dnf",
             ) from error
     said = json.loads(done.stdout)
     for note in said["notes"]:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import dnf
 import dnf.comps
@@ -52,7 +53,7 @@ def open_base(asked: dict[str, Any], platform: str = "") -> Any:
     base = dnf.Base(conf)
     for name, directory in asked["repositories"]:
         repo = dnf.repo.Repo(name, conf)
-        repo.baseurl = [f"file://{directory}"]
+        repo.baseurl = [f"file://{quote(directory)}"]
         repo.metadata_expire = -1
         repo.skip_if_unavailable = False
         base.repos.add(repo)

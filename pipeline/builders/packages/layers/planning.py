@@ -1,9 +1,9 @@
 """Which layers a system is made of, and what each is known by.
 
 A layer's key is a digest of what decides its content: the packages that it adds, by their own
-digests, the words that are set in it, its parent's key, and the code that makes it. The
-repositories' state is in it through the packages alone, so that an update leaves every layer as it
-is whose packages it does not touch.
+digests, the keys that sign them, the words that are set in it, its parent's key, and the code that
+makes it. The repositories' state is in it through the packages alone, so that an update leaves
+every layer as it is whose packages it does not touch.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ def plan_layers(
     resolve: Resolve,
     *,
     set_in_it: Mapping[str, object],
+    signers: Mapping[str, Sequence[str]],
     code: tuple[Path, ...],
 ) -> tuple[PlannedLayer, ...]:
     """The layers of a system, core first. Runs no code of packages and needs no layer's content.
 
     resolve: what a layer adds to the packages of its parents, as `Backend.resolve` finds it.
-    set_in_it: the identity of what is set in the image layer beside packages. code: the modules
-    that make layers. InputError as `Backend.resolve` has it.
+    set_in_it: the identity of what is set in the image layer beside packages. signers: as of
+    `Backend`. code: the modules that make layers. InputError as `Backend.resolve` has it.
     """
     planned: list[PlannedLayer] = []
     have: list[Package] = []
@@ -71,6 +72,7 @@ def plan_layers(
             "wanted": asdict(wanted),
             "weak": system.weak_dependencies,
             "packages": [(p.name, p.version, p.architecture, p.sha256) for p in packages],
+            "signers": sorted({key for p in packages for key in signers.get(p.repository, ())}),
             "parent": parent,
         }
         if wanted.kind == "image":

@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,11 +20,19 @@ from pipeline.builders.packages.layers import archive as layer_archive
 from pipeline.builders.packages.layers import records as layers
 from pipeline.builders.packages.layers.records import LOCKS, RECORD, TREE, Filled, Layer, Wish
 from pipeline.core import settings
-from pipeline.core.errors import BusyError, HostError, PipelineError
+from pipeline.core.errors import BusyError, HostError, PipelineError, ProgramError
 from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Isolation, Root, find_isolation, own, remove_tree, stage_copy
+from pipeline.host.isolation import (
+    PROBE,
+    Isolation,
+    Root,
+    find_isolation,
+    own,
+    remove_tree,
+    stage_copy,
+)
 from pipeline.host.locks import exclusive, shared
 
 Make = Callable[[Root], Filled]
@@ -32,6 +41,7 @@ Make = Callable[[Root], Filled]
 _WORK = "work"
 _TEMPORARY, _BAD = ".tmp", ".bad"
 _WAIT = 6 * 3600.0  # seconds for another run that makes the same layer: a slow mirror is no fault
+_PROBED = 3600.0  # seconds after which nobody tries any more how this host isolates
 _FULL = 1 << 20  # bytes free; less than any layer grows by
 
 
@@ -93,7 +103,10 @@ class LayerStore:
         return layer if layer is not None and not self.damage(layer) else None
 
     def damage(self, layer: Layer, *, full: bool = False) -> str:
-        """Why the layer cannot be used, "" if it can. full: its content is read, too."""
+        """Why the layer cannot be used, "" if it can. full: its content is read, too.
+
+        HostError where the host kept us from looking: that says nothing of the layer.
+        """
         if not layer.fits(self.isolation):
             return "its files belong to other ids than this isolation's"
         if not layer.tree.is_dir():
@@ -105,7 +118,7 @@ class LayerStore:
             else:
                 found_shape = layers.shape_of(layer.tree, self.isolation, self.tools)
                 whole = found_shape == layer.shape.shape
-        except PipelineError as error:
+        except ProgramError as error:
             return error.why
         return "" if whole else "its files are not those that were stored"
 
@@ -137,6 +150,8 @@ class LayerStore:
         """What killed runs left and what was set aside; nothing that is being made."""
         found = []
         for path in sorted(self.place.glob("*")) if self.place.is_dir() else []:
+            if path.name.startswith(PROBE) and _age(path) > _PROBED:
+                found.append(path)
             if path.name.endswith((_TEMPORARY, _BAD)):
                 lock = self.lock(path.name.partition(".")[0])
                 with contextlib.suppress(BusyError), exclusive(lock, path.name):
@@ -247,6 +262,14 @@ class LayerStore:
 
     def _temporary(self, key: str) -> Path:
         return self.place / f"{key}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
+
+
+def _age(path: Path) -> float:
+    """Seconds since something in the directory changed; 0 for one that has gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _why(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.builders.packages.layers.planning import PlannedLayer, plan_layers, wanted_layers
@@ -37,10 +37,13 @@ class Archive:
 
 
 def layers(
-    system: PackageSystem = SYSTEM, archive: Archive | None = None, **set_in_it: object
+    system: PackageSystem = SYSTEM,
+    archive: Archive | None = None,
+    signers: Mapping[str, Sequence[str]] | None = None,
+    **set_in_it: object,
 ) -> tuple[PlannedLayer, ...]:
     resolve = (archive or Archive()).resolve
-    return plan_layers(system, resolve, set_in_it=set_in_it, code=())
+    return plan_layers(system, resolve, set_in_it=set_in_it, signers=signers or {}, code=())
 
 
 def keys(found: Sequence[PlannedLayer]) -> list[str]:
@@ -72,6 +75,14 @@ def test_what_is_set_is_the_image_layers_alone() -> None:
     before, after = layers(users=["a"]), layers(users=["b"])
     assert keys(before)[:2] == keys(after)[:2]
     assert before[2].key != after[2].key
+
+
+def test_packages_that_other_keys_signed_are_another_layer() -> None:
+    """A layer's packages are checked when it is made: under the keys that counted then."""
+    before = layers(signers={"main": ["A"], "other": ["X"]})
+    assert keys(layers(signers={"main": ["A"], "other": ["Y"]})) == keys(before), "nothing of it"
+    assert keys(layers(signers={"main": ["A"]})) == keys(before)
+    assert not set(keys(layers(signers={"main": ["A", "B"]}))) & set(keys(before))
 
 
 def test_architecture_release_and_weak_dependencies_count() -> None:
