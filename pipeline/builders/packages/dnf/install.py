@@ -26,7 +26,8 @@ from pipeline.builders.packages.times import newest
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import HostError, InstallError, ProgramError
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mapped, stage_copy
+from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mapped
+from pipeline.host.staging import stage_copy
 
 _SCRIPT = Path(__file__).with_name("guest.py")
 _TOOLS = "/.tools"

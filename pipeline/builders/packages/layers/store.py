@@ -31,9 +31,9 @@ from pipeline.host.isolation import (
     find_isolation,
     own,
     remove_tree,
-    stage_copy,
 )
 from pipeline.host.locks import exclusive, shared
+from pipeline.host.staging import stage_copy
 
 Make = Callable[[Root], Filled]
 """Fills the root that it is given, and returns with what."""
