@@ -13,6 +13,7 @@ DOCUMENT = PROJECT / "docs" / "reference" / "benchmarks.md"
 TITLES = {
     "extraction": "Extraction",
     "build": "Disk to three files with a manifest",
+    "tree": "Tree to ext4",
     "bundle": "EC2 bundle",
     "uploads": "Uploads",
     "reuse": "What a second run repeats",

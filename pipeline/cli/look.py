@@ -167,7 +167,7 @@ def layers(
     with session(quiet=True, as_json=json, debug=debug) as view:
         import tempfile
 
-        from pipeline.builders.packages.store import LayerStore
+        from pipeline.builders.packages.layers.store import LayerStore
         from pipeline.host.context import Tools
         from pipeline.host.programs import Runner
         from pipeline.workflows import layers

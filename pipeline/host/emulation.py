@@ -20,6 +20,7 @@ REQUIRES = declare(
         "running programs of another architecture in an emulator",
         programs={"qemu-aarch64-static": "qemu-user-static"},
         needed=False,
+        on_demand=True,
     )
 )
 

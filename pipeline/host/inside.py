@@ -69,10 +69,12 @@ def map_ids(pid: int, spec: Spec) -> None:
             Path(f"/proc/{pid}/{kind}_map").write_text(text)
 
 
-def become_root() -> None:
-    """Be the namespace's root, and nobody else any more."""
+def become_root(*, trusted: bool = False) -> None:
+    """Be the namespace's root, and nobody else any more; a trusted program keeps the caller's other
+    groups, whose directories it may have to go through."""
     Step.now = "become root of the namespace"
-    os.setgroups([])
+    if not trusted:
+        os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     kernel.die_with_parent()  # the change of ids undid it
@@ -126,7 +128,7 @@ def see_roots(spec: Spec) -> None:
     kernel.mount("none", "/", flags=kernel.RECURSIVE | kernel.PRIVATE)
     roots = [open_root(place["root"]) for place in spec["mounts"]]
     if spec["user_namespace"]:
-        become_root()
+        become_root(trusted=True)
     for place, root in zip(spec["mounts"], roots, strict=True):
         put_root(root, place["target"])
     # A /proc of other processes' numbers misleads; where a container forbids ours, it has to do.

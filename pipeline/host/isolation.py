@@ -13,13 +13,13 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -277,9 +277,9 @@ def remove_tree(isolation: Isolation, directory: Path, tools: Tools) -> None:
     elif directory.exists():
         _take_group(directory)
         run_mapped(isolation, ["sh", "-c", _REMOVE, "sh", path], tools=tools, timeout=_TREE_SECONDS)
-        # What it lies in may be of a group that only the caller is in.
+        # Directories of the caller's may be of a group that no namespace maps.
         with contextlib.suppress(FileNotFoundError):
-            directory.rmdir()
+            shutil.rmtree(directory)
 
 
 def own(isolation: Isolation, directories: Sequence[Path], tools: Tools) -> None:
@@ -299,18 +299,6 @@ def _take_group(directory: Path) -> None:
     status = directory.stat()
     if status.st_uid == os.geteuid() and status.st_gid != os.getegid():
         os.chown(directory, -1, os.getegid())
-
-
-def stage_copy(isolation: Isolation, root: Root, tools: Tools) -> Root:
-    """Where layers cannot be stacked, fill `upper` with the topmost of `lower`, which is whole; the
-    root to run in. Nothing where they can be stacked."""
-    if isolation.overlay or not root.lower:
-        return root
-    own(isolation, (root.upper, root.work), tools)
-    argv = ["cp", "--archive", "--reflink=auto", "--", f"{root.lower[0]}/.", f"{root.upper}/"]
-    run = tools.run.run if os.geteuid() == 0 else partial(run_mapped, isolation, tools=tools)
-    run(argv, timeout=_TREE_SECONDS, attempted="copy the layer")
-    return Root((), root.upper, root.work)
 
 
 def _places(isolation: Isolation, root: Root) -> dict[str, Any]:

@@ -23,7 +23,8 @@ class Requirement:
     area: the task it is for, one or two words. why: a phrase for the list of packages. programs:
     each program's name -> the Debian package that brings it. packages: further Debian packages.
     needed: every build needs it; otherwise some builds do. unchecked: programs that come with
-    others, so that `doctor` need not look for them.
+    others, so that `doctor` need not look for them. on_demand: large and seldom needed, so that the
+    set-up leaves it to the user; the error that names it comes when it is missed.
     """
 
     area: str
@@ -32,6 +33,7 @@ class Requirement:
     packages: tuple[str, ...] = ()
     needed: bool = True
     unchecked: Mapping[str, str] = field(default_factory=dict)
+    on_demand: bool = False
 
 
 _DECLARED: list[Requirement] = []

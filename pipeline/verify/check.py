@@ -44,6 +44,7 @@ REQUIRES_AARCH64 = declare(
         programs={"qemu-system-aarch64": "qemu-system-arm"},
         packages=("qemu-efi-aarch64",),
         needed=False,
+        on_demand=True,
     )
 )
 

@@ -9,8 +9,9 @@ from pipeline.builds.manifest import Manifest, read_manifest
 from pipeline.core.errors import InputError
 from pipeline.core.image import Role
 from pipeline.core.material import Material
+from pipeline.core.packages import PackageSystem
 from pipeline.core.passwords import without_passwords
-from pipeline.core.request import BuildRequest
+from pipeline.core.request import BuildRequest, PackageSources
 from pipeline.core.steps import Action, StepName
 from pipeline.host.sparse import image_file
 from pipeline.workflows.image_step import MadeFiles
@@ -26,9 +27,10 @@ def words(request: BuildRequest) -> dict[str, str | bool | tuple[str, ...]]:
     answer file is one of them too.
     """
     recipe = request.recipe
+    installs = request.disk is None and recipe.source == "install"
     asked: dict[str, str | bool | tuple[str, ...]] = {
-        "installer": "" if request.disk is not None else recipe.installer,
-        "trees": () if request.disk is not None else tuple(map(_place, recipe.trees)),
+        "installer": recipe.installer if installs else "",
+        "trees": tuple(map(_place, recipe.trees)) if installs else (),
         "disk": request.disk.name if request.disk is not None else "",
         "root": request.root or recipe.root,
         "variables": tuple(sorted({*recipe.variables, *request.variables})),
@@ -37,7 +39,29 @@ def words(request: BuildRequest) -> dict[str, str | bool | tuple[str, ...]]:
         "shrink": recipe.shrink,
         "diskImage": request.wants_disk,
     }
+    if request.disk is None and recipe.system is not None:
+        asked |= _of_packages(recipe.system, request.sources)
     return {name: value for name, value in asked.items() if value not in ("", ())}
+
+
+def _of_packages(
+    system: PackageSystem, sources: PackageSources
+) -> dict[str, str | bool | tuple[str, ...]]:
+    """The words for a root of packages."""
+    named = tuple(url for repository in system.repositories for url in repository.urls)
+    return {
+        "distribution": f"{system.distribution} {system.release}",
+        "architecture": system.architecture,
+        "snapshot": system.snapshot,
+        "groups": system.groups,
+        "packages": (*system.core, *system.base, *system.packages),
+        "exclude": system.exclude,
+        "weakDependencies": system.weak_dependencies,
+        "repositories": tuple(
+            without_passwords(word)
+            for word in (*sources.mirrors, *sources.repositories) or (*system.mirrors, *named)
+        ),
+    }
 
 
 def _place(tree: str) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.builders.packages import layer_garbage, layers
-from pipeline.builders.packages.layer_garbage import Garbage
-from pipeline.builders.packages.layers import Layer
-from pipeline.builders.packages.store import LayerStore
+from pipeline.builders.packages.layers import garbage as layer_garbage
+from pipeline.builders.packages.layers import records as layers
+from pipeline.builders.packages.layers.garbage import Garbage
+from pipeline.builders.packages.layers.records import Layer
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.core import settings
 from pipeline.core.errors import BusyError
 from pipeline.core.resources import COMMAND

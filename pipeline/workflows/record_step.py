@@ -177,6 +177,7 @@ class WriteDown(Step[Manifest]):
             checks=tuple(step.value for step in self.checks if step.value is not None),
             properties=recipe.properties,
             inputs=InputsRecord(
+                epoch=_date(self.disk.value.epoch),
                 parameters=words(job.request),
                 materials=(*made.materials, *(self.source.value or ())),
                 builder=self.builder,
@@ -249,3 +250,8 @@ def _content(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:
         return None
+
+
+def _date(epoch: int | None) -> str | None:
+    """Seconds since 1970 as the manifest writes times."""
+    return None if epoch is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))

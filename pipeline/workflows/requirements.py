@@ -13,8 +13,8 @@ ROOMS = (
     "pipeline.host.emulation",
     "pipeline.builders.installer.domain",
     "pipeline.builders.demo.contents",
-    "pipeline.builders.packages.apt_config",
-    "pipeline.builders.packages.dnf",
+    "pipeline.builders.packages.apt.config",
+    "pipeline.builders.packages.dnf.backend",
     "pipeline.convert.extract",
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",
@@ -61,10 +61,12 @@ def packages(requirement: Requirement) -> tuple[str, ...]:
 
 
 def debian_packages() -> str:
-    """setup/debian-packages.txt: every package once, below what it is for."""
+    """setup/debian-packages.txt: every package once, below what it is for, but those on demand."""
     seen: set[str] = set()
     text = [_HEAD.rstrip()]
     for requirement in requirements():
+        if requirement.on_demand:
+            continue
         new = [name for name in packages(requirement) if name not in seen]
         if new:
             text.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages.apt import open_backend
+from pipeline.builders.packages.apt.backend import open_backend
 from pipeline.builders.packages.protocol import LAYERS, Package, Wanted
 from pipeline.core.errors import InstallError
 from pipeline.core.events import QuietProgress
@@ -34,6 +34,7 @@ BASE = ("initramfs-tools", "linux-image-cloud-amd64", "openssh-server")
 EXPECTED = {
     "etc/apt/sources.list": "the guest has deb822 sources, signed by its own keyring",
     "etc/apt/sources.list.d/debian.sources": "the same",
+    "etc/apt/apt.conf.d/99mmdebstrap": "its own option, given below",
     "etc/fstab": "mmdebstrap's is a comment; a builder writes the guest's",
     "etc/hostname": "mmdebstrap copies the host's",
     "etc/resolv.conf": "mmdebstrap copies the host's",
@@ -62,7 +63,8 @@ def leftover(path: str) -> bool:
     """What mmdebstrap leaves of the installation itself."""
     return (
         path.startswith(("dev/", "boot/initrd.img-", "etc/ssh/ssh_host_"))
-        or path.endswith(("-old", "/lock", "/lock-frontend", "/Lock", "/partial"))
+        or path.endswith(("-old", "/lock-frontend", "/Lock", "/partial"))
+        or path.endswith(("dpkg/lock", "lists/lock", "archives/lock"))
         or (path.startswith("etc/") and path.endswith("-"))
     )
 
@@ -192,7 +194,7 @@ def test_it_is_the_system_that_mmdebstrap_makes_and_the_same_every_time(
 def a_package_that_fails_is_told(house: House, place: Path) -> None:
     """Also one that tries to start a service, and to reach what is not there."""
     repository = Repository(place / "repository", Key(place, place / "none"))
-    script = "#!/bin/sh\n! invoke-rc.d ssh start || exit 9\ncat /proc/1/root/etc/host-only\n"
+    script = "#!/bin/sh -e\ninvoke-rc.d ssh start || exit 9\ncat /etc/host-only\n"
     deb = repository.add("fails", scripts={"postinst": script})
     digest = hashlib.sha256(deb.read_bytes()).hexdigest()
     package = Package("fails", "1", "all", digest, deb.stat().st_size, "pool/fails.deb", "debian")
@@ -204,8 +206,9 @@ def a_package_that_fails_is_told(house: House, place: Path) -> None:
             Root(tuple(house.layers), upper, work), Wanted("image", ("fails",)), [package], [deb],
             isolation=house.isolation, tools=house.tools, log=place / "failed.log",
         )  # fmt: skip
+    assert "policy-rc.d denied execution of start" in caught.value.why
     assert "No such file or directory" in caught.value.why
-    assert "error exit status 1" in caught.value.why
+    assert "returned error exit status 1" in caught.value.why
     assert str(place / "failed.log") in caught.value.next_step
 
 

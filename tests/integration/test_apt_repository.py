@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages import apt_install
-from pipeline.builders.packages.apt import open_backend
+from pipeline.builders.packages.apt import install as apt_install
+from pipeline.builders.packages.apt.backend import open_backend
 from pipeline.builders.packages.protocol import Backend, Package, Wanted
 from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.events import QuietProgress
@@ -250,6 +250,16 @@ def test_the_next_mirror_answers_where_one_is_in_the_middle_of_an_update(
     with serve(stale) as first:
         apt = backend(tools, keys["right"], first.url, mirror.url)
         assert apt.state(refresh=True)
+
+
+def test_the_next_mirror_answers_where_one_is_empty(
+    tools: Tools, keys: dict[str, Key], mirror: Mirror, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with serve(tmp_path / "empty") as first:
+        assert backend(tools, keys["right"], first.url, mirror.url).state(refresh=True)
+        with pytest.raises(HostError, match="no suite stable"):
+            backend(tools, keys["right"], first.url).state(refresh=True)
 
 
 def test_no_mirror_answers(tools: Tools, keys: dict[str, Key]) -> None:

@@ -134,6 +134,18 @@ def test_what_was_written_is_in_the_upper_layer_and_nothing_else_is(room: Room) 
     assert (room.root.lower[0] / "etc/motd").read_text() == "of the lower layer\n"
 
 
+def test_what_a_program_syncs_is_answered_at_once(room: Room) -> None:
+    """A descriptor that cannot be synced shows it: the kernel does not get to see the call."""
+    text = room.run(
+        "import os, pathlib\n"
+        "print([line.split()[1] for line in pathlib.Path('/proc/self/status').read_text()"
+        ".splitlines() if line.startswith('Seccomp:')])\n"
+        "reader, writer = os.pipe(); os.fsync(writer); os.fdatasync(writer); os.sync()\n"
+        "print(os.write(writer, b'x'), os.read(reader, 1))"
+    ).text
+    assert text.splitlines() == ["['2']", "1 b'x'"]
+
+
 def test_setuid_programs_and_file_capabilities_work(room: Room) -> None:
     script = (
         "import os, shutil, subprocess\n"

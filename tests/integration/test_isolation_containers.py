@@ -12,8 +12,9 @@ import pytest
 from pipeline.core.errors import ProgramError
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Bind, Isolation, run_inside, stage_copy
+from pipeline.host.isolation import Bind, Isolation, run_inside
 from pipeline.host.programs import Runner
+from pipeline.host.staging import stage_copy
 from tests.fixtures.isolated import busybox_root, in_container, running, vanished
 
 pytestmark = [
@@ -28,7 +29,8 @@ import sys
 from pathlib import Path
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Root, find_isolation, remove_tree, run_inside, stage_copy
+from pipeline.host.isolation import Root, find_isolation, remove_tree, run_inside
+from pipeline.host.staging import stage_copy
 from pipeline.host.programs import Runner
 from tests.fixtures.isolated import busybox_root
 class Said(QuietProgress):

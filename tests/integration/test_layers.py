@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages import layer_archive, layers
-from pipeline.builders.packages.layer_garbage import collect, in_use
-from pipeline.builders.packages.layers import Filled, Layer, Wish
+from pipeline.builders.packages.layers import archive as layer_archive
+from pipeline.builders.packages.layers import records as layers
+from pipeline.builders.packages.layers.garbage import collect, in_use
+from pipeline.builders.packages.layers.records import Filled, Layer, Wish
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.builders.packages.protocol import Package
-from pipeline.builders.packages.store import LayerStore
 from pipeline.core.errors import HostError, InputError, InstallError
 from pipeline.core.events import QuietProgress
 from pipeline.core.resources import PROJECT
@@ -399,7 +400,7 @@ def test_the_listing(store: LayerStore) -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from pipeline.builders.packages.store import LayerStore
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
 from pipeline.host.isolation import find_isolation

@@ -11,8 +11,8 @@ from pipeline.core.packages import BackendName, PackageSystem
 from pipeline.host.context import Tools
 
 MODULES: Mapping[BackendName, str] = {
-    "apt": "pipeline.builders.packages.apt",
-    "dnf": "pipeline.builders.packages.dnf",
+    "apt": "pipeline.builders.packages.apt.backend",
+    "dnf": "pipeline.builders.packages.dnf.backend",
 }
 """By name, so that a build imports its own package manager alone."""
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from uuid import UUID
 
 from pipeline.builders.packages.layered import LayeredRoot
 from pipeline.builders.protocol import Builder, Built
+from pipeline.convert import ext4
 from pipeline.convert.ext4.geometry import Parameters
 from pipeline.convert.ext4.make import make_image
 from pipeline.core.checks import ROOT_LABEL
@@ -23,11 +25,11 @@ from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
 from pipeline.host.files import write_whole
-from pipeline.host.fingerprint import code_of, step_key
+from pipeline.host.fingerprint import step_key
 from pipeline.host.versions import tool_versions
 
-_WRITER = "pipeline.convert.ext4.make"
-_ELSEWHERE = ("pipeline.core", "pipeline.host")
+_WRITER = (Path(ext4.__file__).parent,)
+"""The code that writes the file system: a program of its own, which nobody imports whole."""
 _KICKSTART = "ks.cfg"
 
 
@@ -54,7 +56,7 @@ class _Packages:
         return {
             "layers": [layer.key for layer in self._root.layers],
             "MiB": self._root.system.root_mib,
-            "writer": step_key("writer", {}, code_of(_WRITER, without=_ELSEWHERE)),
+            "writer": step_key("writer", {}, _WRITER),
         }
 
     def identity(self) -> Mapping[str, object]:
@@ -66,16 +68,7 @@ class _Packages:
         root = self._root
         if root.complete.taken is not None:
             write_whole(out.with_name(_KICKSTART), root.complete.taken.saved)
-        with root.made(self._request.recipe.name, evidence) as layers:
-            epoch = layers[0].epoch
-            tools.progress.say("writing the file system")
-            make_image(
-                root.isolation,
-                [layer.tree for layer in layers],
-                tools=tools,
-                epoch=epoch,
-                image=(out, self._parameters(epoch)),
-            )
+        epoch = self._write(out, evidence)
         return Built(
             DiskImage(out, "raw"),
             tool_versions(tools.run, [root.system.backend]),
@@ -86,6 +79,29 @@ class _Packages:
                 for p in root.packages
             ),
         )
+
+    def _write(self, out: Path, evidence: Path) -> int:
+        """Write the layers as `out`; the epoch. A layer that rotted meanwhile is made anew."""
+        root, tools = self._root, self._tools
+        while True:
+            with root.made(self._request.recipe.name, evidence) as layers:
+                epoch = layers[0].epoch
+                tools.progress.say("writing the file system")
+                with ThreadPoolExecutor(1) as pool:
+                    # Beside the writing, which reads the same pages.
+                    damaged = pool.submit(root.damaged, layers)
+                    make_image(
+                        root.isolation,
+                        [layer.tree for layer in layers],
+                        tools=tools,
+                        epoch=epoch,
+                        image=(out, self._parameters(epoch)),
+                    )
+                found = damaged.result()
+            if not found:
+                return epoch
+            out.unlink()
+            root.set_aside(found)
 
     def _parameters(self, epoch: int) -> Parameters:
         """Of the file system: its ids are a digest of what is in it."""

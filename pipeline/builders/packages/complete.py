@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.builders.packages import front_door, kickstart
-from pipeline.builders.packages.kickstart import Taken
+from pipeline.builders.packages import front_door
+from pipeline.builders.packages.kickstart import reading as kickstart
+from pipeline.builders.packages.kickstart.reading import Taken
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem, Repository
 from pipeline.core.request import BuildRequest, PackageSources
@@ -22,10 +23,15 @@ _SYNTAX = {"fedora": "F{}", "centos": "RHEL{}", "rocky": "RHEL{}", "almalinux": 
 
 @dataclass(frozen=True)
 class Complete:
-    """A system with nothing left unsaid. taken: what it has of a kickstart, None without one."""
+    """A system with nothing left unsaid.
+
+    taken: what it has of a kickstart, None without one. notes: what of it is not taken, a sentence
+    each, beside its own.
+    """
 
     system: PackageSystem
     taken: Taken | None = None
+    notes: tuple[str, ...] = ()
 
 
 def complete(request: BuildRequest) -> Complete:
@@ -53,7 +59,18 @@ def complete(request: BuildRequest) -> Complete:
         fields["proxy"] = request.sources.proxy
     if "base" not in fields:
         fields["base"] = front_door.base(system.distribution, system.release, system.architecture)
-    return Complete(_made(fields, recipe.name), taken)
+    return Complete(_made(fields, recipe.name), taken, tuple(_untaken(taken)))
+
+
+def _untaken(taken: Taken | None) -> Iterator[str]:
+    """What a kickstart says and a system of packages has elsewhere, a sentence each."""
+    if taken is not None and taken.command_line:
+        yield (
+            f"the kickstart's kernel arguments ({taken.command_line}) are not taken: write them"
+            " into the recipe's command_line"
+        )
+    if taken is not None and taken.fstype not in ("", "ext4"):
+        yield f"the kickstart's {taken.fstype} is not taken: a root of packages is ext4"
 
 
 def syntax_of(system: PackageSystem) -> str:

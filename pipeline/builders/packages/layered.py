@@ -7,7 +7,7 @@ everything that a layer writes anew is dated by the newest of its package files 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from pathlib import Path
 from pipeline.builders.packages import settings as guest_settings
 from pipeline.builders.packages.backends import MODULES, open_backend
 from pipeline.builders.packages.complete import Complete, complete
-from pipeline.builders.packages.layering import PlannedLayer, plan_layers, wanted_layers
-from pipeline.builders.packages.layers import Filled, Layer, Wish
+from pipeline.builders.packages.layers.garbage import collect
+from pipeline.builders.packages.layers.planning import PlannedLayer, plan_layers, wanted_layers
+from pipeline.builders.packages.layers.records import Filled, Layer, Wish
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.builders.packages.protocol import Backend, Package, RepositoryState
 from pipeline.builders.packages.settings import Script
-from pipeline.builders.packages.store import LayerStore
 from pipeline.builders.packages.times import newest
 from pipeline.core import settings
 from pipeline.core.errors import HostError
@@ -29,6 +30,7 @@ from pipeline.host.context import Tools
 from pipeline.host.download import masked
 from pipeline.host.fingerprint import code_of
 from pipeline.host.isolation import Isolation, Root, find_isolation
+from pipeline.host.locks import exclusive
 
 _ELSEWHERE = ("pipeline.core", "pipeline.host")
 """Left out of a layer's key, as of an install's: a line about locks makes no other layer."""
@@ -39,6 +41,7 @@ class LayeredRoot:
 
     def __init__(self, request: BuildRequest, tools: Tools) -> None:
         self._request, self._tools = request, tools
+        self._filled: set[str] = set()
 
     @cached_property
     def complete(self) -> Complete:
@@ -47,7 +50,7 @@ class LayeredRoot:
         if found.taken is not None:
             for secret in found.taken.secrets:
                 self._tools.run.secrets.add(secret)
-            for note in found.taken.notes:
+            for note in (*found.taken.notes, *found.notes):
                 self._tools.progress.warn(note)
         return found
 
@@ -112,10 +115,8 @@ class LayeredRoot:
 
         used_by: the build's name. logs: a directory for what the package manager says.
         """
-        isolation = self.isolation
-        store = LayerStore(isolation, self._tools)
+        made: tuple[Layer, ...] = ()
         with ExitStack() as stack:
-            made: tuple[Layer, ...] = ()
             for planned in self.layers:
                 wish = Wish(
                     key=planned.key,
@@ -129,9 +130,34 @@ class LayeredRoot:
                     ),
                 )
                 make = partial(self._make, planned, made, logs / f"{planned.kind}.log")
-                layer = stack.enter_context(store.use(wish, made, make, used_by=used_by))
+                layer = stack.enter_context(self.store.use(wish, made, make, used_by=used_by))
                 made = (layer, *made)
             yield made
+        if self._filled:
+            garbage = collect(self.store, most=settings.layers_bytes(), days=settings.layers_days())
+            for one in garbage:
+                self._tools.progress.say(f"deleted the layer {one.key}: {one.reason}")
+
+    def damaged(self, layers: Sequence[Layer]) -> tuple[tuple[Layer, str], ...]:
+        """Those of the layers whose content is not what was stored, and why; reads all of it.
+
+        What this run made itself is not read again.
+        """
+        older = [layer for layer in layers if layer.wish.key not in self._filled]
+        found = ((layer, self.store.damage(layer, full=True)) for layer in older)
+        return tuple((layer, why) for layer, why in found if why)
+
+    def set_aside(self, damaged: Sequence[tuple[Layer, str]]) -> None:
+        """Take damaged layers out of use, so that the next `made` makes them anew."""
+        for layer, why in damaged:
+            key = layer.wish.key
+            with exclusive(self.store.lock(key), f"the layer {key}"):
+                self.store.set_aside(key, why)
+
+    @cached_property
+    def store(self) -> LayerStore:
+        """Where the layers lie."""
+        return LayerStore(self.isolation, self._tools)
 
     @cached_property
     def isolation(self) -> Isolation:
@@ -178,10 +204,12 @@ class LayeredRoot:
             )
             for note in notes:
                 tools.progress.warn(note)
+        self._filled.add(planned.key)
         return Filled(planned.packages, epoch)
 
 
 def _code(system: PackageSystem) -> tuple[Path, ...]:
-    """The modules that make layers of this package manager."""
-    ours = (MODULES[system.backend], guest_settings.__name__)
-    return tuple(code_of(*ours, without=_ELSEWHERE))
+    """The modules that make layers of this package manager, with scripts that nobody imports."""
+    here = Path(__file__).parent
+    imported = code_of(MODULES[system.backend], guest_settings.__name__, without=_ELSEWHERE)
+    return (here / system.backend, here / "inside", *imported)

@@ -26,12 +26,13 @@ _ERRORS: dict[str, type[PipelineError]] = {"input": InputError, "host": HostErro
 
 @dataclass(frozen=True)
 class Made:
-    """What was made. digest: sha256 of the tree, "" unless asked for. needed: bytes that an image
-    of it should have. sha256: of the image, "" unless asked for. archive_size: bytes."""
+    """What was made. archive_size: bytes.
+
+    digest: sha256 of the tree, sha256: of the image; each "" unless asked for.
+    """
 
     entries: int
     digest: str = ""
-    needed: int = 0
     image: Written | None = None
     sha256: str = ""
     archive_size: int = 0
@@ -83,20 +84,7 @@ def make_image(
             request["image"] = fields
         if archive:
             request["archive"] = {"to": target(archive)}
-        done = run_mapped(
-            isolation,
-            # -P: a module in the current directory must not stand in for one of ours.
-            [sys.executable, "-P", "-m", "pipeline.convert.ext4"],
-            tools=tools,
-            timeout=_SECONDS,
-            env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
-            input=json.dumps(request).encode(),
-            pass_fds=[request[kind]["to"] for kind in ("image", "archive") if kind in request],
-            attempted="make an image of the tree",
-        )
-        answer = json.loads(done.stdout)
-        if error := answer.get("error"):
-            raise _ERRORS.get(error.pop("kind"), HostError)(**error)
+        answer = _asked(isolation, request, tools)
         for partial, path in files:
             finish(partial, path)
     written = answer.get("image")
@@ -104,11 +92,29 @@ def make_image(
     return Made(
         answer["entries"],
         answer.get("digest", ""),
-        answer.get("needed", 0),
         Written(**written) if written else None,
         told,
         answer.get("archive", {}).get("size", 0),
     )
+
+
+def _asked(isolation: Isolation, request: dict[str, Any], tools: Tools) -> dict[str, Any]:
+    """What the program answers to a request; its error is raised here."""
+    done = run_mapped(
+        isolation,
+        # -P: a module in the current directory must not stand in for one of ours.
+        [sys.executable, "-P", "-m", "pipeline.convert.ext4"],
+        tools=tools,
+        timeout=_SECONDS,
+        env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(request).encode(),
+        pass_fds=[request[kind]["to"] for kind in ("image", "archive") if kind in request],
+        attempted="make an image of the tree",
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    if error := answer.get("error"):
+        raise _ERRORS.get(error.pop("kind"), HostError)(**error)
+    return answer
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ROOT, LOST_FOUND_INODE = 2, 11
 _ZONE_DEPTH = 3  # components of a path
 _DIRECTORIES, _TOP = b"\0directories", b"\0"
 _FIRST_SLOT = INODES_A_BLOCK + 1  # the first block of inodes is for those that are reserved
-_SLACKS = (200, 150, 125)  # per cent of their blocks that small files have room in
+_LEAST_ROOM = 125  # per cent of their blocks that small files get in pages where there is room
 _PLACES = 4  # in a page that are tried, and pages of a zone
 _NEIGHBOURS = 8  # files of a directory for which there is one block of inodes
 
@@ -141,9 +141,15 @@ class _SmallFiles:
             self._sizes[_zone(path, node)] += node.count
         small = self._sizes.total()
         self._large += large
-        left = self._free * 9 // 10 - self._large
-        slack = next((each for each in _SLACKS if small * each // 100 < left), 100)
-        wanted = coarse(-(-small * slack // (100 * PAGE)))
+        roomy = 1 << (max(2 * small // PAGE, 1) - 1).bit_length()
+        # Half of the file system while that will do: a number that a growing tree does not change.
+        wanted = min(roomy, self._space.region // PAGE // 2)
+        least = small * _LEAST_ROOM // 100
+        while wanted * PAGE // 2 >= least and wanted * PAGE + self._large * 3 // 2 > self._free:
+            wanted //= 2
+        if wanted * PAGE < least:
+            fits = self._large + least < self._free * 9 // 10
+            wanted = coarse(-(-(least if fits else small) // PAGE))
         while len(self._pages) < wanted and (page := self._space.page()) >= 0:
             self._pages.append(page)
         self._homes.clear()

@@ -31,8 +31,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     `Entry`; "epoch": seconds; "digest": whether to tell that of the tree; "image": none, or the
     fields of `Parameters`, "to" (a path or a descriptor) and "sha256" (whether to tell that); a
     size of 0 is as large as needed; "archive": none, or "to". Answer: "entries": how many;
-    "digest"; "needed": bytes that an image should have; "image": the fields of `Written`, "sha256";
-    "archive": "size".
+    "digest"; "needed": bytes that an image should have, where its size was 0; "image": the fields
+    of `Written`, "sha256"; "archive": "size".
     """
     entries = scan(
         [Path(layer) for layer in request["layers"]],
@@ -48,8 +48,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         fields |= {name: UUID(fields[name]) for name in ("uuid", "hash_seed")}
         least = fields["size"] or 1 << 30
         parameters = Parameters(**fields | {"size": least}, epoch=epoch)
-        result["needed"] = needed_bytes(entries, parameters)
         if not fields["size"]:
+            result["needed"] = needed_bytes(entries, parameters)
             parameters = Parameters(**fields | {"size": result["needed"]}, epoch=epoch)
         with _target(image["to"]) as (descriptor, path):
             result["image"] = asdict(write_image(entries, descriptor, parameters))

@@ -9,7 +9,11 @@ from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
 from pipeline.host.download import guest_url, has_password, masked
 
-SHIPPED = load_recipes(settings.recipes_file())
+SHIPPED = {
+    name: recipe
+    for name, recipe in load_recipes(settings.recipes_file()).items()
+    if recipe.source == "install"
+}
 DIGEST = "a" * 64
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builders.packages import dnf_guest
-from pipeline.builders.packages.dnf import expand_url
-from pipeline.builders.packages.dnf_install import last_words
-from pipeline.builders.packages.dnf_keys import Key, parse_keys, parse_verdicts, signature_fault
-from pipeline.builders.packages.dnf_metadata import (
+from pipeline.builders.packages.dnf import guest as dnf_guest
+from pipeline.builders.packages.dnf.backend import expand_url
+from pipeline.builders.packages.dnf.install import last_words
+from pipeline.builders.packages.dnf.keys import Key, parse_keys, parse_verdicts, signature_fault
+from pipeline.builders.packages.dnf.metadata import (
     Fetched,
     Refused,
     kept_repomd,
     newest,
     parse_repomd,
 )
-from pipeline.builders.packages.dnf_resolve import refusal, source_of
+from pipeline.builders.packages.dnf.resolve import refusal, source_of
 from pipeline.builders.packages.protocol import Wanted
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.packages import PackageSystem, Repository

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.builders.packages.layering import PlannedLayer, plan_layers, wanted_layers
+from pipeline.builders.packages.layers.planning import PlannedLayer, plan_layers, wanted_layers
 from pipeline.builders.packages.protocol import Package, Wanted
 from pipeline.core.packages import PackageSystem
 

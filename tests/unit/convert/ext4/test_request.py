@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.convert.ext4.contents import digest_tree
+from pipeline.convert.ext4.request import _extra
 from pipeline.convert.ext4.tree import scan
 from pipeline.core.resources import PROJECT
 from tests.unit.convert.ext4.images import EPOCH, MIB, assert_equal, fsck
@@ -62,8 +63,6 @@ def test_everything_at_once(request_for: dict[str, Any], tmp_path: Path) -> None
     assert set(answer) == ANSWER_FIELDS
     image = tmp_path / "image"
     fsck(image)
-    from pipeline.convert.ext4.request import _extra
-
     entries = scan(
         [tmp_path / "upper", tmp_path / "lower"], [_extra(e) for e in request_for["extra"]]
     )

@@ -48,8 +48,15 @@ def test_tar_unpacks_the_tree(tree: Path, tmp_path: Path) -> None:
     archive, out = tmp_path / "a.tar.gz", tmp_path / "out"
     archive.write_bytes(packed(scan([tree]), 1 << 33))
     out.mkdir()
-    kept = ["--numeric-owner", "--xattrs", "--xattrs-include=*"]
-    words = [*kept, "-xpf", str(archive), "-C", str(out)]
+    words = [
+        "--numeric-owner",
+        "--xattrs",
+        "--xattrs-include=*",
+        "-xpf",
+        str(archive),
+        "-C",
+        str(out),
+    ]
     done = subprocess.run(["tar", *words], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert digest_tree(scan([out])) == digest_tree(scan([tree]))

@@ -115,13 +115,12 @@ def stanza(
 class PrivateApt:
     """apt with the sources of one recipe.
 
-    directory: holds lists/, cache/, sources/ and keys/. host: the settings that were taken over.
+    directory: holds lists/, cache/, sources/ and keys/. environment: the proxies of this process's.
     """
 
     system: PackageSystem
     tools: Tools
     directory: Path
-    host: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -160,7 +159,7 @@ class PrivateApt:
     def _settings(self, scratch: Path, more: Sequence[str]) -> str:
         architecture = DEBIAN_NAMES[self.system.architecture]
         lines = [
-            self.host,
+            host_settings(self.tools),
             _SETTINGS,
             *(
                 f'Dir::{key} "{value}";'
@@ -205,16 +204,23 @@ class PrivateApt:
 def private_apt(system: PackageSystem, tools: Tools, directory: Path) -> PrivateApt:
     """The private apt in `directory`, which need not exist yet."""
     environment = {name: os.environ[name] for name in _PROXIES if name in os.environ}
-    host = host_settings(tools)
-    for password in _PASSWORD.findall("\n".join((system.proxy, host, *environment.values()))):
-        tools.run.secrets.add(unquote(password))
-    return PrivateApt(system, tools, directory, host, environment)
+    for text in (system.proxy, *environment.values()):
+        _hide(text, tools)
+    return PrivateApt(system, tools, directory, environment)
 
 
 def host_settings(tools: Tools) -> str:
     """Of the host's own configuration, what says how the network is reached."""
     dump = tools.run.run(["apt-config", "dump"], timeout=30).text
-    return "\n".join(line for line in dump.splitlines() if _OF_THE_HOST.match(line))
+    kept = "\n".join(line for line in dump.splitlines() if _OF_THE_HOST.match(line))
+    _hide(kept, tools)
+    return kept
+
+
+def _hide(text: str, tools: Tools) -> None:
+    """Make secrets of the passwords in a text's URLs."""
+    for password in _PASSWORD.findall(text):
+        tools.run.secrets.add(unquote(password))
 
 
 def _word(value: bool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.builders.packages.dnf_metadata import Record, Source, get_file, try_mirrors
+from pipeline.builders.packages.dnf.metadata import Record, Source, get_file, try_mirrors
 from pipeline.builders.packages.protocol import Package
 from pipeline.core.errors import InputError
 from pipeline.host.context import Tools

@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.builders.packages.dnf_resolve import PYTHON
+from pipeline.builders.packages.dnf.resolve import PYTHON
 from pipeline.builders.packages.times import newest
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.errors import HostError, InstallError, ProgramError
 from pipeline.host.context import Tools
-from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mapped, stage_copy
+from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mapped
+from pipeline.host.staging import stage_copy
 
-_SCRIPT = Path(__file__).with_name("dnf_guest.py")
+_SCRIPT = Path(__file__).with_name("guest.py")
 _TOOLS = "/.tools"
 _LONGEST = 4 * 3600.0  # seconds; an emulated guest of another architecture takes hours
 _SHORT = 900.0
@@ -99,7 +100,7 @@ class Transaction:
         return done.text
 
     def script(self, step: str, asked: dict[str, Any]) -> dict[str, Any]:
-        """Run a step of dnf_guest.py inside by the host's Python."""
+        """Run a step of guest.py inside by the host's Python."""
         said = self.run(
             [*_hosted(Path(PYTHON).resolve()), "-P", "-s", "-S", "-", step, json.dumps(asked)],
             f"{step} the root for packages",
@@ -119,7 +120,7 @@ class Transaction:
         logged: bool = True,
     ) -> str:
         """Run the host's rpm with the guest's root as its own."""
-        own = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm", "HOME": "/nonexistent"}
+        own = {"RPM_CONFIGDIR": f"{_TOOLS}/usr/lib/rpm"}
         return self.run(
             [*_hosted("/usr/bin/rpm"), "--force-debian", "--noplugins", *words],
             attempted,

@@ -18,7 +18,7 @@ from pipeline.core.errors import HostError, InputError, PipelineError, ProgramEr
 from pipeline.core.packages import PackageSystem
 from pipeline.host.context import Tools
 
-_SCRIPT = Path(__file__).with_name("dnf_solve.py")
+_SCRIPT = Path(__file__).with_name("solve.py")
 PYTHON = "/usr/bin/python3"
 """The system's own, for which Debian packages dnf's modules."""
 _SECONDS = 900  # Fedora's 70,000 packages take about 20 s to read for the first time
@@ -31,7 +31,7 @@ def question(
     parents: Sequence[Package],
     scratch: Path,
 ) -> dict[str, Any]:
-    """What dnf_solve.py is asked. directory: of the state, with a subdirectory a repository."""
+    """What solve.py is asked. directory: of the state, with a subdirectory a repository."""
     places = [(each.name, directory / each.name) for each in system.repositories]
     return {
         "arch": system.architecture,
@@ -89,7 +89,7 @@ def resolve(
 
 
 def refusal(problem: dict[str, Any], wanted: Wanted) -> PipelineError:
-    """The error for a problem that dnf_solve.py told."""
+    """The error for a problem that solve.py told."""
     near = ", ".join(problem["near"])
     hint = f"Did you mean {near}" if near else ""
     if problem["kind"] == "parent":

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from pipeline.builders.packages import layers
-from pipeline.builders.packages.layers import RECORD, TREE, Filled, Layer, Wish
+from pipeline.builders.packages.layers import records as layers
+from pipeline.builders.packages.layers.records import RECORD, TREE, Filled, Layer, Wish
 from pipeline.core.errors import InputError
 from pipeline.host.context import Tools
 from pipeline.host.files import finish

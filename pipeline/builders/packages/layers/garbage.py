@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pipeline.builders.packages.layers import Layer, last_use
-from pipeline.builders.packages.store import LayerStore
+from pipeline.builders.packages.layers.records import Layer, last_use
+from pipeline.builders.packages.layers.store import LayerStore
 from pipeline.core.errors import BusyError
 from pipeline.host.locks import exclusive
 

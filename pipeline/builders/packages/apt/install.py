@@ -11,15 +11,18 @@ import contextlib
 import io
 import re
 import shutil
-import struct
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import apt_index, apt_keys, apt_order, apt_script
-from pipeline.builders.packages.apt_config import DEBIAN_NAMES, repository_urls, stanza
+from pipeline.builders.packages.apt import index as apt_index
+from pipeline.builders.packages.apt import keys as apt_keys
+from pipeline.builders.packages.apt import order as apt_order
+from pipeline.builders.packages.apt import script as apt_script
+from pipeline.builders.packages.apt.config import DEBIAN_NAMES, repository_urls, stanza
 from pipeline.builders.packages.protocol import Package, Wanted
+from pipeline.builders.packages.times import newest
 from pipeline.core.errors import InstallError, ProgramError
 from pipeline.core.packages import PackageSystem
 from pipeline.core.text import printable, without_escapes
@@ -29,9 +32,8 @@ from pipeline.host.isolation import Bind, Isolation, Root, run_inside, run_mappe
 _EXTRACT = 900.0
 _INSTALL = 7200.0  # s; an emulated architecture takes ten times as long as the host's
 _RUN = 400  # package files of one dpkg, whose words must fit its argument list
-_LAST = 25  # lines of dpkg's that an error shows
+_LAST = 8  # lines of dpkg's that an error shows
 _BASE_FILES = "base-files"
-_STATES = "/var/lib/apt/extended_states"
 _KEYRINGS = Path("/usr/share/keyrings")
 _SOURCES = "/etc/apt/sources.list.d"
 
@@ -57,8 +59,8 @@ def install(
     written = []
     if wanted.kind == "core":
         written = _sources(system, _guest_keyrings(system, packages, files, tools))
-    marks = _auto_marks(system, wanted, fields, first)
-    script = apt_script.install(_steps(nodes, first), written, [(_STATES, marks)] if marks else [])
+    marks = _dependencies(system, wanted, fields, first)
+    script = apt_script.install(_steps(nodes, first), marks, written)
     with tempfile.TemporaryDirectory(prefix="debs-", dir=tools.scratch) as name:
         debs = Path(name)
         debs.chmod(0o755)
@@ -73,7 +75,7 @@ def install(
                 tools=tools,
                 timeout=_INSTALL,
                 binds=[Bind(debs, apt_script.DEBS)],
-                env=apt_script.ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(epoch(files))},
+                env=apt_script.ENVIRONMENT | {"SOURCE_DATE_EPOCH": str(newest(files))},
                 input=script.encode(),
                 architecture=system.architecture,
                 log=log,
@@ -81,22 +83,6 @@ def install(
             )
         except ProgramError as error:
             raise _failure(wanted, log, error) from error
-
-
-def epoch(files: Sequence[Path]) -> int:
-    """Seconds since 1970 when the newest of the package files was made.
-
-    It is what the guest takes for the time where a date would be written down, so that the same
-    packages give the same layer on any day. Source: deb(5), ar(5).
-    """
-    return max((_made(file) for file in files), default=0)
-
-
-def _made(file: Path) -> int:
-    with file.open("rb") as opened:
-        head = opened.read(68)
-    magic, _, date = struct.unpack("8s16s12s", head[:36]) if len(head) == 68 else (b"", b"", b"")
-    return int(date) if magic == b"!<arch>\n" and date.strip().isdigit() else 0
 
 
 def _lay_out(
@@ -157,28 +143,23 @@ def _steps(nodes: Sequence[apt_order.Node], first: set[str]) -> list[apt_script.
     return steps
 
 
-def _auto_marks(
+def _dependencies(
     system: PackageSystem,
     wanted: Wanted,
     fields: Sequence[Mapping[str, str]],
     first: set[str],
-) -> str:
-    """apt's marks of packages that came as dependencies, so that the guest may remove them.
-
-    They are added to those of the layers below.
-    """
+) -> list[tuple[str, str]]:
+    """Names and architectures of packages that nobody asked for: apt may remove them one day."""
     groups = {*wanted.groups}
     asked = {re.split(r"[:=/]", name)[0] for name in wanted.packages}
-    marks = [
-        f"Package: {record['Package']}\nArchitecture: {_native(system, record)}\n"
-        "Auto-Installed: 1\n\n"
+    return [
+        (record["Package"], _native(system, record))
         for record in fields
         if record["Package"] not in {*asked, "apt", *first}
         and record["Package"].removeprefix("task-") not in groups
         and not groups.intersection(re.split(r"[,\s]+", record.get("Task", "")))
         and record.get("Priority") != "required"
     ]
-    return "".join(marks)
 
 
 def _native(system: PackageSystem, record: Mapping[str, str]) -> str:
@@ -240,11 +221,7 @@ def _failure(wanted: Wanted, log: Path, error: ProgramError) -> InstallError:
     lines = without_escapes(log.read_text(errors="replace")).splitlines() if log.exists() else []
     steps = [line for line in lines if line.startswith(apt_script.MARK)]
     step = steps[-1].removeprefix(apt_script.MARK) if steps else "begin"
-    last = "; ".join(
-        printable(line).strip()
-        for line in lines[-_LAST:]
-        if re.search(r"error|cannot|fail|unable|depend|not found|No space|:$|status", line, re.I)
-    )
+    last = "; ".join(printable(line).strip() for line in lines[-_LAST:] if line.strip())
     return InstallError(
         f"{step} of the layer",
         wanted.kind,

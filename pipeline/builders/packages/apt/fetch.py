@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.builders.packages import apt_words
-from pipeline.builders.packages.apt_config import PrivateApt, repository_urls
+from pipeline.builders.packages.apt import words as apt_words
+from pipeline.builders.packages.apt.config import PrivateApt, repository_urls
 from pipeline.builders.packages.protocol import Package
 from pipeline.core.errors import HostError
 from pipeline.host.locks import exclusive

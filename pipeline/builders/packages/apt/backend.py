@@ -1,7 +1,7 @@
 """The apt backend: systems made of Debian packages by the host's apt and the guest's dpkg.
 
-The parts: apt_config (a private apt), apt_state (signed repositories), apt_resolve (which packages
-a layer adds), apt_fetch (their files), apt_install with apt_script and apt_order (into a root).
+The parts: config (a private apt), state (signed repositories), resolve (which packages a layer
+adds), fetch (their files), install with script and order (into a root).
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import apt_fetch, apt_install, apt_resolve, apt_state
-from pipeline.builders.packages.apt_config import REQUIRES, private_apt
-from pipeline.builders.packages.apt_keys import keyring
-from pipeline.builders.packages.apt_state import Kept
+from pipeline.builders.packages.apt import fetch as apt_fetch
+from pipeline.builders.packages.apt import install as apt_install
+from pipeline.builders.packages.apt import resolve as apt_resolve
+from pipeline.builders.packages.apt import state as apt_state
+from pipeline.builders.packages.apt.config import REQUIRES, private_apt
+from pipeline.builders.packages.apt.keys import keyring
+from pipeline.builders.packages.apt.state import Kept
 from pipeline.builders.packages.protocol import Backend, Package, RepositoryState, Wanted
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem
@@ -68,7 +71,7 @@ class AptBackend:
     def resolve(
         self, state: RepositoryState, wanted: Wanted, parents: Sequence[Package]
     ) -> tuple[Package, ...]:
-        """See Backend. The core is mmdebstrap's "minbase", see apt_resolve."""
+        """See Backend. The core is mmdebstrap's "minbase", see resolve.py."""
         apt = private_apt(self._system, self._tools, state.directory)
         return apt_resolve.resolve(apt, _read(state), wanted, parents, self._records)
 

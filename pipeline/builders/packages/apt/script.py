@@ -45,7 +45,7 @@ unused='--exclude=./usr/share/doc/* --exclude=./usr/share/locale/* --exclude=./u
  --exclude=./usr/lib/*/gconv/* --exclude=./usr/share/bash-completion/*'
 export unused
 mkdir -p "$root/var/lib/dpkg" "$root/tmp"
-if [ -n "$links" ] && ! dpkg-deb --contents "$base" | grep -q '^l.* [.]/bin ->'; then
+if [ -n "$links" ] && ! dpkg-deb --contents "$base" | grep '^l.* [.]/bin ->' >/dev/null; then
   for name in $links; do
     mkdir -p "$root/usr/$name"
     ln -s "usr/$name" "$root/$name"
@@ -58,8 +58,6 @@ printf '%s\\n' "$@" | xargs -P2 -n6 sh -fc 'for deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -p --numeric-owner --keep-directory-symlink \\
     $unused --warning=no-timestamp -f - -C "$root" || exit 255
 done' sh
-[ -z "$base" ] || dpkg-deb --fsys-tarfile "$base" | tar -x -p --numeric-owner \
-  --keep-directory-symlink --warning=no-timestamp -f - -C "$root"
 : >"$root/var/lib/dpkg/status"
 : >"$root/var/lib/dpkg/available"
 chmod 1777 "$root/tmp"
@@ -67,8 +65,8 @@ chmod 1777 "$root/tmp"
 """Arguments: the root; names of links into /usr, none where the system is not merged; the package
 base-files; the other packages to begin with. Runs no code of packages.
 
-The links are made where base-files does not bring them: Debian's does from trixie on, Ubuntu's in
-every release that is merged. These are debootstrap's links for the others.
+The links are made where base-files does not bring them, which Debian's does from trixie on; these
+are debootstrap's for a release before.
 """
 
 _BEGIN = """\
@@ -82,6 +80,7 @@ if [ ! -e $policy ]; then
   chmod 755 $policy
   trap 'rm -f $policy' EXIT
 fi
+before=$(dpkg-query --show --showformat '${Package} ')
 """
 
 _RAMDISK = """\
@@ -100,6 +99,13 @@ for image in /boot/vmlinuz-*; do
     fi
   fi
 done
+"""
+
+_MARKS = """\
+while read -r name architecture; do
+  case " $before" in *" $name "*) continue ;; esac
+  printf 'Package: %s\\nArchitecture: %s\\nAuto-Installed: 1\\n\\n' "$name" "$architecture"
+done >>/var/lib/apt/extended_states <<'END'
 """
 
 _CLEAN = """\
@@ -142,11 +148,14 @@ class Step:
 
 def install(
     steps: Sequence[Step],
+    dependencies: Sequence[tuple[str, str]] = (),
     files: Sequence[tuple[str, str]] = (),
-    added: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The script that installs. files: path and content, written after the packages. added: the
-    same, put at the end of what is there."""
+    """The script that installs.
+
+    dependencies: names and architectures of packages to be marked as such for apt, unless they
+    were there before. files: path and content, written after the packages.
+    """
     lines = [_BEGIN]
     for step in steps:
         force = " --force-depends" if step.force else ""
@@ -154,11 +163,13 @@ def install(
         lines.append(f"step {shlex.quote(step.name)}\n")
         lines.append(f"{_DPKG}{force} --{step.action} {words or '--pending'}\n")
     lines.append(_RAMDISK)
-    for sign, (path, content) in (
-        *((">", file) for file in files),
-        *((">>", file) for file in added),
-    ):
-        directory, said = path.rpartition("/")[0], shlex.quote(content)
-        lines.append(f"mkdir -p {directory}\nprintf %s {said} {sign}{path}\nchmod 644 {path}\n")
+    if dependencies:
+        rows = "".join(f"{name} {architecture}\n" for name, architecture in dependencies)
+        lines.append(f"{_MARKS}{rows}END\n")
+    for path, content in files:
+        directory = path.rpartition("/")[0]
+        lines.append(
+            f"mkdir -p {directory}\nprintf %s {shlex.quote(content)} >{path}\nchmod 644 {path}\n"
+        )
     lines.append(_CLEAN)
     return "".join(lines)

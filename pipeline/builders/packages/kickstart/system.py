@@ -8,7 +8,7 @@ from typing import Any
 from pykickstart import constants
 
 from pipeline.builders.installer.answer_text import Finding
-from pipeline.builders.packages.kickstart_words import Words
+from pipeline.builders.packages.kickstart.words import Words
 from pipeline.builders.packages.settings import Script
 from pipeline.core.packages import Firewall
 
@@ -62,10 +62,6 @@ def take_names(words: Words) -> None:
         if data.ip or data.bootProto == "static" or data.nameserver:
             words.leave_out(data.lineno, "network: a fixed address", "an instance asks its cloud")
     words.command_line = (kickstart.data("bootloader", "appendLine") or "").strip()
-    if words.command_line:
-        words.leave_out(
-            words.line("bootloader"), "bootloader --append", "the recipe's command_line is used"
-        )
     for option in ("password", "md5pass"):
         if kickstart.data("bootloader", option):
             words.leave_out(words.line("bootloader"), f"bootloader --{option}")
@@ -142,8 +138,6 @@ def _take_root(words: Words, what: str, data: Any) -> None:
     if getattr(data, "percent", 0):
         words.leave_out(data.lineno, f"{what} / --percent", "no disk says of what")
     words.fstype = data.fstype or ""
-    if words.fstype not in _EXT:
-        words.leave_out(data.lineno, f"{what} / --fstype={words.fstype}", "the image has ext4")
     words.label = getattr(data, "label", "") or ""
 
 

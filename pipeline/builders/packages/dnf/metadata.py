@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
-from pipeline.builders.packages.dnf_keys import Keyring
+from pipeline.builders.packages.dnf.keys import Keyring
 from pipeline.core.errors import HostError, InputError
 from pipeline.host.download import Downloader, DownloadError, masked
 from pipeline.host.files import naming

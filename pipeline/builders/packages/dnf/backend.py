@@ -15,10 +15,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import dnf_install, dnf_resolve
-from pipeline.builders.packages.dnf_fetch import fetch_packages
-from pipeline.builders.packages.dnf_keys import Keyring, open_keyring
-from pipeline.builders.packages.dnf_metadata import Fetched, Source, fetch_metadata, newest
+from pipeline.builders.packages.dnf import install as dnf_install
+from pipeline.builders.packages.dnf import resolve as dnf_resolve
+from pipeline.builders.packages.dnf.fetch import fetch_packages
+from pipeline.builders.packages.dnf.keys import Keyring, open_keyring
+from pipeline.builders.packages.dnf.metadata import Fetched, Source, fetch_metadata, newest
 from pipeline.builders.packages.protocol import Package, RepositoryState, Wanted
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.packages import PackageSystem, Repository

@@ -41,7 +41,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "Ask its owner to sign it with SHA-256 or better, or use another repository",
     ),
     (
-        r"is no(?:t| longer) signed|No good signature|does not have a Release file",
+        r"is no(?:t| longer) signed|No good signature",
         "it is not signed",
         "Use a repository that has InRelease or Release.gpg; unsigned ones are not accepted",
     ),
@@ -74,6 +74,7 @@ _AGAIN = re.compile(
     r"Hash Sum mismatch|unexpected size|Mirror sync in progress|Could not|Cannot initiate|Unable to"
     r"|Failed to fetch|onnection|timed out|NOSPLIT|Temporary failure|Undetermined Error|404|50\d"
 )
+_NO_SUITE = re.compile(r"'\S+ (\S+) Release' does not have a Release file")
 _FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded|not enough space|enough free")
 
 
@@ -139,11 +140,15 @@ def _named(line: str, urls: Mapping[str, str]) -> list[str]:
 
 
 def _failure(name: str, line: str) -> Failure | None:
-    for pattern, why, next_step in _REFUSALS:
+    for pattern, meaning, next_step in _REFUSALS:
         if match := re.search(pattern, line):
             word = next((group for group in match.groups() if group), "")
-            said = " ".join(why.format(word).split())
+            said = " ".join(meaning.format(word).split())
             return Failure(name, True, printable(said), next_step)
+    if match := _NO_SUITE.search(line):
+        # Another mirror may have it: this one may be empty, or answer nothing but errors.
+        why = f"it has no suite {printable(match[1])} there"
+        return Failure(name, False, why, "Correct suites or urls in the recipe")
     if _AGAIN.search(line):
         said = re.sub(r"^[WE]: (?:Failed to fetch \S+ +)?", "", line)
         return Failure(name, False, printable(said.strip())[:300])

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.builders.packages import layer_archive, layers
-from pipeline.builders.packages.layers import LOCKS, RECORD, TREE, Filled, Layer, Wish
+from pipeline.builders.packages.layers import archive as layer_archive
+from pipeline.builders.packages.layers import records as layers
+from pipeline.builders.packages.layers.records import LOCKS, RECORD, TREE, Filled, Layer, Wish
 from pipeline.core import settings
 from pipeline.core.errors import BusyError, HostError, PipelineError, ProgramError
 from pipeline.core.resources import COMMAND
@@ -30,9 +31,9 @@ from pipeline.host.isolation import (
     find_isolation,
     own,
     remove_tree,
-    stage_copy,
 )
 from pipeline.host.locks import exclusive, shared
+from pipeline.host.staging import stage_copy
 
 Make = Callable[[Root], Filled]
 """Fills the root that it is given, and returns with what."""

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.builders.packages import apt_words
-from pipeline.builders.packages.apt_config import PrivateApt, private_apt, repository_urls, sources
-from pipeline.builders.packages.apt_index import IndexFile
-from pipeline.builders.packages.apt_keys import keyring
+from pipeline.builders.packages.apt import words as apt_words
+from pipeline.builders.packages.apt.config import PrivateApt, private_apt, repository_urls, sources
+from pipeline.builders.packages.apt.index import IndexFile
+from pipeline.builders.packages.apt.keys import keyring
 from pipeline.builders.packages.protocol import RepositoryState
 from pipeline.core.errors import HostError, InputError, PipelineError
 from pipeline.core.packages import PackageSystem, Repository
@@ -153,7 +153,8 @@ def _update(apt: PrivateApt) -> dict[str, str]:
                     "fetch the index of the repository",
                     f"{failure.repository} ({', '.join(mirrors[failure.repository])})",
                     why=failure.why,
-                    next_step="Check the network, or name another mirror in the recipe",
+                    next_step=failure.next_step
+                    or "Check the network, or name another mirror in the recipe",
                 )
             if count > 1:
                 apt.tools.progress.say(

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.builders.installer.answer_text import Finding, Template, load
 from pipeline.builders.installer.answers import (
@@ -26,6 +26,9 @@ from pipeline.builders.installer.passwords import hide_clear_text
 from pipeline.builders.packages.settings import Script
 from pipeline.core.packages import BACKENDS, PackageSystem
 from pipeline.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.builders.packages.kickstart.words import Words
 
 _NO_TREE = "https://tree.invalid/"
 """Stands for the mark {{tree}} of a recipe without trees: it names its repositories itself."""
@@ -72,8 +75,7 @@ def read(
     fault at once, each with its line.
     """
     from pipeline.builders.installer import kickstart_syntax
-    from pipeline.builders.packages import kickstart_accounts, kickstart_packages, kickstart_system
-    from pipeline.builders.packages.kickstart_words import Words
+    from pipeline.builders.packages.kickstart.words import Words
 
     faults: list[str] = []
     template = load(recipe.answers, "kickstart", faults)
@@ -92,14 +94,7 @@ def read(
         template.fill(placeholders(known, secrets)), recipe.release, files
     )
     words = Words(real, judged, template, recipe.variables, BACKENDS[distribution])
-    kickstart_packages.take_repositories(words, tuple(keys), {_NO_TREE})
-    kickstart_packages.take_packages(words)
-    kickstart_accounts.take_accounts(words)
-    kickstart_system.take_names(words)
-    kickstart_system.take_services(words)
-    kickstart_system.take_volumes(words)
-    kickstart_system.take_scripts(words)
-    kickstart_system.tell_others(words)
+    _take(words, tuple(keys))
     found = [*_syntax(real, judged, values), *sorted(words.findings, key=lambda each: each.line)]
     faults = [_told(template, each, secrets) for each in found if each.fatal]
     if faults:
@@ -115,6 +110,20 @@ def read(
         saved=without(secrets, hide_clear_text(template.fill(hidden), "kickstart", HIDDEN)),
         secrets=tuple(sorted(secrets)),
     )
+
+
+def _take(words: Words, keys: tuple[Path, ...]) -> None:
+    """Take all that the kickstart says, and tell the rest."""
+    from pipeline.builders.packages.kickstart import accounts, packages, system
+
+    packages.take_repositories(words, keys, {_NO_TREE})
+    packages.take_packages(words)
+    accounts.take_accounts(words)
+    system.take_names(words)
+    system.take_services(words)
+    system.take_volumes(words)
+    system.take_scripts(words)
+    system.tell_others(words)
 
 
 def merged(table: Mapping[str, Any], taken: Taken) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.builders.installer.kickstart_syntax import Command
 from pipeline.builders.installer.passwords import is_hash_or_lock, placeholder
-from pipeline.builders.packages.kickstart_words import Words
+from pipeline.builders.packages.kickstart.words import Words
 from pipeline.core.environment import FromEnvironment
 from pipeline.core.packages import User, UserGroup, is_password_hash
 

@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline.builders.packages import apt_index, apt_words
-from pipeline.builders.packages.apt_config import PrivateApt
-from pipeline.builders.packages.apt_index import IndexFile
-from pipeline.builders.packages.apt_state import Kept
+from pipeline.builders.packages.apt import index as apt_index
+from pipeline.builders.packages.apt import words as apt_words
+from pipeline.builders.packages.apt.config import PrivateApt
+from pipeline.builders.packages.apt.index import IndexFile
+from pipeline.builders.packages.apt.state import Kept
 from pipeline.builders.packages.protocol import Package, Wanted
 from pipeline.core.errors import InputError
 from pipeline.core.text import did_you_mean

@@ -27,7 +27,7 @@ from pipeline.host.isolation import Isolation, run_mapped
 TREE, RECORD, USED = "tree", "layer.json", "used-by.json"
 LOCKS = "locks"
 """Directory of the lock files, one a key, in the place of the layers."""
-_SCRIPT = Path(__file__).with_name("layer_tree.py")
+_SCRIPT = Path(__file__).with_name("tree.py")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,127}")
 _USERS = 20  # names kept of who used a layer, the last ones
 _SECONDS = 1800.0  # for reading a tree: minutes on a slow disk
@@ -166,7 +166,7 @@ def shape_of(tree: Path, isolation: Isolation, tools: Tools) -> str:
 
 
 def script(*words: str | Path) -> list[str | Path]:
-    """The command for layer_tree.py."""
+    """The command for tree.py."""
     return [sys.executable, "-I", "-S", _SCRIPT, *words]
 
 

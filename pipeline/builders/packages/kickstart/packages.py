@@ -10,7 +10,7 @@ from typing import Any
 from pykickstart import constants
 from pykickstart.version import F18, F24, RHEL8
 
-from pipeline.builders.packages.kickstart_words import Words
+from pipeline.builders.packages.kickstart.words import Words
 from pipeline.core.packages import Repository
 
 

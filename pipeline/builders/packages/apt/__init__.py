@@ -1,0 +1,1 @@
+"""Systems of Debian packages: a private apt, the guest's dpkg."""

@@ -1,0 +1,1 @@
+"""Kickstarts that are read without an installer."""

@@ -1,0 +1,1 @@
+"""Layers: planned, made once, kept, and deleted when nobody uses them."""
