@@ -297,7 +297,7 @@ def last_words(said: str) -> str:
     middle of too many is left out, since a transaction goes on after many a fault."""
     complaint = re.search(r"^.*(?:error:|scriptlet failed|conflicts with).*$", said, re.MULTILINE)
     if not complaint:
-        return said[-_SAID:].strip()
+        return said.strip()[-_SAID:]
     # What a scriptlet said stands before what rpm says of it.
     number = said[: complaint.start()].count("\n")
     text = "\n".join(said.splitlines()[max(0, number - 3) :]).strip()
