@@ -16,6 +16,7 @@ TITLES = {
     "bundle": "EC2 bundle",
     "uploads": "Uploads",
     "reuse": "What a second run repeats",
+    "packages": "Images from packages",
 }
 _PREFACE = """# Benchmarks
 

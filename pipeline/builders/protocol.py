@@ -12,17 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.material import Material
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
-
-
-@dataclass(frozen=True)
-class Material:
-    """A file of others that went into the disk. uri: where it was had. sha256: lower-case hex."""
-
-    name: str
-    uri: str
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,11 @@ def _sorted_out(table: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in table.items() if name not in own}
     if "architecture" in rest:
         own["architecture"] = rest["architecture"]
+    # A kickstart is read by its own syntax's name, an image's packages come from its release.
+    if "kickstart" in rest:
+        rest["answers"] = rest.pop("kickstart")
+    if "syntax" in rest:
+        rest["release"] = rest.pop("syntax")
     return rest | {"system": own}
 
 
@@ -95,17 +100,23 @@ def _typed(table: dict[str, Any]) -> dict[str, Any]:
 
 def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[str]]:
     """The recipe with the paths of its files as they are on this host, and what is not there."""
-    if recipe.system is not None:
-        return _located_system(recipe, recipe.system, folder)
-    answers = folder / recipe.answers
-    missing = [] if answers.is_file() else [f"{recipe.name}.answers: there is no file {answers}"]
-    return recipe.model_copy(update={"answers": answers}), missing
+    missing = []
+    if recipe.answers != Path():
+        answers = folder / recipe.answers
+        recipe = recipe.model_copy(update={"answers": answers})
+        if not answers.is_file():
+            field = "answers" if recipe.system is None else "kickstart"
+            missing = [f"{recipe.name}.{field}: there is no file {answers}"]
+    if recipe.system is None:
+        return recipe, missing
+    system, more = _located_system(recipe.name, recipe.system, folder)
+    return recipe.model_copy(update={"system": system}), [*missing, *more]
 
 
 def _located_system(
-    recipe: Recipe, system: PackageSystem, folder: Path
-) -> tuple[Recipe, list[str]]:
-    """The same for a recipe of packages: keys, scripts and files to put in."""
+    name: str, system: PackageSystem, folder: Path
+) -> tuple[PackageSystem, list[str]]:
+    """The same for what is made of packages: keys, scripts and files to put in."""
     repositories = tuple(
         each.model_copy(update={"keys": tuple(folder / key for key in each.keys)})
         for each in system.repositories
@@ -115,26 +126,20 @@ def _located_system(
         for each in system.files
     )
     scripts = tuple(folder / script for script in system.scripts)
-    kickstart = folder / system.kickstart if system.kickstart else None
-    named = {
-        "scripts": scripts,
-        "files": tuple(each.source for each in files if each.source),
-        "kickstart": (kickstart,) if kickstart else (),
-    }
     # Keys are looked for when the repositories are used: a recipe for another host may ship too.
     missing = [
-        f"{recipe.name}.{field}: there is no file {path}"
-        for field, paths in named.items()
+        f"{name}.{field}: there is no file {path}"
+        for field, paths in (
+            ("scripts", scripts),
+            ("files", tuple(each.source for each in files if each.source)),
+        )
         for path in paths
         if not path.is_file()
     ]
-    update = {
-        "repositories": repositories,
-        "files": files,
-        "scripts": scripts,
-        "kickstart": kickstart,
-    }
-    return recipe.model_copy(update={"system": system.model_copy(update=update)}), missing
+    given = {"repositories": repositories, "files": files, "scripts": scripts}
+    # Fields that the recipe does not name must stay unnamed: they have defaults of their own.
+    update = {field: found for field, found in given.items() if field in system.model_fields_set}
+    return system.model_copy(update=update), missing
 
 
 def _faults(name: str, error: ValidationError) -> list[str]:

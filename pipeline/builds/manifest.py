@@ -17,6 +17,7 @@ from pipeline.builds import manifest_v1
 from pipeline.core.checks import CheckReport, CheckTarget
 from pipeline.core.errors import InputError
 from pipeline.core.image import SUFFIXES, Artifact, Format, Image, Role
+from pipeline.core.material import Material
 from pipeline.core.resources import COMMAND
 from pipeline.host.files import write_whole
 
@@ -124,6 +125,20 @@ class StepRecord(_Record):
     begun: float | None = Field(None, description="seconds after the build's start")
 
 
+class InputsRecord(_Record):
+    """What was asked of the build and what went into it, for its provenance."""
+
+    parameters: dict[str, str | bool | tuple[str, ...]] = Field(
+        description="the user's words, without values of variables: the answer file's digest is of"
+        " those"
+    )
+    materials: tuple[Material, ...] = Field(description="what it was made from")
+    builder: str = Field(description="a URI: who built it")
+    epoch: str | None = Field(
+        None, description="UTC, ISO 8601: the date of what it is made of, where that is known"
+    )
+
+
 class Manifest(_Record):
     """A finished build."""
 
@@ -145,6 +160,9 @@ class Manifest(_Record):
     properties: dict[str, str] = Field(description="image properties for the cloud")
     tools: dict[str, str] = Field(
         default_factory=dict, description="versions of the programs that made the files"
+    )
+    inputs: InputsRecord | None = Field(
+        None, description="what went into it; null for builds of earlier releases"
     )
     steps: dict[str, StepRecord]
     acceleration: str | None = Field(
@@ -291,7 +309,7 @@ def as_it_was(manifest: Manifest, directory: Path) -> Manifest:
     alike = ("recipe", "checks")
     if any(getattr(before, name) != getattr(manifest, name) for name in alike):
         return manifest
-    kept = ("created", "product", "acceleration", "tools")
+    kept = ("created", "product", "acceleration", "tools", "inputs")
     steps = {n: s.model_copy(update={"reused": True}) for n, s in before.steps.items()}
     return manifest.model_copy(
         update={name: getattr(before, name) for name in kept} | {"steps": steps}

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -25,8 +25,19 @@ REPORT = "report.html"
 """Name of a build's page in its directory."""
 LOCK = ".lock"
 """Name of a build's lock file in its directory."""
+Document = Literal["spdx", "cyclonedx", "provenance"]
+"""A form of what is told of a build besides its manifest: two bills of materials, provenance."""
 _RESERVE = 16
 """Descriptors: shutil.rmtree holds one a level, two while it lists; scratch has few levels."""
+
+
+def document_names(name: str) -> dict[Document, str]:
+    """What the documents of the build `name` are called in its directory."""
+    return {
+        "spdx": f"{name}.spdx.json",
+        "cyclonedx": f"{name}.cdx.json",
+        "provenance": "provenance.json",
+    }
 
 
 class Workspace:

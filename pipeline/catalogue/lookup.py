@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.catalogue import simplestreams as streams
 from pipeline.core import settings
+from pipeline.core.architecture import Architecture, from_stream
 from pipeline.core.errors import InputError
 from pipeline.core.resources import COMMAND
 
@@ -17,13 +18,14 @@ from pipeline.core.resources import COMMAND
 class RegisteredFiles:
     """A generation of the local catalogue: machine, kernel and ramdisk, or disk alone.
 
-    properties: the image properties it was registered with.
+    properties: the image properties it was registered with. architecture: as uname(1) names it.
     """
 
     name: str
     command_line: str
     files: dict[str, Path]
     properties: dict[str, str] = field(default_factory=dict)
+    architecture: Architecture = "x86_64"
 
 
 _ROLES = {"root.img": "machine", "vmlinuz": "kernel", "initrd": "ramdisk", "disk": "disk"}
@@ -43,7 +45,11 @@ def local_files(identity: str) -> RegisteredFiles:
             if identity in {item.id for item in version.items.values()}:
                 paths = {_ROLES[name]: directory / i.path for name, i in version.items.items()}
                 return RegisteredFiles(
-                    product.name, version.command_line, paths, version.properties
+                    product.name,
+                    version.command_line,
+                    paths,
+                    version.properties,
+                    from_stream(product.arch),
                 )
     raise InputError(
         "find the image",

@@ -48,8 +48,8 @@ HELP = {
 PACKAGE_SOURCES = {
     "mirror": "URL of the distribution's archive of packages, in place of its public ones; may be"
     " repeated, tried in order",
-    "repository": "NAME=URL of a repository of packages, in place of the recipe's; may be repeated,"
-    " those of one name are tried in order",
+    "repository": "a repository in place of the recipe's: [NAME=]URL, of Debian's kind with suite"
+    " and components after it; may be repeated",
     "key": "file of the OpenPGP keys that sign the repositories; may be repeated",
     "proxy": "URL of the proxy through which packages are fetched",
 }
@@ -77,11 +77,11 @@ def variables(words: Iterable[str]) -> dict[str, str]:
 def package_sources(
     mirrors: Iterable[str], repositories: Iterable[str], keys: Iterable[str], proxy: str
 ) -> PackageSources:
-    """Where packages come from, by a command's options; InputError for a malformed repository."""
+    """Where packages come from, by a command's options."""
     from pipeline.core.request import PackageSources
 
-    named = tuple(pair for word in repositories for pair in variables([word]).items())
-    return PackageSources((*mirrors,), named, tuple(Path(key).absolute() for key in keys), proxy)
+    files = tuple(Path(key).absolute() for key in keys)
+    return PackageSources((*mirrors,), (*repositories,), files, proxy)
 
 
 def whole_number(option: str, word: str, unit: str = "", *, least: int = 0) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -14,8 +16,10 @@ from invoke.exceptions import Exit
 from pipeline.cli import MANY, command, whole_number
 from pipeline.cli.session import session
 from pipeline.core import resources
+from pipeline.core.errors import InputError
 
 ROOT = resources.PROJECT
+_SIZE = re.compile(r"\d{1,3}(?:\.\d{1,3})?", re.ASCII)
 _TESTS_FAILED, _NO_TESTS = 1, 5  # pytest's exit codes
 
 
@@ -112,8 +116,8 @@ def benchmark(
     """
     words = [f"--only {shlex.quote(name)}" for name in only]
     times = _number("--rounds", rounds, least=1)
-    words += ["--sizes", shlex.quote(sizes), "--rounds", str(times), *(["--quick"] * quick)]
-    words += ["--directory", shlex.quote(directory)] if directory else []
+    words += ["--sizes", _sizes(sizes), "--rounds", str(times), *(["--quick"] * quick)]
+    words += _option("--directory", directory, kind="directory")
     _run(c, f"{sys.executable} -m benchmarks {' '.join(words)}")
 
 
@@ -133,7 +137,7 @@ def compatibility(c: Context, only: Iterable[str] = MANY, directory: str = "") -
     With --only, the other sections keep what they say.
     """
     words = [f"--only {shlex.quote(name)}" for name in only]
-    words += ["--directory", shlex.quote(directory)] if directory else []
+    words += _option("--directory", directory, kind="directory")
     _run(c, f"{sys.executable} -m tests.compatibility {' '.join(words)}")
 
 
@@ -161,8 +165,8 @@ def faults(
     """
     words = [shlex.quote(name) for name in only]
     words += ["--points", str(_number("--points", points)), "--seed", str(_number("--seed", seed))]
-    words += ["--disk", shlex.quote(disk)] if disk else []
-    words += ["--keep", shlex.quote(keep)] if keep else []
+    words += _option("--disk", disk, kind="file")
+    words += _option("--keep", keep)
     _run(c, f"{sys.executable} -m tests.robustness.faults {' '.join(words)}")
 
 
@@ -188,6 +192,40 @@ def _number(option: str, word: str, *, least: int = 0) -> int:
     raise AssertionError("the session ends the run")
 
 
+def _option(option: str, word: str, *, kind: Literal["directory", "file", ""] = "") -> list[str]:
+    """An option that names a path, quoted for a shell in ROOT; nothing for "".
+
+    kind: what has to be there; without it the run ends with the words of a wrong input.
+    """
+    if not word:
+        return []
+    path = Path(word).absolute()  # the run's own directory is ROOT
+    found = path.is_dir() if kind == "directory" else path.exists() and not path.is_dir()
+    if kind and not found:
+        with session():
+            raise InputError(
+                f"use the option {option}",
+                word,
+                why=f"it is no {kind}" if path.exists() else f"there is no such {kind}",
+                next_step=f"Make it or name another {kind}",
+            )
+    return [option, shlex.quote(str(path))]
+
+
+def _sizes(word: str) -> str:
+    """The benchmarks' sizes, quoted; what is none ends the run with the words of a wrong input."""
+    known = (_SIZE.fullmatch(size) and float(size) for size in word.split(","))
+    if not all(known):
+        with session():
+            raise InputError(
+                "use the option --sizes",
+                word,
+                why="it is not a list of GiB, each above 0 and below 1000",
+                next_step="Write them with commas between, such as --sizes 1,4",
+            )
+    return shlex.quote(word)
+
+
 def _shell_scripts() -> list[Path]:
     """Files whose first line names a shell."""
     candidates = [ROOT / "invoke", ROOT / ".ci" / "run"]
@@ -209,7 +247,7 @@ def _run(c: Context, command: str, nothing_is_fine: bool = False) -> None:
 def _status(c: Context, command: str) -> int:
     with c.cd(str(ROOT)):
         done = c.run(command, warn=True, pty=sys.stdout.isatty(), echo=True, in_stream=False)
-    return done.exited if done else 1
+    return 1 if done is None else done.exited  # a failed result is false
 
 
 def _end(status: int, nothing_is_fine: bool) -> None:

@@ -1,18 +1,24 @@
-"""Looking and tidying: doctor, list, show, diff, prune, report."""
+"""Looking and tidying: doctor, list, show, diff, prune, layers, report, sbom."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
 from pipeline.cli import MANY, command, help_for, whole_number
 from pipeline.cli.session import end, session
 from pipeline.core import settings
-from pipeline.core.errors import ExitCode, HostError
+from pipeline.core.errors import ExitCode, HostError, InputError
+from pipeline.host.files import write_whole
+
+if TYPE_CHECKING:
+    from pipeline.builds.workspace import Document
 
 
 @command(
@@ -140,6 +146,45 @@ def prune(
         end(ExitCode.CLOUD if code == ExitCode.INPUT else code for code in codes)
 
 
+@command(
+    help=help_for(
+        "json",
+        "debug",
+        verify="read every layer whole; set aside what is damaged",
+        prune="delete what is long unused, and the least recently used of too many",
+        dry_run="with --prune: only list what would go",
+    )
+)
+def layers(
+    c: Context,
+    verify: bool = False,
+    prune: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """List the layers that systems made of packages share, and tidy them."""
+    with session(quiet=True, as_json=json, debug=debug) as view:
+        import tempfile
+
+        from pipeline.host.context import Tools
+        from pipeline.host.programs import Runner
+        from pipeline.workflows import layers
+
+        if dry_run and not prune:
+            raise InputError("use --dry-run", why="it belongs to --prune")
+        with tempfile.TemporaryDirectory() as scratch, Runner(secrets=view.secrets) as runner:
+            store = layers.open_store(Tools(runner, view.progress, Path(scratch)))
+            if prune:
+                gone = layers.prune(store, dry_run=dry_run)
+                data = [asdict(one) | {"path": str(one.path)} for one in gone]
+                view.result(data, layers.garbage_lines(gone, dry_run=dry_run))
+                return
+            found = layers.verify(store) if verify else layers.list_layers(store)
+        view.result([asdict(one) for one in found], layers.lines(found, store.place))
+        end(ExitCode.DISK for one in found if one.damage)
+
+
 @command(positional=["name"], help=help_for("debug", "json", name="a finished build"))
 def report(c: Context, name: str, json: bool = False, debug: bool = False) -> None:
     """Write build/NAME/report.html anew."""
@@ -149,3 +194,58 @@ def report(c: Context, name: str, json: bool = False, debug: bool = False) -> No
 
         path = write_report(history.locate(settings.build_dir(), name))
         view.result({"report": str(path)}, [str(path)])
+
+
+@command(
+    positional=["name"],
+    help=help_for(
+        "json",
+        "debug",
+        name="a finished build: NAME, NAME@previous or NAME@DIGEST",
+        format="spdx, cyclonedx or provenance: this one alone, to --out",
+        out="a file, or - for standard output; with --format",
+    ),
+)
+def sbom(
+    c: Context, name: str, format: str = "", out: str = "-", json: bool = False, debug: bool = False
+) -> None:
+    """Write a build's bills of materials and provenance anew, or one of them elsewhere."""
+    with session(quiet=True, as_json=json, debug=debug) as view:
+        from pipeline.builds import bill, history
+
+        directory = history.locate(settings.build_dir(), name)
+        if format:
+            form = _form(format)
+            text = bill.read_documents(directory)[form]
+            if out == "-":
+                view.result(loads(text), text.splitlines())
+                return
+            write_whole(Path(out), text)
+            view.result({form: out}, [out])
+            return
+        if out != "-" or "@" in name:
+            raise InputError(
+                "write the documents of",
+                name,
+                why="all of them go beside a build's manifest, and those of an earlier build or"
+                " for another place are written one by one",
+                next_step="Add --format spdx, --format cyclonedx or --format provenance",
+            )
+        paths = bill.rewrite(directory)
+        view.result(
+            {form: str(path) for form, path in paths.items()}, [str(p) for p in paths.values()]
+        )
+
+
+def _form(word: str) -> Document:
+    from pipeline.builds.bill import FORMS
+
+    for form in FORMS:
+        if form == word:
+            return form
+    raise InputError(
+        "write a document of the format",
+        word,
+        why=f"formats are {', '.join(FORMS)}",
+        next_step="Use one of these",
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from invoke.collection import Collection
 
 from pipeline.cli.build import build, console, recipes, verify
-from pipeline.cli.look import diff, doctor, list_, prune, report, show
+from pipeline.cli.look import diff, doctor, layers, list_, prune, report, sbom, show
+from pipeline.cli.packages import genfs
 from pipeline.cli.upload import unbundle, upload
 from pipeline.core.resources import is_checkout
 
@@ -14,6 +15,7 @@ def namespace() -> Collection:
     """All tasks; those for the work on the product itself only where its files are."""
     tasks = [
         build,
+        genfs,
         upload,
         verify,
         console,
@@ -24,7 +26,9 @@ def namespace() -> Collection:
         show,
         diff,
         prune,
+        layers,
         report,
+        sbom,
     ]
     if is_checkout():
         from pipeline.cli.develop import (

@@ -10,6 +10,8 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from invoke.collection import Collection
@@ -21,6 +23,14 @@ from pydantic_core import PydanticUndefined
 
 from pipeline.builds.manifest import json_schema
 from pipeline.core import errors
+from pipeline.core.packages import (
+    Firewall,
+    PackageSystem,
+    PutFile,
+    Repository,
+    User,
+    UserGroup,
+)
 from pipeline.core.recipe import Recipe
 from pipeline.core.resources import PROJECT
 from pipeline.workflows.requirements import debian_packages, packages, requirements
@@ -28,6 +38,8 @@ from pipeline.workflows.requirements import debian_packages, packages, requireme
 VARIABLES = {
     "IMAGE_PIPELINE_ACCEL": "`kvm` or `tcg`: how guests run, in place of measuring it",
     "IMAGE_PIPELINE_BUILD": "directory of the builds; by default `build` in the current one",
+    "IMAGE_PIPELINE_BUILDER": "a URI that names this builder in the provenance of what it builds;"
+    " by default `urn:x-image-pipeline:builder:unnamed`",
     "IMAGE_PIPELINE_CACHE": "downloads and measurements, safe to delete; by default"
     " `~/.cache/image-pipeline` (`XDG_CACHE_HOME`)",
     "IMAGE_PIPELINE_CATALOGUE": "the local catalogue; by default"
@@ -36,17 +48,29 @@ VARIABLES = {
     "IMAGE_PIPELINE_CONFIG": "the user's own files, such as the signing key pair; by default"
     " `~/.config/image-pipeline` (`XDG_CONFIG_HOME`)",
     "IMAGE_PIPELINE_DEBUG": "anything but `0`: show a traceback with an error",
+    "IMAGE_PIPELINE_LAYERS": "layers of systems made of packages; by default `layers` in the cache",
+    "IMAGE_PIPELINE_LAYERS_DAYS": "days that an unused layer is kept; by default 60",
+    "IMAGE_PIPELINE_LAYERS_GIB": "GiB that all layers may take together; by default 20",
     "IMAGE_PIPELINE_LIBVIRT": "`embed` (libvirt inside the pipeline, the default), `session`,"
     " `system` or a qemu URI of this host",
     "IMAGE_PIPELINE_NO_PACKAGES": "set: `./invoke` installs no Debian packages on its first run",
     "IMAGE_PIPELINE_PROGRESS": "`plain` (lines) or `json` (one JSON object a line) in place of bars"
     " on a terminal; both on standard error",
     "IMAGE_PIPELINE_RECIPES": "the recipes table; by default `kickstart/recipes.toml`",
+    "IMAGE_PIPELINE_SHARED_LAYERS": "layers and archives of others on this host, read only;"
+    " by default `/var/cache/image-pipeline/layers`",
     "IMAGE_PIPELINE_VENV": "the virtual environment that `./invoke` keeps; by default `.venv`"
     " beside it",
 }
 """Every environment variable of ours; tests hold that the sources read no other."""
 
+_LISTS: dict[str, type[BaseModel]] = {
+    "repositories": Repository,
+    "files": PutFile,
+    "users": User,
+    "user_groups": UserGroup,
+    "firewall": Firewall,
+}
 CLOUD_VARIABLES = {
     "OS_*": "OpenStack, as its own client reads them; `OS_CLOUD` or `OS_AUTH_URL` make Glance the"
     " default cloud",
@@ -68,6 +92,12 @@ def configuration(namespace: Collection) -> str:
         "One table a distro in `kickstart/recipes.toml`; its name is the recipe's. Unknown fields"
         " are refused. `./invoke recipes` lists what there is.",
         _table(("Field", "Type", "Default", "Meaning"), _fields(Recipe)),
+        "### Of packages",
+        'A recipe with `source = "packages"` has these fields too, in the same table; `release` is'
+        " then the release of its repositories, and `kickstart` with `syntax` stand for `answers`"
+        " with `release`.",
+        _table(("Field", "Type", "Default", "Meaning"), _fields(PackageSystem)),
+        *_nested(),
         "## Environment",
         "Options of a command win over these.",
         _table(("Variable", "Meaning"), ((f"`{k}`", v) for k, v in VARIABLES.items())),
@@ -82,6 +112,14 @@ def configuration(namespace: Collection) -> str:
         _table(("Code", "Meaning"), _exit_codes()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _nested() -> Iterator[str]:
+    """The tables that lists of a system of packages are made of."""
+    for field, model in _LISTS.items():
+        yield f"Each of `{field}`: {inspect.cleandoc(model.__doc__ or '')}"
+        rows = ((f"`{n}`", _type(f), _default(f)) for n, f in model.model_fields.items())
+        yield _table(("Field", "Type", "Default"), rows)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -133,6 +171,8 @@ def _type_words(annotation: Any) -> str:
     words = {str: "text", bool: "true or false", int: "number"}
     if annotation in words:
         return words[annotation]
+    if hasattr(annotation, "__metadata__"):  # Annotated: the bounds are told apart
+        return _type_words(annotation.__origin__)
     kind, arguments = get_origin(annotation), get_args(annotation)
     if kind is tuple:
         return f"list of {_type_words(arguments[0])}"
@@ -141,7 +181,8 @@ def _type_words(annotation: Any) -> str:
     if kind is not None and all(isinstance(argument, str) for argument in arguments):
         return ", ".join(f"`{argument}`" for argument in arguments)
     if arguments:
-        return " or ".join(_type_words(argument) for argument in arguments)
+        told = (_type_words(argument) for argument in arguments if argument is not NoneType)
+        return " or ".join(told)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"{{ {', '.join(f'{name} = …' for name in annotation.model_fields)} }}"
     return "path"
@@ -151,7 +192,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
-    if value in ("", (), {}):
+    if value in ("", (), {}, None, Path()):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

@@ -17,6 +17,7 @@ from pipeline.catalogue import simplestreams as streams
 from pipeline.catalogue.store import NewFile, Store
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.whole_disk import require_disk
+from pipeline.core.architecture import words
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.identity import content_key, next_generation
@@ -120,7 +121,7 @@ class LocalCloud:
             if not self.store.has(file)
         ]
         kind = _kind(options)
-        product = streams.product_name(kind, images.name, images.architecture)
+        product = streams.product_name(kind, images.name, words(images.architecture).stream)
         return [
             *steps,
             f"add a generation of {product} to {streams.PRODUCTS_PATH}",
@@ -150,7 +151,7 @@ class LocalCloud:
                         progress.say(f"{self.name}: {_machine(version).id} {change}")
                 if entry is None or version != entry.version:
                     product = streams.Product(
-                        arch=images.architecture,
+                        arch=words(images.architecture).stream,
                         name=images.name,
                         kind=_kind(options),
                         versions={generation: version},

@@ -1,5 +1,8 @@
 """GRUB's images for BIOS and UEFI, put in place without grub-install.
 
+The host's grub-mkimage makes images for any target of which it is given the modules: those of
+aarch64, for which Debian has no package on other hosts, may come out of the guest.
+
 Layout, as GRUB documents it in include/grub/i386/pc/boot.h, include/grub/offsets.h and
 grub-core/boot/i386/pc/diskboot.S: in boot.img the sector of core.img is 8 bytes at 0x5c and the
 check of the boot drive 2 bytes at 0x66, which grub-bios-setup turns into no-ops on hard disks; the
@@ -11,10 +14,13 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.resources import TEMPLATES
+from pipeline.guest.boot.loader_files import grub_target
 from pipeline.host.context import Tools
 from pipeline.host.requirements import Requirement, declare
 
@@ -37,22 +43,32 @@ REQUIRES = declare(
 DIRECTORY = "/EFI/image"
 """Where the menu, the kernel and the ramdisk lie on the EFI system partition."""
 
-_TEMPLATE = TEMPLATES / "grub-disk.cfg"
+_TEMPLATES: Mapping[Architecture, Path] = {
+    "x86_64": TEMPLATES / "grub-disk.cfg",
+    "aarch64": TEMPLATES / "grub-disk-aarch64.cfg",
+}
 _IMAGES = Path("/usr/lib/grub/i386-pc")
 _SECTOR = 512
 _BOOT_CODE = 440  # bytes; the disk signature and the protective MBR's table follow
 _CORE_SECTOR = 0x5C
 _DRIVE_CHECK = 0x66
 _BLOCK_LIST = 0x1F4
-_MODULES = (
+MODULES = (
     *("part_gpt", "fat", "search", "search_fs_uuid", "configfile", "normal"),
     *("linux", "serial", "terminal", "echo", "test", "all_video", "gfxterm"),
 )
+"""GRUB's modules that a loader for UEFI carries, beside those that they need."""
 
 
-def menu(command_line: str) -> str:
+def host_modules(architecture: Architecture) -> Path | None:
+    """The directory with GRUB's modules for UEFI on this host; None without."""
+    directory = Path("/usr/lib/grub") / grub_target(architecture)
+    return directory if (directory / "kernel.img").is_file() else None
+
+
+def menu(command_line: str, architecture: Architecture = "x86_64") -> str:
     """The boot menu for this kernel command line."""
-    text = _TEMPLATE.read_text()
+    text = _TEMPLATES[architecture].read_text()
     return text.replace("@DIRECTORY@", DIRECTORY).replace("@COMMAND_LINE@", quoted(command_line))
 
 
@@ -70,14 +86,25 @@ def quoted(command_line: str) -> str:
 def bios_core(volume_serial: str, work: Path, tools: Tools) -> bytes:
     """core.img for BIOS, which finds the menu on the volume of that serial number."""
     core = work / "core.img"
-    _make_image("i386-pc", core, ("biosdisk", *_MODULES[:-2]), volume_serial, work, tools)
+    _make_image("i386-pc", core, ("biosdisk", *MODULES[:-2]), volume_serial, work, tools)
     return core.read_bytes()
 
 
-def efi_loader(volume_serial: str, work: Path, tools: Tools) -> Path:
-    """BOOTX64.EFI, the removable-media loader of UEFI Specification 2.10, 3.5.1.1."""
-    loader = work / "BOOTX64.EFI"
-    _make_image("x86_64-efi", loader, _MODULES, volume_serial, work, tools)
+def efi_loader(
+    volume_serial: str,
+    work: Path,
+    tools: Tools,
+    architecture: Architecture = "x86_64",
+    modules: Path | None = None,
+) -> Path:
+    """BOOTX64.EFI or its like, the removable-media loader of UEFI Specification 2.10, 3.5.1.1.
+
+    modules: a directory with GRUB's modules, in place of the host's own.
+    """
+    loader = work / WORDS[architecture].loader
+    target = grub_target(architecture)
+    place = ("-d", modules) if modules else ()
+    _make_image(target, loader, MODULES, volume_serial, work, tools, place)
     return loader
 
 
@@ -120,7 +147,13 @@ def embed(disk: int, core: bytes, core_sector: int, room: int) -> None:
 
 
 def _make_image(  # noqa: PLR0917 # private: two callers above
-    target: str, out: Path, modules: tuple[str, ...], serial: str, work: Path, tools: Tools
+    target: str,
+    out: Path,
+    modules: tuple[str, ...],
+    serial: str,
+    work: Path,
+    tools: Tools,
+    place: tuple[str | Path, ...] = (),
 ) -> None:
     early = work / f"{target}.cfg"
     # By serial number, never by disk order: an instance may have more disks than this one.
@@ -129,7 +162,7 @@ def _make_image(  # noqa: PLR0917 # private: two callers above
         f"set prefix=($root){DIRECTORY}\nconfigfile ($root){DIRECTORY}/grub.cfg\n"
     )
     tools.run.run(
-        ["grub-mkimage", "-O", target, "-p", DIRECTORY, "-c", early, "-o", out, *modules],
+        ["grub-mkimage", "-O", target, *place, "-p", DIRECTORY, "-c", early, "-o", out, *modules],
         timeout=120,
         attempted=f"make GRUB's image for {target}",
     )

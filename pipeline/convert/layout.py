@@ -2,7 +2,7 @@
 
 Sources: UEFI Specification 2.10, chapter 5 (GPT: header and 32 sectors of entries at either end;
 type GUID of the EFI system partition); GRUB manual, "BIOS installation" (the BIOS boot partition
-and its type GUID); the Discoverable Partitions Specification (root of x86-64).
+and its type GUID); the Discoverable Partitions Specification (root of each architecture).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
+
+from pipeline.core.architecture import WORDS, Architecture
 
 SECTOR = 512
 _ALIGN = 2048  # sectors; 1 MiB suits every disk's physical blocks
@@ -20,7 +22,6 @@ _SPARE = 16 << 20  # for the loader, the FATs and one day a larger menu
 
 _BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
 _SYSTEM = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-_ROOT_X86_64 = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """The whole disk, in sectors. root comes last, so that it can grow with the disk."""
+    """The whole disk, in sectors. root comes last, so that it can grow with the disk.
 
-    bios: Extent
+    bios: None where there is no BIOS to boot by.
+    """
+
+    bios: Extent | None
     esp: Extent
     root: Extent
     sectors: int
@@ -52,13 +56,16 @@ class Identities:
     volume_serial: str
 
 
-def lay_out(root_bytes: int, boot_bytes: int) -> Layout:
-    """Place the partitions. root_bytes: of the machine image; boot_bytes: kernel and ramdisk."""
-    bios = Extent(_ALIGN, _BIOS_SECTORS)
+def lay_out(root_bytes: int, boot_bytes: int, *, bios: bool = True) -> Layout:
+    """Place the partitions. root_bytes: of the machine image; boot_bytes: kernel and ramdisk.
+
+    bios: whether the disk is to be booted by a BIOS too.
+    """
+    core = Extent(_ALIGN, _BIOS_SECTORS) if bios else None
     esp_bytes = max(_LEAST_SYSTEM, boot_bytes + boot_bytes // 8 + _SPARE)
-    esp = Extent(_after(bios), _aligned(_sectors(esp_bytes)))
+    esp = Extent(_after(core) if core else _ALIGN, _aligned(_sectors(esp_bytes)))
     root = Extent(_after(esp), _sectors(root_bytes))
-    return Layout(bios, esp, root, _aligned(root.start + root.sectors + _BACKUP))
+    return Layout(core, esp, root, _aligned(root.start + root.sectors + _BACKUP))
 
 
 def identify(fingerprint: bytes) -> Identities:
@@ -77,13 +84,14 @@ def identify(fingerprint: bytes) -> Identities:
     )
 
 
-def sfdisk_script(plan: Layout, ids: Identities) -> str:
+def sfdisk_script(plan: Layout, ids: Identities, architecture: Architecture = "x86_64") -> str:
     """The partition table as sfdisk(8) reads it."""
-    rows = (
-        (plan.bios, _BIOS_BOOT, ids.bios, "bios"),
+    rows = [
         (plan.esp, _SYSTEM, ids.esp, "esp"),
-        (plan.root, _ROOT_X86_64, ids.root, "root"),
-    )
+        (plan.root, WORDS[architecture].root_type, ids.root, "root"),
+    ]
+    if plan.bios is not None:
+        rows.insert(0, (plan.bios, _BIOS_BOOT, ids.bios, "bios"))
     head = f"label: gpt\nlabel-id: {ids.disk}\nunit: sectors\nsector-size: {SECTOR}\n\n"
     return head + "".join(
         f'start={e.start}, size={e.sectors}, type={kind}, uuid={own}, name="{name}"\n'

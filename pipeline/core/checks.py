@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 
 _RECORD = ConfigDict(extra="forbid")
@@ -21,6 +22,12 @@ CheckTarget = Literal["triple", "disk"]
 
 Firmware = Literal["bios", "uefi"]
 
+FIRMWARES: Mapping[Architecture, tuple[Firmware, ...]] = {
+    "x86_64": ("bios", "uefi"),
+    "aarch64": ("uefi",),
+}
+"""What a whole disk can be started by."""
+
 NOVA_COMMAND_LINE = "root=/dev/vda console=tty0 console=ttyS0"
 """What Nova's libvirt driver passes when the image has no os_command_line.
 
@@ -29,8 +36,15 @@ On another bus than virtio the root has another name: `nova_command_line`.
 
 
 def nova_command_line(hardware: Hardware) -> str:
-    """The same for a root on the bus that the image's properties ask for."""
-    return NOVA_COMMAND_LINE.replace("/dev/vda", hardware.root_device)
+    """The same for a root on the bus that the image's properties ask for.
+
+    Nova names an x86 machine's consoles on every architecture. Where the serial port has another
+    name, that is added for the check alone: without it init's own messages go to the screen, and
+    what failed would not be seen.
+    """
+    line = NOVA_COMMAND_LINE.replace("/dev/vda", hardware.root_device)
+    port = WORDS[hardware.architecture].serial
+    return line if f"console={port}" in line.split() else f"{line} console={port}"
 
 
 @dataclass(frozen=True)
@@ -58,17 +72,23 @@ class Triple:
 class WholeDisk:
     """A disk image that boots through its own boot loader, under each firmware in turn.
 
-    format: as qemu names it ("raw", "qcow2", "vmdk", "vpc"). The rest as in Triple.
+    format: as qemu names it ("raw", "qcow2", "vmdk", "vpc"). firmwares: empty for all that its
+    architecture has. The rest as in Triple.
     """
 
     disk: Path
     format: str = "raw"
-    firmwares: tuple[Firmware, ...] = ("bios", "uefi")
+    firmwares: tuple[Firmware, ...] = ()
     user: str = "root"
     label: str = ROOT_LABEL
     selinux_type: str = "ssh_home_t"
     memory_mib: int = 512
     hardware: Hardware = USUAL_HARDWARE
+
+    @property
+    def boots_by(self) -> tuple[Firmware, ...]:
+        """The firmwares it is booted by."""
+        return self.firmwares or FIRMWARES[self.hardware.architecture]
 
 
 @dataclass(frozen=True)

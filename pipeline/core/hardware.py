@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.core.architecture import Architecture
+
 _SCSI_NAMES = {"paravirtual": "vmpvscsi", "lsilogicsas": "lsisas1068"}
+_MACHINES: Mapping[Architecture, str] = {"x86_64": "pc", "aarch64": "virt"}
 _VIF_NAMES = {
     "virtuale1000": "e1000",
     "virtuale1000e": "e1000e",
@@ -20,16 +23,17 @@ class Hardware:
 
     disk_bus: hw_disk_bus. scsi_model: hw_scsi_model, which counts for the bus "scsi" alone; ""
     where none is named and libvirt chooses. vif_model: hw_vif_model. machine_type:
-    hw_machine_type. All in lower case, VMware's names as Nova's.
+    hw_machine_type. All in lower case, VMware's names as Nova's. architecture: the image's own.
     """
 
     disk_bus: str = "virtio"
     scsi_model: str = ""
     vif_model: str = "virtio"
     machine_type: str = "pc"
+    architecture: Architecture = "x86_64"
 
     @staticmethod
-    def of(properties: Mapping[str, str]) -> Hardware:
+    def of(properties: Mapping[str, str], architecture: Architecture = "x86_64") -> Hardware:
         """What these image properties ask for; Nova's defaults for the rest."""
 
         def word(name: str, default: str) -> str:
@@ -40,13 +44,24 @@ class Hardware:
             word("hw_disk_bus", "virtio"),
             _SCSI_NAMES.get(scsi, scsi),
             _VIF_NAMES.get(vif, vif),
-            word("hw_machine_type", "pc"),
+            word("hw_machine_type", _MACHINES[architecture]),
+            architecture,
         )
 
     @property
     def is_q35(self) -> bool:
-        """Whether the machine has PCI Express in place of PCI."""
-        return "q35" in self.machine_type
+        """Whether it is the PC with PCI Express in place of PCI."""
+        return "q35" in self.machine_type and not self.is_virt
+
+    @property
+    def is_virt(self) -> bool:
+        """Whether it is the board that was made for virtual machines, which all aarch64 runs on."""
+        return self.architecture == "aarch64"
+
+    @property
+    def has_express(self) -> bool:
+        """Whether the machine has PCI Express."""
+        return self.is_q35 or self.is_virt
 
     @property
     def disk_words(self) -> str:

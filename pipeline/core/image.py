@@ -14,6 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.core import architecture as architectures
+from pipeline.core.hardware import Hardware
+
 if TYPE_CHECKING:
     from pipeline.core.checks import CheckReport, CheckTarget
 
@@ -157,6 +160,11 @@ class Image:
     def disk(self) -> Artifact | None:
         """The bootable whole disk, if the build made one."""
         return self.find(Role.DISK)
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the properties ask a cloud to attach root and network to."""
+        return Hardware.of(self.properties, architectures.known(self.architecture))
 
     @property
     def triple(self) -> tuple[Artifact, Artifact, Artifact]:

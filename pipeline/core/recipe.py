@@ -6,23 +6,18 @@ A quirk of a distro is a field here, never a comparison with a recipe's name in 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.core.architecture import WORDS, Architecture
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.hardware import Hardware
 from pipeline.core.packages import PackageSystem
 from pipeline.core.properties import refusal
 
+_COMMAND_LINE = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-
-
-class FromEnvironment(BaseModel):
-    """A secret variable: its value comes from an environment variable and is never saved."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    environment: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 
 
 class Recipe(BaseModel):
@@ -55,8 +50,8 @@ class Recipe(BaseModel):
     """The file of a tree that has its checksums: ".treeinfo", or one that sha256sum wrote."""
     tree_argument: str = ""
     """A boot argument to be given the tree's URL ("inst.repo"), for kickstarts without `url`."""
-    architecture: Literal["x86_64"] = "x86_64"
-    """Of the guest."""
+    architecture: Architecture = "x86_64"
+    """Of the guest, as uname(1) names it; a disk that is given must have a kernel of it."""
     answers_argument: str = "inst.ks"
     """The installer's boot argument that names the kickstart: "ks" before Fedora 17."""
     answers_by: Literal["initrd", "http"] = "initrd"
@@ -68,8 +63,8 @@ class Recipe(BaseModel):
     variables: dict[str, str | FromEnvironment] = Field(default_factory=dict)
     """The kickstart's declared variables: a default value, or {environment = "NAME"}."""
     cpu: Literal["baseline", "maximum"] = "baseline"
-    """The processor without acceleration: x86-64 as of 2003, or all that qemu can emulate, which
-    is slower, for distributions that need x86-64-v2 or later."""
+    """The processor without acceleration: x86-64 as of 2003 (aarch64: a Cortex-A57), or all that
+    qemu can emulate, which is slower, for distributions that need x86-64-v2 or later."""
     disk_gib: Annotated[int, Field(ge=1, le=2048)] = 8
     """Size of the disk that is installed on; sparse."""
     memory_mib: Annotated[int, Field(ge=128)] = 2048
@@ -84,8 +79,9 @@ class Recipe(BaseModel):
     """Which volume is the root when inspection cannot tell: "VG/LV" or a partition number."""
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
     """Who gets the SSH key from the metadata service."""
-    command_line: str = "root=LABEL=uec-rootfs ro console=tty0 console=ttyS0"
-    """The kernel command line recorded for the cloud and used by the boot check."""
+    command_line: str = _COMMAND_LINE
+    """The kernel command line recorded for the cloud and used by the boot check. aarch64's serial
+    console is ttyAMA0, which its default names in place of ttyS0."""
     verify_minutes: Annotated[int, Field(ge=1, le=240)] = 10
     """How long one boot of the boot check may take to reach SSH without acceleration."""
     shrink: bool = False
@@ -112,7 +108,28 @@ class Recipe(BaseModel):
             raise ValueError("a recipe of packages needs `distribution` and `release`")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _serial_console(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or fields.get("architecture", "x86_64") not in WORDS:
+            return fields
+        port = WORDS[fields.get("architecture", "x86_64")].serial
+        return {"command_line": _COMMAND_LINE.replace("ttyS0", port)} | fields
+
+    @model_validator(mode="after")
+    def _read_console(self) -> Self:
+        consoles = [w for w in self.command_line.split() if w.startswith("console=")]
+        port = WORDS[self.architecture].serial
+        last = consoles[-1].partition("=")[2].partition(",")[0] if consoles else port
+        if self.architecture != "x86_64" and last != port:
+            raise ValueError(
+                f"command_line: the last console= is {last}, and the serial console of "
+                f"{self.architecture} is {port}: a boot check would see nothing of what init says. "
+                f"End it with console={port}"
+            )
+        return self
+
     @property
     def hardware(self) -> Hardware:
         """What the properties ask a cloud to attach root and network to."""
-        return Hardware.of(self.properties)
+        return Hardware.of(self.properties, self.architecture)

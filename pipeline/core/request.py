@@ -17,13 +17,13 @@ Backend = Literal["auto", "guestfs", "e2fsprogs"]
 class PackageSources:
     """Where packages come from, in place of what the recipe says.
 
-    mirrors: URLs of the distribution's main archive, tried in order. repositories: (name, URL);
-    several of one name are tried in order. keys: files of OpenPGP keys for these repositories.
-    proxy: for all of them.
+    mirrors: URLs of the distribution's main archive, tried in order. repositories: as
+    `front_door.repository` takes each. keys: files of OpenPGP keys for these repositories. proxy:
+    for all of them.
     """
 
     mirrors: tuple[str, ...] = ()
-    repositories: tuple[tuple[str, str], ...] = ()
+    repositories: tuple[str, ...] = ()
     keys: tuple[Path, ...] = ()
     proxy: str = ""
 

@@ -9,8 +9,8 @@ from enum import StrEnum
 class StepName(StrEnum):
     """What a build does, in its order. A name is also that of the step's folder or cache entry.
 
-    EXTRACT, CUSTOMIZE and ASSEMBLE are parts of IMAGE; DIGESTS and INVENTORY run beside the boot
-    checks.
+    EXTRACT, CUSTOMIZE and ASSEMBLE are parts of IMAGE; DIGESTS, SOURCE and INVENTORY run beside the
+    boot checks.
     """
 
     INSTALL = "install"
@@ -19,6 +19,7 @@ class StepName(StrEnum):
     CUSTOMIZE = "customize"
     ASSEMBLE = "disk image"
     DIGESTS = "digests"
+    SOURCE = "source digest"
     INVENTORY = "inventory"
     VERIFY = "verify"
     VERIFY_DISK = "verify-disk"
@@ -28,6 +29,7 @@ OUTER = (
     StepName.INSTALL,
     StepName.IMAGE,
     StepName.DIGESTS,
+    StepName.SOURCE,
     StepName.INVENTORY,
     StepName.VERIFY,
     StepName.VERIFY_DISK,

@@ -6,10 +6,14 @@ import difflib
 import re
 from typing import Any
 
-# ECMA-48: control sequences (colours, the cursor), control strings (OSC, DCS, APC, PM, SOS; one
-# without its end ends with the line) and escapes of two bytes and more (character sets).
+# ECMA-48. One whose end is missing or still to come ends with the line or the text: what a console
+# has said so far may stop anywhere. Each stops at the next ESC, so the time is linear in the text.
+_UNENDED = r"(?=[\r\n])|\Z"
 _ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]"
+    rf"\x1b\[[0-?]*[ -/]*(?:[@-~]|{_UNENDED})"  # control sequence: colours, cursor, soft reset
+    # Control string: OSC (systemd marks its services with OSC 3008), DCS, APC, PM, SOS.
+    r"|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
+    rf"|\x1b[ -/]*(?:[0-~]|{_UNENDED})"  # any other: character sets, keypad modes
 )
 
 
@@ -44,7 +48,11 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def without_escapes(text: str) -> str:
-    """A terminal's text without its escape sequences."""
+    """A terminal's text without its escape sequences, also one that has not ended yet.
+
+    Lines stay lines. Bytes may be decoded before, errors replaced: in UTF-8 no byte of a sequence
+    is part of another character.
+    """
     return _ESCAPES.sub("", text)
 
 

@@ -17,7 +17,7 @@ BUFFER = 1 << 20
 """Bytes of a read by hand."""
 _STEP = 64 << 20  # bytes a system call: progress is shown, an interrupt is heard
 # Between file systems, or one without support; a source that is being run as a program.
-_NO_COPY = frozenset(
+NO_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 )
 
@@ -68,7 +68,7 @@ class Copier:
                     self._source, self._target, length - done, at + done, to + done
                 )
             except OSError as error:
-                if error.errno in _NO_COPY:
+                if error.errno in NO_COPY:
                     self._kernel_can = False
                     return done
                 # The kernel does not say which side failed: reading once more by hand does.

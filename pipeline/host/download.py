@@ -64,7 +64,10 @@ def guest_url(url: str) -> str:
 
 
 class Downloader:
-    """Fetches files for one build. warn: told when the proxy is given up, once."""
+    """Fetches files for one build. warn: told when the proxy is given up, once.
+
+    proxy: for every URL, in place of what the environment names.
+    """
 
     def __init__(
         self,
@@ -72,8 +75,10 @@ class Downloader:
         warn: Callable[[str], None],
         *,
         seconds: float = _SECONDS,
+        proxy: str = "",
     ) -> None:
         self._secrets = secrets
+        self._chosen = proxy
         self._warn = warn
         self._seconds = seconds
         self._dead: set[str] = set()
@@ -83,7 +88,7 @@ class Downloader:
     def proxy_for(self, url: str) -> str:
         """The proxy that requests for the URL go through, "" for none or a dead one."""
         bare, _ = _without_account(url)
-        proxy: str = get_environ_proxies(bare).get(urlsplit(url).scheme, "")
+        proxy: str = self._chosen or get_environ_proxies(bare).get(urlsplit(url).scheme, "")
         if proxy and "://" not in proxy:
             proxy = f"http://{proxy}"
         return "" if proxy in self._dead else proxy

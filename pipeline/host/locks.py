@@ -27,14 +27,24 @@ def exclusive(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not poll(lambda: _locked(path, descriptor), seconds=wait, pauses=Pauses(0.05)):
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
-            raise BusyError(
-                f"work on {what}",
-                why=f"process {holder} is working on it",
-                next_step="Wait for it to end, or end it, and try again",
-            )
+            raise _busy(descriptor, what)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def shared(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path` together with others; BusyError while one holds it `exclusive`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if not poll(
+            lambda: _locked(path, descriptor, fcntl.LOCK_SH), seconds=wait, pauses=Pauses(0.05)
+        ):
+            raise _busy(descriptor, what)
         yield
     finally:
         os.close(descriptor)
@@ -57,9 +67,18 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _locked(path: Path, descriptor: int) -> bool:
+def _busy(descriptor: int, what: str) -> BusyError:
+    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+    return BusyError(
+        f"work on {what}",
+        why=f"process {holder} is working on it",
+        next_step="Wait for it to end, or end it, and try again",
+    )
+
+
+def _locked(path: Path, descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        return _try_lock(descriptor, fcntl.LOCK_EX)
+        return _try_lock(descriptor, how)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

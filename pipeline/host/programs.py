@@ -32,7 +32,7 @@ from pipeline.host.files import naming
 from pipeline.host.requirements import require
 
 # For callers of `Runner.start`, who have no other business with subprocess.
-PIPE = subprocess.PIPE
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 TimeoutExpired = subprocess.TimeoutExpired
 
 _KEPT_ENVIRONMENT = ("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER")

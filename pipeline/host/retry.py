@@ -1,7 +1,8 @@
 """Waiting: for something to be there, and before a failed action is tried again.
 
-The one place that sleeps. Every wait ends: by what it waits for, by its time, by `stop`, or by an
-exception out of its heartbeat, which is how an interrupted build leaves a wait.
+The one place that sleeps, but for builders/installer/virt_install_process.py: a script that runs on
+another Python, without anything of ours. Every wait ends: by what it waits for, by its time, by
+`stop`, or by an exception out of its heartbeat, which is how an interrupted build leaves a wait.
 """
 
 from __future__ import annotations

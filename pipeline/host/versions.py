@@ -10,6 +10,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.host.programs import Runner
 
 _COMMANDS = {
+    "apt": ("apt-get", "--version"),
+    "dnf": ("dnf", "--version"),
     "e2fsprogs": ("e2fsck", "-V"),
     "qemu": ("qemu-system-x86_64", "--version"),
     "virt-install": ("virt-install", "--version"),

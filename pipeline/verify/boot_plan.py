@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.core.architecture import WORDS
 from pipeline.core.checks import Firmware, Triple, WholeDisk, nova_command_line
+from pipeline.core.hardware import Hardware
 from pipeline.core.image import Acceleration
 from pipeline.verify import assertion_names
 from pipeline.verify.metadata import Faults, Instance, Key, Metadata
@@ -45,7 +47,7 @@ def parts(target: Triple | WholeDisk) -> tuple[Part, ...]:
             Part("other", assertion_names.ROOT_AS_RECORDED, _RECORDED, "b"),
             Part("bare", assertion_names.ROOT_AS_RECORDED, "a fresh disk, no metadata", "c", False),
         )
-    one, two = target.firmwares[0], target.firmwares[-1]
+    one, two = target.boots_by[0], target.boots_by[-1]
     return (
         Part("first", _FIRMWARE_TITLES[one], f"{one} firmware, Nova's metadata", "a"),
         Part("again", _FIRMWARE_TITLES[two], f"the same disk, {two} firmware", "a"),
@@ -59,12 +61,17 @@ def interactive(target: Triple | WholeDisk) -> Part:
     return next(part for part in parts(target) if part.role == role)
 
 
-def metadata(part: Part, keys: tuple[Key, ...]) -> Metadata | None:
+def metadata(part: Part, keys: tuple[Key, ...], hardware: Hardware) -> Metadata | None:
     """The service this boot gets: Nova's, then EC2's strictest after a late start."""
     if not part.has_metadata:
         return None
     digest = _identity(part)
-    instance = Instance(keys=keys, uuid=_uuid(digest), mac=_mac(digest))
+    instance = Instance(
+        keys=keys,
+        uuid=_uuid(digest),
+        mac=_mac(digest),
+        architecture=WORDS[hardware.architecture].ec2,
+    )
     if part.identity == "a":
         return Metadata(instance, "absent")
     return Metadata(instance, "required", Faults(unavailable=_UNAVAILABLE))
@@ -75,7 +82,7 @@ def argv_for(
 ) -> Callable[[Wiring], list[str]]:
     """qemu's command line for this boot, but for the wiring.
 
-    variables: a private copy of OVMF's variable store; None for a plan.
+    variables: a private copy of UEFI's variable store; None for a plan.
     """
     digest = _identity(part)
     how: DirectBoot | FirmwareBoot
@@ -83,7 +90,7 @@ def argv_for(
         line = target.command_line
         if part.identity == "a":
             line = nova_command_line(target.hardware)
-        how = DirectBoot(target.kernel.absolute(), target.ramdisk.absolute(), line)
+        how = DirectBoot(target.kernel.absolute(), target.ramdisk.absolute(), line, variables)
     else:
         how = FirmwareBoot(firmware(target, part), variables)
 
@@ -103,7 +110,7 @@ def argv_for(
 
 def firmware(disk: WholeDisk, part: Part) -> Firmware:
     """The firmware this boot runs: the first for the first boot, the last for the others."""
-    return disk.firmwares[0] if part.role == "first" else disk.firmwares[-1]
+    return disk.boots_by[0] if part.role == "first" else disk.boots_by[-1]
 
 
 def _identity(part: Part) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
@@ -17,11 +18,13 @@ from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import Meter
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
-from pipeline.host.requirements import Requirement, declare
+from pipeline.host.files import naming
+from pipeline.host.requirements import Requirement, declare, require
 from pipeline.verify.assertions import Boots, Expected, judge
 from pipeline.verify.boot import Plan, Record, Session, boot
 from pipeline.verify.boot_plan import Part, argv_for, firmware, metadata, parts
-from pipeline.verify.qemu_command import OVMF_CODE, OVMF_VARS, PLANNED, Wiring, readable
+from pipeline.verify.machines import machine_of
+from pipeline.verify.qemu_command import PLANNED, Wiring, readable
 from pipeline.verify.ssh import make_keys
 
 REQUIRES = declare(
@@ -34,6 +37,17 @@ REQUIRES = declare(
     )
 )
 
+REQUIRES_AARCH64 = declare(
+    Requirement(
+        "verify aarch64",
+        "booting images of aarch64",
+        programs={"qemu-system-aarch64": "qemu-system-arm"},
+        packages=("qemu-efi-aarch64",),
+        needed=False,
+    )
+)
+
+_PIECE = 64 << 10  # bytes of the firmware's variables that are looked at together
 _SHOWN = 25  # console lines in a report: a screenful
 
 
@@ -59,6 +73,7 @@ def verify(
     else:
         _require(target.disk)
         size = None
+    require(machine_of(target.hardware).qemu)
     evidence.mkdir(parents=True, exist_ok=True)
     chains = _chains(parts(target))
     for part in parts(target):
@@ -117,18 +132,32 @@ def make_overlay(target: Triple | WholeDisk, overlay: Path, tools: Tools) -> Pat
 
 
 def firmware_variables(target: Triple | WholeDisk, part: Part, directory: Path) -> Path | None:
-    """A private copy of OVMF's variable store for a boot under UEFI."""
-    if isinstance(target, Triple) or firmware(target, part) == "bios":
+    """A private copy of the firmware's variable store for a boot under UEFI."""
+    machine = machine_of(target.hardware)
+    if isinstance(target, Triple):
+        if not machine.needs_firmware:
+            return None
+    elif firmware(target, part) == "bios":
         return None
-    for file in (OVMF_CODE, OVMF_VARS):
+    uefi = machine.uefi
+    for file in (uefi.code, uefi.variables):
         if not file.is_file():
             raise HostError(
                 "boot under UEFI with",
                 file,
                 why="the firmware is not installed",
-                next_step="Install it: apt-get install ovmf",
+                next_step=f"Install it: apt-get install {uefi.package}",
             )
-    return Path(shutil.copy(OVMF_VARS, directory / f"{part.role}-variables.fd"))
+    copy = directory / f"{part.role}-variables.fd"
+    # aarch64's has 64 MiB of nothing but zeros, and packages keep no holes.
+    with naming(copy), uefi.variables.open("rb") as source, copy.open("wb") as store:
+        while data := source.read(_PIECE):
+            if data != bytes(len(data)):
+                store.write(data)
+            else:
+                store.seek(len(data), os.SEEK_CUR)
+        store.truncate()
+    return copy
 
 
 @contextlib.contextmanager
@@ -171,7 +200,7 @@ class _Check:
             name=part.role,
             title=part.title,
             argv=argv_for(self.target, part, self.acceleration, variables),
-            metadata=metadata(part, self.session.keys.public),
+            metadata=metadata(part, self.session.keys.public, self.target.hardware),
             login=part.has_metadata,
             again=part.role == "again",
         )

@@ -4,7 +4,7 @@ Everything here comes from the guest: lines are cut, control sequences removed, 
 on but the fixed signs below. systemd names a unit by its description, its name or both, as its
 StatusUnitFormat= has it (systemd-system.conf(5)); each sign knows all three.
 
-Sources: ECMA-48 (control sequences and strings), systemd's status messages as seen on consoles.
+Source: systemd's status messages as seen on consoles.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.core.text import without_escapes
 from pipeline.verify import assertion_names
 
 _MAX_BYTES = 8 << 20  # a noisy boot writes some hundred KiB
@@ -24,14 +25,7 @@ _MAX_LINE = 400
 _KEPT = 40  # lines shown after a failure: a panic's trace fits
 _MAX_SIGNS = 200
 _PROMPT = re.compile(r"\blogin: ?$")
-_ESCAPE = re.compile(
-    rb"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]"  # control sequence: colours, cursor, soft reset
-    # Control string: OSC (systemd marks its services with OSC 3008), DCS, APC, PM, SOS. One whose
-    # end is still to come, or missing, ends with the line.
-    rb"|\x1b[]PX^_][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\|$)?"
-    rb"|\x1b[ -/]{0,8}[0-~]"  # any other: character sets, keypad modes
-    rb"|[\r\x00\x07]"
-)
+_DROPPED = dict.fromkeys(map(ord, "\r\x00\x07"))
 _DEVICE = r"dev-(?!tty|hvc)"
 # A name cut in its middle has lost its end; a swap's or a mount's would still be told by its last
 # letter, and their jobs do not wait for anything.
@@ -271,5 +265,5 @@ def _with_device(line: str, expected: Iterable[str]) -> str:
 
 
 def _clean(raw: bytes) -> str:
-    text = _ESCAPE.sub(b"", raw[: 16 * _MAX_LINE]).decode(errors="replace")
+    text = without_escapes(raw[: 16 * _MAX_LINE].decode(errors="replace")).translate(_DROPPED)
     return "".join(c if c.isprintable() else " " for c in text)[:_MAX_LINE].rstrip()

@@ -28,11 +28,15 @@ _NETWORKS = {
     "rtl8139": "rtl8139",
     "vmxnet3": "vmxnet3",
 }
-_USB = {False: "piix3-usb-uhci", True: "ich9-usb-ehci1"}  # libvirt's choice, by whether it is q35
 
 
 def machine(hardware: Hardware) -> list[str]:
-    """-machine: q35 or pc; the version that a property may name says nothing to this host."""
+    """-machine: q35 or pc, for aarch64 virt; the version that a property may name says nothing to
+    this host.
+    """
+    if hardware.is_virt:
+        # The newest interrupt controller that the accelerator has: by default it is that of 2011.
+        return ["-machine", "virt,gic-version=max"]
     return ["-machine", "q35" if hardware.is_q35 else "pc"]
 
 
@@ -44,7 +48,7 @@ def disk(hardware: Hardware) -> list[str]:
     if bus == "scsi" and hardware.scsi_model in _SCSI:
         controller = _on_pci(_SCSI[hardware.scsi_model], "id=disks", hardware, 1)
         return [*controller, "-device", f"scsi-hd,bus=disks.0,{_DRIVE}"]
-    if bus == "ide" and not hardware.is_q35:
+    if bus == "ide" and not hardware.has_express:
         return ["-device", f"ide-hd,bus=ide.0,{_DRIVE}"]
     if bus == "sata":
         # q35 comes with such a controller, whose first bus is called ide.0.
@@ -52,7 +56,7 @@ def disk(hardware: Hardware) -> list[str]:
         name = "ide.0" if hardware.is_q35 else "disks.0"
         return [*controller, "-device", f"ide-hd,bus={name},{_DRIVE}"]
     if bus == "usb":
-        controller = ["-device", f"{_USB[hardware.is_q35]},id=disks"]
+        controller = ["-device", f"{_usb(hardware)},id=disks"]
         return [*controller, "-device", f"usb-storage,bus=disks.0,{_DRIVE}"]
     if bus == "nvme":
         return _on_pci("nvme", f"serial=root,{_DRIVE}", hardware, 1)
@@ -67,12 +71,19 @@ def network_card(hardware: Hardware, mac: str) -> list[str]:
     return _on_pci(model, f"netdev=net0,mac={mac},romfile=", hardware, 2)
 
 
+def _usb(hardware: Hardware) -> str:
+    """libvirt's choice of a controller."""
+    if hardware.is_virt:
+        return "qemu-xhci"
+    return "ich9-usb-ehci1" if hardware.is_q35 else "piix3-usb-uhci"
+
+
 def _on_pci(device: str, options: str, hardware: Hardware, slot: int) -> list[str]:
     """A device on PCI; on PCI Express behind a port of its own, as libvirt puts it there.
 
     That matters: a virtio device behind such a port speaks virtio 1.0 alone.
     """
-    if not hardware.is_q35:
+    if not hardware.has_express:
         return ["-device", f"{device},{options}"]
     port = ["-device", f"pcie-root-port,id=port{slot},chassis={slot}"]
     return [*port, "-device", f"{device},bus=port{slot},{options}"]

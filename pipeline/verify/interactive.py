@@ -12,12 +12,15 @@ import tty
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.architecture import WORDS
 from pipeline.core.checks import Triple, WholeDisk
 from pipeline.core.errors import InputError
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
+from pipeline.host.requirements import require
 from pipeline.verify.boot_plan import argv_for, interactive
 from pipeline.verify.check import firmware_variables, make_overlay, private_directory
+from pipeline.verify.machines import machine_of
 from pipeline.verify.metadata import Instance, Metadata
 from pipeline.verify.metadata_server import exchange_command, serving
 from pipeline.verify.running_guest import Guest, running
@@ -43,6 +46,7 @@ def console(
     The guest writes to the terminal as it likes, as on any serial line.
     """
     part = interactive(triple)
+    require(machine_of(triple.hardware).qemu)
     if overlay is not None and not overlay.is_file():
         raise InputError("boot from the overlay", overlay, why="there is no such file")
     with contextlib.ExitStack() as stack:
@@ -52,7 +56,8 @@ def console(
         if overlay is None:
             stack.callback(drive.unlink, missing_ok=True)
         service = scratch / "metadata.sock"
-        stack.enter_context(serving(Metadata(Instance(keys=keys.public), "optional"), service))
+        instance = Instance(keys=keys.public, architecture=WORDS[triple.hardware.architecture].ec2)
+        stack.enter_context(serving(Metadata(instance, "optional"), service))
         variables = firmware_variables(triple, part, scratch)
         guest = stack.enter_context(
             running(

@@ -80,7 +80,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Instance:
-    """What the service says of the guest. user_data None means the user gave none (404)."""
+    """What the service says of the guest. user_data None means the user gave none (404).
+
+    architecture: in EC2's words ("x86_64", "arm64").
+    """
 
     keys: tuple[Key, ...]
     uuid: str = "5f0c4a52-7d0e-4c19-9c3c-8a3f6d0c7b11"
@@ -88,6 +91,7 @@ class Instance:
     local_ipv4: str = "169.254.169.15"
     mac: str = "fa:16:3e:00:00:01"
     user_data: bytes | None = None
+    architecture: str = "x86_64"
 
     @property
     def instance_id(self) -> str:
@@ -301,7 +305,7 @@ def _ec2_tree(instance: Instance) -> dict[str, Any]:
             str(n): {"openssh-key": key.line + "\n"} for n, key in enumerate(instance.keys)
         }
     document = {
-        "architecture": "x86_64",
+        "architecture": instance.architecture,
         "availabilityZone": placement["availability-zone"],
         "imageId": meta["ami-id"],
         "instanceId": instance.instance_id,

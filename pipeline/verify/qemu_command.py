@@ -1,7 +1,8 @@
 """The virtual machine of a boot check: qemu's command line as a pure function.
 
-Direct kernel boot, disk and network card on virtio or on what the image's properties ask for, VGA
-and serial console, DMI strings: as Nova's libvirt driver defines a guest (nova/virt/libvirt).
+Direct kernel boot, disk and network card on virtio or on what the image's properties ask for,
+display and serial console, DMI strings: as Nova's libvirt driver defines a guest
+(nova/virt/libvirt); `machines` has what differs by architecture.
 Network: slirp, cut off from the host and the world but for the metadata address and SSH, so that a
 guest cannot reach this host's loopback services and the result does not depend on the network
 here.
@@ -17,17 +18,12 @@ from pipeline.core.checks import Firmware
 from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 from pipeline.core.image import Accelerator
 from pipeline.verify import devices
+from pipeline.verify.machines import Machine, machine_of, processor
 
-QEMU = "qemu-system-x86_64"
 NETWORK = "169.254.169.0/24"
 GUEST_ADDRESS = "169.254.169.15"
 METADATA_ADDRESS = "169.254.169.254"
-OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
-# Five-level paging is off, as nearly all clouds have it: with it one boot in two of Debian 13's
-# kernel was seen to lose memory to corruption under qemu 7.2's emulation.
-EMULATED_CPU = "max,la57=off"
 GUEST_TIME = "shift=2,sleep=on"
 """Under TCG the guest's clock counts instructions, 4 ns each, and real time only while it sleeps.
 
@@ -39,16 +35,20 @@ devices run out; by its own work it sees a machine of 250 MIPS, however long tha
 
 @dataclass(frozen=True)
 class DirectBoot:
-    """The cloud loads the kernel itself."""
+    """The cloud loads the kernel itself.
+
+    variables: a private copy of the firmware's variable store, where a firmware starts the kernel.
+    """
 
     kernel: Path
     ramdisk: Path
     command_line: str
+    variables: Path | None = None
 
 
 @dataclass(frozen=True)
 class FirmwareBoot:
-    """The disk's own boot loader runs. variables: a private copy of OVMF's variable store."""
+    """The disk's own boot loader runs. variables: a private copy of UEFI's variable store."""
 
     firmware: Firmware
     variables: Path | None = None
@@ -89,8 +89,9 @@ def qemu_argv(
     )
     if wiring.exchange:
         network += f",guestfwd=tcp:{METADATA_ADDRESS}:80-cmd:{comma(wiring.exchange)}"
+    machine = machine_of(hardware)
     return [
-        QEMU,
+        machine.qemu,
         "-nodefaults",
         "-no-user-config",
         # slirp starts the metadata exchange with fork and setsid(2): those stay allowed.
@@ -98,16 +99,13 @@ def qemu_argv(
         *devices.machine(hardware),
         *("-accel", accelerator),
         *(() if accelerator == "kvm" else ("-icount", GUEST_TIME)),
-        *("-cpu", "host" if accelerator == "kvm" else EMULATED_CPU),
+        *("-cpu", processor(machine, accelerator)),
         *("-smp", "1"),
         *("-m", str(memory_mib)),
         *("-uuid", uuid),
-        *(
-            "-smbios",
-            "type=1,manufacturer=OpenStack Foundation,product=OpenStack Nova",
-        ),
+        *machine.smbios,
         *("-display", "none"),
-        *("-vga", "std"),
+        *machine.display,
         "-no-reboot",
         *("-chardev", f"socket,id=qmp,{wiring.qmp}"),
         *("-mon", "chardev=qmp,mode=control"),
@@ -119,7 +117,7 @@ def qemu_argv(
         *devices.network_card(hardware, mac),
         *("-object", "rng-random,id=rng0,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=rng0"),
-        *_boot_arguments(boot),
+        *_boot_arguments(boot, machine),
     ]
 
 
@@ -133,16 +131,17 @@ def readable(argv: list[str]) -> str:
     return shlex.join(argv)
 
 
-def _boot_arguments(boot: DirectBoot | FirmwareBoot) -> list[str]:
+def _boot_arguments(boot: DirectBoot | FirmwareBoot, machine: Machine) -> list[str]:
+    uefi = machine.uefi
+    flash = [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={uefi.code}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={comma(boot.variables or uefi.variables)}"),
+    ]
     if isinstance(boot, DirectBoot):
         return [
+            *(flash if machine.needs_firmware else ()),
             *("-kernel", str(boot.kernel)),
             *("-initrd", str(boot.ramdisk)),
             *("-append", boot.command_line),
         ]
-    if boot.firmware == "bios":
-        return []
-    return [
-        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"),
-        *("-drive", f"if=pflash,unit=1,format=raw,file={comma(boot.variables or OVMF_VARS)}"),
-    ]
+    return [] if boot.firmware == "bios" else flash

@@ -26,6 +26,7 @@ from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.workflows.check_step import BootCheck, CheckDisk, CheckTriple
 from pipeline.workflows.image_step import MakeFiles
+from pipeline.workflows.inputs_step import HashSource
 from pipeline.workflows.install_step import disk_step
 from pipeline.workflows.job import Job, build_directory
 from pipeline.workflows.record_step import Digests, TakeInventory, WriteDown
@@ -37,12 +38,13 @@ def plan_build(job: Job) -> list[Step[Any]]:
     disk = disk_step(job)
     files = MakeFiles(job, disk)
     digests = Digests(job, files)
+    source = HashSource(job, disk, files)
     contents = TakeInventory(job, files)
     checks: list[BootCheck] = [CheckTriple(job, files, digests)]
     if job.request.wants_disk:
         checks.append(CheckDisk(job, files, digests))
-    last = WriteDown(job, disk, files, digests, contents=contents, checks=checks)
-    return [disk, files, digests, contents, *checks, last]
+    last = WriteDown(job, disk, files, digests, source=source, contents=contents, checks=checks)
+    return [disk, files, digests, source, contents, *checks, last]
 
 
 def build(request: BuildRequest, progress: Progress, secrets: Secrets) -> Manifest:

@@ -22,6 +22,7 @@ from pipeline.builders.recipes import load_recipes
 from pipeline.clouds import credentials
 from pipeline.clouds.registry import default_words, open_clouds
 from pipeline.core import settings
+from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.errors import HostError, PipelineError
 from pipeline.core.image import PartitionImage
 from pipeline.core.recipe import Recipe
@@ -30,7 +31,9 @@ from pipeline.core.text import human_bytes
 from pipeline.guest.access.open import open_guest
 from pipeline.host import hypervisor, memory
 from pipeline.host.context import Tools
+from pipeline.host.isolation import find_isolation
 from pipeline.host.requirements import find, require
+from pipeline.verify.machines import MACHINES
 from pipeline.workflows.requirements import requirements
 
 State = Literal["ok", "advice", "lack"]
@@ -76,6 +79,8 @@ def examine(tools: Tools, *, full: bool = False) -> Iterator[Check]:
     yield _try("install", "libvirt", partial(_libvirt, tools))
     yield _try("install", "acceleration", partial(_acceleration, tools))
     yield from _programs(needed=False)
+    yield _try("isolation", "namespaces", partial(_isolation, tools), needed=False)
+    yield _try("verify aarch64", "firmware", partial(_firmware, "aarch64"), needed=False)
     yield _try("customize", "kernel for the appliance", _readable_kernel, needed=False)
     yield _try("customize", "guestfs bindings", partial(_bindings, tools), needed=False)
     if full:
@@ -158,6 +163,20 @@ def _program(name: str) -> str:
     return find(name)
 
 
+def _isolation(tools: Tools) -> str:
+    """Go inside once, as a build from packages would."""
+    found = find_isolation(tools)
+    if found.mode == "root":
+        raise Advice(
+            "no user namespace: programs of packages run as this container's root"
+            + ("" if found.namespaces else ", and see its network and processes"),
+            "allow user namespaces and mounts in this container, or build on a host",
+        )
+    last = found.first_id + found.count - 1
+    layers = "stacked" if found.overlay else "copied: no overlayfs here"
+    return f"a guest's ids are {found.first_id} to {last} of this host; layers are {layers}"
+
+
 def _libvirt(tools: Tools) -> str:
     program = _program("virt-install")
     with libvirt_connection.open_connection(tools) as opened:
@@ -233,6 +252,20 @@ def _launch(tools: Tools) -> str:
     return f"launched with {found.accelerator}"
 
 
+def _firmware(architecture: Architecture) -> str:
+    """The files of UEFI for guests of an architecture."""
+    uefi = MACHINES[architecture].uefi
+    for file in (uefi.code, uefi.variables):
+        if not file.is_file():
+            raise HostError(
+                "boot under UEFI with",
+                file,
+                why=f"there is no {file}",
+                next_step=f"apt-get install {uefi.package}",
+            )
+    return str(uefi.code)
+
+
 def _cloud(word: str) -> str:
     (cloud,) = open_clouds([word])
     return cloud.check()
@@ -243,11 +276,14 @@ def _recipes() -> dict[str, Recipe]:
 
 
 def _processor() -> str:
-    if platform.machine() != "x86_64":
+    detail = f"{platform.machine()}, {len(os.sched_getaffinity(0))} usable"
+    if platform.machine() not in WORDS:
         raise HostError(
             "build", why=f"this is {platform.machine()}", next_step="Use an x86_64 host"
         )
-    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} usable"
+    if platform.machine() != "x86_64":
+        raise Advice(detail, "the demo, and recipes of x86_64 at full speed, want an x86_64 host")
+    return detail
 
 
 def _memory() -> str:

@@ -17,17 +17,19 @@ from pipeline.builds.manifest import (
     SourceKind,
     SourceRecord,
 )
-from pipeline.convert import assemble
+from pipeline.convert import assemble, grub
 from pipeline.convert.extract import Extraction, extract, foresee
 from pipeline.convert.shrink import kept_in_size, left_out, shrink
 from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
 from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
+from pipeline.core.material import Material
 from pipeline.core.request import BuildRequest
 from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import Action, StepName
 from pipeline.guest.access.open import open_guest
+from pipeline.guest.boot.loader_files import take_loader
 from pipeline.guest.boot.select import BootFiles, collect
 from pipeline.guest.customize.apply import Customization, customize
 from pipeline.host.files import finish
@@ -64,7 +66,7 @@ class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
     files: by role, names in the build's directory. waiting: they lie aside until the build is
-    whole and have not their final names yet.
+    whole and have not their final names yet. materials: what the disk was installed from.
     """
 
     key: str
@@ -75,6 +77,7 @@ class MadeFiles(BaseModel):
     kernel: FoundKernel
     customization: CustomizationRecord
     tools: dict[str, str]
+    materials: tuple[Material, ...] = ()
 
 
 class MakeFiles(Step[MadeFiles]):
@@ -101,6 +104,7 @@ class MakeFiles(Step[MadeFiles]):
             "disk image": request.wants_disk,
             "command line": recipe.command_line if request.wants_disk else None,
             "hardware": astuple(recipe.hardware),
+            "architecture": recipe.architecture,
         }
         return step_key("image", inputs, [*code_of(__name__), TEMPLATES])
 
@@ -177,6 +181,7 @@ class MakeFiles(Step[MadeFiles]):
                 user=recipe.user,
             ),
             tools=tool_versions(job.tools.run, ["e2fsprogs", "qemu"]),
+            materials=self.disk.value.materials,
         )
 
     def _root_found(self, filesystem: str) -> None:
@@ -196,7 +201,7 @@ class MakeFiles(Step[MadeFiles]):
                 extraction.root,
                 separate,
                 backend=job.request.backend,
-                acceleration=job.acceleration,
+                acceleration=job.appliance_acceleration,
                 tools=job.tools,
                 epoch=self.disk.value.epoch,
             ) as guest,
@@ -211,6 +216,8 @@ class MakeFiles(Step[MadeFiles]):
                 hardware=recipe.hardware,
                 whole_disk=job.request.wants_disk,
             )
+            if self._needs_loader:
+                take_loader(guest, recipe.architecture, grub.MODULES, self._loader)
             edits = customize(
                 guest,
                 user=recipe.user,
@@ -219,6 +226,18 @@ class MakeFiles(Step[MadeFiles]):
                 by_type=extraction.by_type,
             )
             return boot, edits, guest.backend
+
+    @property
+    def _needs_loader(self) -> bool:
+        """Whether the whole disk's boot loader must come out of the guest."""
+        architecture = self.job.request.recipe.architecture
+        if not self.job.request.wants_disk or architecture == "x86_64":
+            return False
+        return grub.host_modules(architecture) is None
+
+    @property
+    def _loader(self) -> Path:
+        return self.job.tools.scratch / "loader"
 
     def _assemble(self, place: Path) -> None:
         with self.job.clock.part(StepName.ASSEMBLE):
@@ -229,6 +248,8 @@ class MakeFiles(Step[MadeFiles]):
                 self.job.request.recipe.command_line,
                 place / Role.DISK,
                 self.job.tools,
+                architecture=self.job.request.recipe.architecture,
+                loader=self._loader if self._needs_loader else None,
             )
 
     def describe(self) -> Sequence[Action]:

@@ -9,9 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from pipeline.builders.protocol import Builder, Material
+from pipeline.builders.protocol import Builder
 from pipeline.builders.registry import open_builder
 from pipeline.core.image import DiskImage
+from pipeline.core.material import Material
 from pipeline.core.steps import Action, StepName
 from pipeline.core.text import human_bytes
 from pipeline.host.fingerprint import step_key

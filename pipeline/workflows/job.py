@@ -41,7 +41,18 @@ class Job:
     @cached_property
     def acceleration(self) -> Acceleration:
         """Measured when first needed: a build that reuses everything starts no guest."""
-        return hypervisor.acceleration(self.tools, force=self.request.accelerator)
+        return hypervisor.acceleration(
+            self.tools,
+            force=self.request.accelerator,
+            architecture=self.request.recipe.architecture,
+        )
+
+    @cached_property
+    def appliance_acceleration(self) -> Acceleration:
+        """For the editing appliance, which is of this host's architecture, not of the image's."""
+        if self.request.recipe.architecture == hypervisor.native():
+            return self.acceleration
+        return hypervisor.acceleration(self.tools)
 
     @property
     def accelerator(self) -> str | None:

@@ -145,9 +145,10 @@ def _check_hardware(images: Image, options: PublishOptions) -> None:
     if images.drivers is None or not options.properties:
         return
     built, asked = images.properties, {**images.properties, **options.properties}
-    hardware = Hardware.of(asked)
+    architecture = images.hardware.architecture
+    hardware = Hardware.of(asked, architecture)
     lacking = missing(bus_needs(hardware) or (), images.drivers)
-    if lacking and hardware != Hardware.of(built):
+    if lacking and hardware != Hardware.of(built, architecture):
         raise InputError(
             "publish",
             images.name,

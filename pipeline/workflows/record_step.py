@@ -1,24 +1,30 @@
-"""What is written down of a build: digests, inventory, manifest; with the last it is whole."""
+"""What is written down of a build: digests, inventory, bills of materials, provenance, manifest.
+
+With the last the build is whole.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pipeline
 from pipeline.builds import history
 from pipeline.builds.manifest import (
     FILE,
     BootRecord,
+    InputsRecord,
     Manifest,
     RecipeRecord,
     artifact_record,
     as_it_was,
     manifest_text,
     read_manifest,
-    write_manifest,
 )
+from pipeline.builds.workspace import document_names
+from pipeline.core import settings
 from pipeline.core.checks import CheckReport
 from pipeline.core.errors import DiskError
 from pipeline.core.image import SUFFIXES, Artifact, Role
@@ -28,6 +34,7 @@ from pipeline.guest.inventory import Inventory
 from pipeline.host.files import Replacements, put_back_on_error
 from pipeline.host.sparse import image_file
 from pipeline.workflows.image_step import MadeFiles
+from pipeline.workflows.inputs_step import HashSource, words
 from pipeline.workflows.install_step import InstalledDisk
 from pipeline.workflows.job import Job
 from pipeline.workflows.steps import Step
@@ -116,13 +123,16 @@ class WriteDown(Step[Manifest]):
         files: Step[MadeFiles],
         digests: Digests,
         *,
+        source: HashSource,
         contents: TakeInventory,
         checks: Sequence[Step[CheckReport | None]],
     ) -> None:
-        super().__init__(disk, files, digests, contents, *checks)
+        super().__init__(disk, files, digests, source, contents, *checks)
         self.job = job
         self.disk, self.files = disk, files
-        self.digests, self.contents, self.checks = digests, contents, checks
+        self.digests, self.source = digests, source
+        self.contents, self.checks = contents, checks
+        self.builder = settings.builder()  # a wrong one is told before anything is done
 
     def run(self) -> Manifest:
         """Write it down."""
@@ -131,8 +141,25 @@ class WriteDown(Step[Manifest]):
         if made.waiting:
             self._replace(made, manifest, contents)
         else:
-            write_manifest(manifest, self.job.directory)
+            self._renew(manifest)
         return manifest
+
+    def _renew(self, manifest: Manifest) -> None:
+        """Write the manifest of files that stay, and what is derived of it where that changes."""
+        directory = self.job.directory
+        names = document_names(manifest.name)
+        text = manifest_text(manifest)
+        with Replacements() as records:
+            known = all((directory / name).exists() for name in names.values())
+            if not known or _content(directory / FILE) != text:
+                # Imported where it is needed: a build that changes nothing does without it.
+                from pipeline.builds import bill
+
+                for form, document in bill.derive(manifest, directory).items():
+                    if _content(directory / names[form]) != document:
+                        records.add(directory / names[form], document)
+            records.add(directory / FILE, text)
+            records.commit()
 
     def _manifest(self, made: MadeFiles, artifacts: dict[Role, Artifact]) -> Manifest:
         job, recipe = self.job, self.job.request.recipe
@@ -149,6 +176,11 @@ class WriteDown(Step[Manifest]):
             customization=made.customization,
             checks=tuple(step.value for step in self.checks if step.value is not None),
             properties=recipe.properties,
+            inputs=InputsRecord(
+                parameters=words(job.request),
+                materials=(*made.materials, *(self.source.value or ())),
+                builder=self.builder,
+            ),
             tools=self.disk.value.versions | made.tools,
             steps=job.clock.steps,
             acceleration=job.accelerator,
@@ -159,18 +191,28 @@ class WriteDown(Step[Manifest]):
 
     def _replace(self, made: MadeFiles, manifest: Manifest, contents: Inventory | None) -> None:
         """Put the new build in the earlier one's place: all of it, or nothing."""
+        from pipeline.builds import bill
+
         directory, name = self.job.directory, self.job.name
         history.keep(directory)
         named = {role: name + SUFFIXES[role] for role in made.files}
         waiting = {named[role]: directory / file for role, file in made.files.items()}
         final = made.model_copy(update={"files": named, "waiting": False})
-        earlier = (*(name + suffix for suffix in SUFFIXES.values()), inventory.FILE, FILE)
+        documents = document_names(name)
+        earlier = (
+            *(name + suffix for suffix in SUFFIXES.values()),
+            *documents.values(),
+            inventory.FILE,
+            FILE,
+        )
         # All that takes space is written before the last build is given up.
         with Replacements() as records:
             entry = self.job.workspace.entry(StepName.IMAGE, made.key, waiting, final)
             records.add(*entry)
             if contents is not None:
                 records.add(directory / inventory.FILE, inventory.dump(contents))
+            for form, text in bill.documents(manifest, contents).items():
+                records.add(directory / documents[form], text)
             records.add(directory / FILE, manifest_text(manifest))
             # From here until the new manifest has its name there is no finished build, unless
             # something fails: then the last one is there again.
@@ -199,3 +241,11 @@ class WriteDown(Step[Manifest]):
         roles = [r for r in SUFFIXES if r is not Role.DISK or self.job.request.wants_disk]
         made = ", ".join(str(directory / (self.job.name + SUFFIXES[role])) for role in roles)
         return [Action(f"write {made}"), Action(f"write {directory / FILE}")]
+
+
+def _content(path: Path) -> str | None:
+    """The text of a file; None without one."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None

@@ -9,8 +9,12 @@ from pipeline.host.requirements import Requirement, declare
 
 ROOMS = (
     "pipeline.host.requirements",
+    "pipeline.host.isolation",
+    "pipeline.host.emulation",
     "pipeline.builders.installer.domain",
     "pipeline.builders.demo.contents",
+    "pipeline.builders.packages.apt_config",
+    "pipeline.builders.packages.dnf",
     "pipeline.convert.extract",
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",

@@ -75,7 +75,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
             found.files,
             found.command_line,
             user or "root",
-            Hardware.of(found.properties),
+            Hardware.of(found.properties, found.architecture),
             whole_disk=whole_disk,
         )
     directory = directory_of(settings.build_dir(), word)
@@ -83,7 +83,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     images = manifest.image(directory)
     files = {str(artifact.role): artifact.path for artifact in images.artifacts}
     user = user or manifest.customization.user
-    hardware = Hardware.of(images.properties)
+    hardware = images.hardware
     target = _target(word, files, images.command_line, user, hardware, whole_disk=whole_disk)
     return Target(target.name, target.boots, directory, manifest)
 
@@ -143,7 +143,7 @@ def check(
             keep=keep,
         )
 
-    report = _with_tools(look, progress, secrets, echo)
+    report = _with_tools(look, target, progress, secrets, echo)
     if target.build is not None:
         record(target, report)
     return report
@@ -184,6 +184,7 @@ def console(target: Target, progress: Progress, secrets: Secrets) -> int:
         lambda tools, acceleration: verify.console(
             target.boots, acceleration=acceleration, tools=tools
         ),
+        target,
         progress,
         secrets,
     )
@@ -191,6 +192,7 @@ def console(target: Target, progress: Progress, secrets: Secrets) -> int:
 
 def _with_tools(
     body: Callable[[Tools, Acceleration], _Result],
+    target: Target,
     progress: Progress,
     secrets: Secrets,
     echo: Callable[[str], None] | None = None,
@@ -200,4 +202,5 @@ def _with_tools(
         Runner(None, secrets, echo) as run,
     ):
         tools = Tools(run, progress, Path(scratch))
-        return body(tools, hypervisor.acceleration(tools))
+        architecture = target.boots.hardware.architecture
+        return body(tools, hypervisor.acceleration(tools, architecture=architecture))

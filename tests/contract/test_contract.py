@@ -72,6 +72,15 @@ def test_publishes_a_linked_triple(site: Site, images: Image) -> None:
     assert len(site.everything()) == 3
 
 
+def test_an_image_for_aarch64_is_taken_and_found_again(site: Site, images: Image) -> None:
+    arm = replace(images, architecture="aarch64")
+    registration = register(site, arm)
+    assert registration.created
+    assert_triple(site, arm, registration)
+    again = register(site, arm)
+    assert (again.machine_id, again.created) == (registration.machine_id, False)
+
+
 def test_a_rerun_returns_the_same_ids_and_makes_nothing(site: Site, images: Image) -> None:
     first = register(site, images)
     before = site.everything()

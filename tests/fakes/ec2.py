@@ -159,7 +159,8 @@ class Ec2Service:
                 linked = self.images.get(image_id)
                 if linked is None or f"{linked.kind}_id" != name or linked.state != "available":
                     raise BadBundleError(f"{name} is {image_id!r}")
-        if opened.architecture not in ("i386", "x86_64"):
+        # OpenStack's ec2-api makes it a property of the image, and Nova knows no arm64.
+        if opened.architecture not in ("i386", "x86_64", "aarch64"):
             raise BadBundleError(f"architecture {opened.architecture}")
         return opened.kind
 
@@ -172,6 +173,8 @@ class Ec2Service:
         ):
             if given.get(name) not in right:
                 raise Refused(400, "InvalidParameterValue", f"{name} is {given.get(name)}")
+        if given["Architecture"] == "arm64" and given["BootMode"] != "uefi":
+            raise Refused(400, "InvalidParameterValue", "arm64 starts by UEFI alone")
         devices = {m.get("DeviceName"): m.get("Ebs", {}) for m in given["BlockDeviceMappings"]}
         root = devices.get(given.get("RootDeviceName"))
         if root is None or "SnapshotId" not in root:

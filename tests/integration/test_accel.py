@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.architecture import Architecture
 from pipeline.core.events import QuietProgress
 from pipeline.host import hypervisor
 from pipeline.host.context import Tools
@@ -26,19 +27,22 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tools]:
         yield Tools(runner, QuietProgress(), scratch)
 
 
-def test_the_probe_runs_translated(tools: Tools) -> None:
-    seconds = hypervisor._probe(tools, "tcg", 60.0)
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_the_probe_runs_translated(architecture: Architecture, tools: Tools) -> None:
+    seconds = hypervisor.probe(tools, "tcg", 60.0, architecture)
     assert seconds is not None
     assert list(tools.scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
 def test_a_guest_that_never_leaves_is_ended_at_its_bound(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
+    architecture: Architecture, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = (b"\xeb\xfe").ljust(510, b"\0") + b"\x55\xaa"  # jump to itself
     monkeypatch.setattr(hypervisor, "boot_sector", lambda: endless)
+    monkeypatch.setattr(hypervisor, "bare_program", lambda: bytes.fromhex("00000014"))
     begun = time.monotonic()
-    assert hypervisor._probe(tools, "tcg", 2.0) is None
+    assert hypervisor.probe(tools, "tcg", 2.0, architecture) is None
     assert time.monotonic() - begun < 30
 
 

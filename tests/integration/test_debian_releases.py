@@ -1,10 +1,13 @@
-"""Debian's releases, with either ramdisk and network, made images by the product and booted."""
+"""Debian's releases, with either ramdisk and network, made images by the product and booted.
+
+Guests of other speeds: test_debian_speeds.py, a file of its own so that two workers share the work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +19,10 @@ from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import assertion_names, verify
 from tests.compatibility.guests import kept
-from tests.fixtures.disks.debian import BOOKWORM, TRIXIE, Flavour
+from tests.fixtures.disks.debian import BOOKWORM, Flavour
 from tests.fixtures.triples import Files
-from tests.fixtures.triples.debian import debian_triple
-from tests.fixtures.triples.one_boot import LINE, Machine, boot_once, edited, host_keys
+from tests.fixtures.triples.debian import debian_triple, keys_before
+from tests.fixtures.triples.one_boot import LINE, boot_once, host_keys
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(5400)]
 
@@ -32,9 +35,6 @@ MATRIX = (
     Flavour("forky", "initramfs-tools", "ifupdown"),
     Flavour("sid", "dracut", "ifupdown"),
 )
-# qemu's shift: a guest that runs 1000, 250 or 62 million instructions in a second of its own.
-CLOCKS = ("shift=0,sleep=on", "shift=2,sleep=on", "shift=4,sleep=on")
-MASK = "/etc/systemd/system/ssh-host-keys.service"
 Made = tuple[Files, Customization]
 
 
@@ -49,12 +49,6 @@ def tools(tmp_path: Path) -> Iterator[Tools]:
     (tmp_path / "scratch").mkdir()
     with Runner() as run:
         yield Tools(run, QuietProgress(), tmp_path / "scratch")
-
-
-def keys_before(done: Customization) -> set[str]:
-    """The names of the host keys that the root had: what `ssh-keygen -A` of its OpenSSH makes."""
-    names = {PurePosixPath(path).name for path in done.removed}
-    return {name for name in names if name.startswith("ssh_host_")}
 
 
 @pytest.mark.parametrize("flavour", MATRIX, ids=str)
@@ -76,31 +70,6 @@ def test_an_image_passes(
     assert len(keys_before(done)) >= 6
     for overlay in ("first", "other"):
         assert host_keys(tmp_path / f"evidence/{overlay}-overlay.qcow2") == keys_before(done)
-
-
-@pytest.mark.parametrize("last_resort", [False, True])
-@pytest.mark.parametrize("clock", CLOCKS)
-@pytest.mark.parametrize("flavour", [BOOKWORM, TRIXIE, FORKY], ids=str)
-def test_host_keys_come_at_every_speed(
-    flavour: Flavour,
-    clock: str,
-    last_resort: bool,
-    made: Callable[[Flavour], Made],
-    tmp_path: Path,
-    tools: Tools,
-) -> None:
-    """Before the server; or, where only the key script makes them, after it has failed."""
-    files, done = made(flavour)
-    if last_resort:
-        files = edited(files, tmp_path, [f"rm {MASK}", f"symlink {MASK} /dev/null"])
-    record, overlay = boot_once(files, tmp_path / "boot", tools, machine=Machine(clock))
-    assert record.trouble == ""
-    assert record.facts is not None
-    assert record.facts.failed_units == ()
-    assert host_keys(overlay) == keys_before(done)
-    failed = [sign.line for sign in record.signs]
-    assert all("ssh" in line for line in failed)
-    assert bool(failed) is last_resort
 
 
 def test_a_root_that_is_not_there_ends_the_boot_of_dracut_and_is_named(

@@ -96,6 +96,19 @@ def at_call(service: str, operation: str, number: int, answer: Answer | None = N
     return fault
 
 
+def test_a_disk_for_aarch64_is_registered_as_arm64_that_starts_by_uefi(
+    cloud: Cloud, images: Image
+) -> None:
+    arm = replace(images, architecture="aarch64")
+    (call,) = (line for line in open_ebs("").plan(arm, OPTIONS) if "RegisterImage" in line)
+    assert "BootMode=uefi" in call.split()
+    registration = publish(arm)
+    request = cloud.ec2.images[registration.machine_id].request
+    assert (request["Architecture"], request["BootMode"]) == ("arm64", "uefi")
+    assert publish(arm).machine_id == registration.machine_id
+    assert publish(images).machine_id != registration.machine_id
+
+
 def test_a_disk_becomes_a_snapshot_and_an_image(cloud: Cloud, images: Image) -> None:
     open_ebs("").probe(images, OPTIONS)
     registration = publish(images, PublishOptions(tags=("team=release",), visibility="public"))

@@ -20,7 +20,7 @@ from pipeline.core.image import Acceleration, PartitionImage
 from pipeline.core.request import Backend
 from pipeline.disk.filesystems.ext_inodes import Reader
 from pipeline.guest.access import libguestfs
-from pipeline.guest.access.debugfs import unsafe_because
+from pipeline.guest.access.ext_support import unsafe_because
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.access.protocol import Guest
 from pipeline.host.context import Tools

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.guest.boot.kernel_image import kernel_release
+from tests.compatibility.recorded import record
 from tests.fixtures.boot_files import fat
 from tests.fixtures.demo import invoke
 from tests.fixtures.disks.debian import debian_root_tarball
@@ -66,6 +67,13 @@ def test_mkosis_own_disk(tmp_path: Path) -> None:
     assert built.content("/etc/fstab").split()[:2] == ["LABEL=uec-rootfs", "/"]
     listed = run("zstd", "-dcq", "--pass-through", built.directory / "demo-initrd")
     assert "init" in listed
+    record(
+        "Debian 13 by mkosi 25.3 (unified kernel image, no fstab)",
+        f"Linux {boot['kernel_version']}",
+        "tests/integration/test_peers.py::test_mkosis_own_disk",
+        "works",
+        "three files came out, the ramdisk out of the unified kernel image; none was booted",
+    )
 
 
 # block-device-default's and block-device-efi's layouts, as their YAML has them; sizes are smaller.

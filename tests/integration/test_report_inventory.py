@@ -23,8 +23,11 @@ Epoch: 3
 Version: 1.2
 Release: 4%{?dist}
 Summary: a test
-License: MIT
+License: GPL-2.0-or-later AND (MIT OR Apache-2.0)
+Vendor: Example Project
 BuildArch: noarch
+Provides: greeter = 3:1.2-4
+Requires: greeter = 3:1.2-4, /bin/sh, nowhere
 %description
 a test
 %install
@@ -128,7 +131,7 @@ def test_debian_packages_own_their_files_through_merged_directories(tmp_path: Pa
     listing = inventory.take(tmp_path / "image", "ext4")
     owners = {entry.path: entry.owner for entry in listing.entries}
     assert listing.manager == "dpkg"
-    assert listing.packages == (("bash", "5.2", "amd64"),)
+    assert [package[:3] for package in listing.packages] == [("bash", "5.2", "amd64")]
     assert owners["/usr/bin/bash"] == 0
     assert owners["/usr/bin/stray"] == owners["/usr/bin"] == -1
 
@@ -163,13 +166,22 @@ def test_rpm_agrees_on_its_own_database(tmp_path: Path) -> None:
     make_image(root, tmp_path / "image")
 
     listing = inventory.take(tmp_path / "image", "ext4")
-    said = run(*rpm, "-qa", "--qf", "%{NAME} %{EPOCH}:%{VERSION}-%{RELEASE} %{ARCH}\n")
-    assert [" ".join(p) for p in listing.packages] == said.splitlines()
+    fields = "%{NAME}|%{EPOCH}:%{VERSION}-%{RELEASE}|%{ARCH}|%{SOURCERPM}|%{VENDOR}|%{LICENSE}\n"
+    said = [line.split("|") for line in run(*rpm, "-qa", "--qf", fields).splitlines()]
+    assert [
+        [*p[:3], f"{p.source}-{p.source_version}.src.rpm", p.vendor, p.licence]
+        for p in listing.packages
+    ] == said
+    # It needs what it provides itself, rpm's own features, and what nobody here has.
+    assert listing.packages[0].depends == (0,)
     assert listing.manager == "rpm"
     assert listing.by_path()["/usr/bin/hello"].owner == 0
     with open_tree(tmp_path / "image", "ext4") as tree:
         (found,) = rpmdb.read(tree, tmp_path) or []
     assert sorted(found.files) == sorted(run(*rpm, "-qal").splitlines())
+    capabilities = run(*rpm, "-qa", "--qf", "[%{PROVIDENAME}|%{PROVIDEVERSION}\n]").splitlines()
+    assert sorted("|".join(each) for each in found.provides) == sorted(capabilities)
+    assert set(found.requires) == {("greeter", "3:1.2-4"), ("/bin/sh", ""), ("nowhere", "")}
 
 
 def test_damage_costs_an_error_never_time(tmp_path: Path) -> None:

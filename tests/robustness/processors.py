@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.core.events import QuietProgress
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
-from pipeline.verify.qemu_command import EMULATED_CPU
+from pipeline.verify.machines import MACHINES
 from tests.fixtures.disks.debian import Flavour
 from tests.fixtures.triples import Files
 from tests.fixtures.triples.debian import debian_triple
@@ -29,7 +29,7 @@ FLAVOURS = (
     Flavour("forky", "dracut", "systemd-networkd"),
 )
 # The widest there is, with and without five-level paging; the levels x86-64-v3 and v2 of real ones.
-PROCESSORS = (EMULATED_CPU, "max", "EPYC", "Nehalem")
+PROCESSORS = (MACHINES["x86_64"].emulated, "max", "EPYC", "Nehalem")
 _FAULTS = re.compile(
     rb"Kernel panic|Oops: |BUG: |Call Trace|general protection|segfault at|traps: |soft lockup"
     rb"|bad page|Bad page|invalid opcode|double fault"

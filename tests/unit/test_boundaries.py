@@ -30,7 +30,7 @@ def touches(names: set[str], package: str) -> bool:
 
 
 ONLY_IN = {
-    "subprocess": ("host/programs.py", "host/cleanup.py"),
+    "subprocess": ("host/programs.py", "host/cleanup.py", "host/inside.py"),
     "guestfs": ("guest/access/",),
     "openstack": ("clouds/",),
     "keystoneauth1": ("clouds/",),
@@ -47,6 +47,26 @@ def test_imports(path: Path) -> None:
     for package, rooms in ONLY_IN.items():
         if not here.startswith(rooms):
             assert not touches(names, package), f"only {' and '.join(rooms)} may import {package}"
+
+
+SLEEPERS = {"host/retry.py", "builders/installer/virt_install_process.py"}
+"""The one place that sleeps, and a script whose interpreter has nothing of ours."""
+
+
+def sleeps(path: Path) -> bool:
+    """Whether the module calls `sleep` of whatever name it is known by."""
+    calls = (
+        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    )
+    return any(isinstance(f, ast.Attribute) and f.attr == "sleep" for f in calls) or touches(
+        imports(path), "time.sleep"
+    )
+
+
+def test_one_place_sleeps() -> None:
+    assert {str(p.relative_to(ROOT / "pipeline")) for p in MODULES if sleeps(p)} == SLEEPERS
+    script = ROOT / "pipeline/builders/installer/virt_install_process.py"
+    assert not touches(imports(script), "pipeline")
 
 
 def test_imports_go_down_only() -> None:

@@ -84,19 +84,19 @@ def render(
     dialect: Dialect = "preseed" if recipe.installer == "debian-installer" else "kickstart"
     faults: list[str] = []
     template = load(recipe.answers, dialect, faults)
-    values, secrets = _values(
+    values, secrets = variable_values(
         recipe, overrides, os.environ if environment is None else environment, faults
     )
     given = {"tree": recipe.trees[0] if recipe.trees else "", "proxy": "", "proxy_option": ""}
     known = given | dict(builtins or {}) | values
     secrets |= {known[name] for name in BUILTINS if has_password(known[name])}
-    faults += _mark_faults(recipe, template, known)
+    faults += mark_faults(recipe, template, known)
     if faults:
-        raise _refused(recipe, faults)
+        raise refused(recipe, faults)
     found = list(_findings(recipe, template, known, secrets))
     faults = [template.told(each) for each in found if each.fatal]
     if faults:
-        raise _refused(recipe, faults, secrets)
+        raise refused(recipe, faults, secrets)
 
     def marked(text: str, nonce: str) -> str:
         if dialect == "preseed":
@@ -109,16 +109,16 @@ def render(
         dialect=dialect,
         text=marked(template.fill(known), nonce),
         saved=marked(
-            _without(secrets, hide_clear_text(template.fill(hidden), dialect, HIDDEN)), HIDDEN
+            without(secrets, hide_clear_text(template.fill(hidden), dialect, HIDDEN)), HIDDEN
         ),
         nonce=nonce,
         secrets=tuple(sorted(secrets)),
-        masked=clear_words(template.fill(_placeholders(known, secrets)), dialect),
+        masked=clear_words(template.fill(placeholders(known, secrets)), dialect),
         warnings=tuple(template.told(each) for each in found if not each.fatal),
     )
 
 
-def _without(secrets: Iterable[str], text: str) -> str:
+def without(secrets: Iterable[str], text: str) -> str:
     """The text without the secrets; shorter than four characters they are ordinary words."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 4:
@@ -126,7 +126,7 @@ def _without(secrets: Iterable[str], text: str) -> str:
     return text
 
 
-def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -> list[str]:
+def mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -> list[str]:
     """Marks without a value and values without a mark."""
     places: dict[str, tuple[str, str]] = {}
     for name, where, text in template.marks():
@@ -151,7 +151,7 @@ def _mark_faults(recipe: Recipe, template: Template, known: Mapping[str, str]) -
     return faults
 
 
-def _placeholders(known: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
+def placeholders(known: Mapping[str, str], secrets: Collection[str]) -> dict[str, str]:
     """The values with placeholders for those that are secret; in a URL for its password alone."""
     values = dict(known)
     for name, value in known.items():
@@ -167,7 +167,7 @@ def _findings(
     recipe: Recipe, template: Template, known: Mapping[str, str], secrets: Collection[str]
 ) -> Iterator[Finding]:
     """What is wrong with the text; all but its syntax is judged with placeholders for secrets."""
-    probe = template.fill(_placeholders(known, secrets))
+    probe = template.fill(placeholders(known, secrets))
     if recipe.installer == "debian-installer":
         yield from preseed_findings(probe)
         return
@@ -185,8 +185,9 @@ def _findings(
     yield from kickstart_rules.findings(judged, recipe)
 
 
-def _refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ()) -> InputError:
-    told = list(dict.fromkeys(_without(secrets, fault) for fault in faults))
+def refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ()) -> InputError:
+    """The error that tells all faults of a recipe's answer file, without the secrets."""
+    told = list(dict.fromkeys(without(secrets, fault) for fault in faults))
     return InputError(
         "use the answer file",
         recipe.answers,
@@ -195,7 +196,7 @@ def _refused(recipe: Recipe, faults: Sequence[str], secrets: Iterable[str] = ())
     )
 
 
-def _values(
+def variable_values(
     recipe: Recipe,
     overrides: Mapping[str, str],
     environment: Mapping[str, str],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets as random
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from pipeline.builders.installer.install import identity, install, plan
 from pipeline.builders.installer.trees import Tree, obtain
 from pipeline.builders.protocol import Builder, Built
 from pipeline.core.image import Acceleration, DiskImage
+from pipeline.core.material import Material
+from pipeline.core.passwords import without_passwords
 from pipeline.core.request import BuildRequest
 from pipeline.core.steps import Action
 from pipeline.host.context import Tools
@@ -73,7 +76,9 @@ class _Installer:
             tools,
             evidence=evidence,
         )
-        return Built(disk, tool_versions(tools.run, ["qemu", "virt-install"]))
+        versions = tool_versions(tools.run, ["qemu", "virt-install"])
+        materials = (*_installer(self._tree), _answer_file(self._answers))
+        return Built(disk, versions, materials=materials)
 
     def describe(self, acceleration: Acceleration) -> Sequence[Action]:
         """See Builder."""
@@ -91,3 +96,20 @@ class _Installer:
                 (shlex.join(plan(recipe, None, acceleration)),),
             ),
         ]
+
+
+def _installer(tree: Tree) -> Iterator[Material]:
+    """Kernel and initrd of the install tree."""
+    for path in dict.fromkeys((tree.kernel, tree.initrd)):
+        with (tree.path / path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        uri = without_passwords(f"{tree.url}/{path}") if tree.url else ""
+        yield Material(name=path, sha256=digest, uri=uri)
+
+
+def _answer_file(answers: Answers) -> Material:
+    return Material(
+        name=answers.file_name,
+        sha256=hashlib.sha256(answers.saved.encode()).hexdigest(),
+        note="the answer file with its variables filled in and its secrets left out",
+    )

@@ -6,23 +6,42 @@ driver.cache), which bypasses storage pools: the embedded driver has none and no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.image import Accelerator
 from pipeline.core.recipe import Recipe
 
 PROGRAM = "virt-install"
 _CONSOLES = {
     # The last one is /dev/console. Debian's installer would run once on each of several.
-    "debian-installer": "console=ttyS0,115200n8",
-    "anaconda": "console=tty0 console=ttyS0,115200n8",
-    "stand-in": "console=tty0 console=ttyS0,115200n8",
+    "debian-installer": "console={port},115200n8",
+    "anaconda": "console=tty0 console={port},115200n8",
+    "stand-in": "console=tty0 console={port},115200n8",
 }
 # A busy host starves an emulated timer, and Linux panics at its start when ten ticks do not come in
 # a tenth of a second (timer_irq_works, arch/x86/kernel/apic/io_apic.c). Only the installer gets it.
 _WITHOUT_TIMER_CHECK = "no_timer_check"
-_EMULATED = {"baseline": "qemu64", "maximum": "mode=maximum"}
+_EMULATED: Mapping[Architecture, Mapping[str, str]] = {
+    "x86_64": {"baseline": "qemu64", "maximum": "mode=maximum"},
+    "aarch64": {"baseline": "cortex-a57", "maximum": "mode=maximum"},
+}
+# The board that all aarch64 guests have and the firmware that starts the installer's kernel there.
+_AAVMF = "/usr/share/AAVMF/AAVMF_"
+_BOARDS: Mapping[Architecture, tuple[str, ...]] = {
+    "x86_64": (),
+    "aarch64": (
+        *("--machine", "virt"),
+        "--boot",
+        f"loader={_AAVMF}CODE.fd,loader.readonly=yes,loader.type=pflash,"
+        f"nvram.template={_AAVMF}VARS.fd",
+    ),
+}
+_VIDEO: Mapping[Architecture, str] = {"x86_64": "vga", "aarch64": "virtio"}
+# pvpanic is a device of the ISA bus, which only x86 has.
+_PANIC: Mapping[Architecture, str] = {"x86_64": "default", "aarch64": "none"}
 
 
 @dataclass(frozen=True)
@@ -53,10 +72,10 @@ def kernel_arguments(recipe: Recipe, machine: Machine) -> str:
         answers = f"url={where}" if served else ""
     else:
         answers = f"{recipe.answers_argument}={where}"
-    words = [answers, _CONSOLES[recipe.installer]]
+    words = [answers, _CONSOLES[recipe.installer].format(port=WORDS[recipe.architecture].serial)]
     if recipe.tree_argument and machine.tree_url:
         words.append(f"{recipe.tree_argument}={machine.tree_url}")
-    if machine.accelerator == "tcg":
+    if machine.accelerator == "tcg" and recipe.architecture == "x86_64":
         words.append(_WITHOUT_TIMER_CHECK)
     words.append(recipe.installer_arguments)
     return " ".join(word for word in words if word)
@@ -74,6 +93,7 @@ def virt_install_argv(recipe: Recipe, machine: Machine) -> list[str]:
         source = ["--install", f"kernel={kernel},initrd={initrd}"]
     else:
         source = ["--location", str(machine.tree)]
+    emulated = _EMULATED[recipe.architecture][recipe.cpu]
     if isinstance(machine.answers, Path):
         source += ["--initrd-inject", str(machine.answers)]
     return [
@@ -83,19 +103,21 @@ def virt_install_argv(recipe: Recipe, machine: Machine) -> list[str]:
         *("--uuid", machine.uuid),
         *("--virt-type", "kvm" if machine.accelerator == "kvm" else "qemu"),
         *("--arch", recipe.architecture),
-        *("--cpu", "host-passthrough" if machine.accelerator == "kvm" else _EMULATED[recipe.cpu]),
+        *_BOARDS[recipe.architecture],
+        *("--cpu", "host-passthrough" if machine.accelerator == "kvm" else emulated),
         *("--vcpus", str(recipe.vcpus)),
         *("--memory", str(recipe.memory_mib)),
         *("--osinfo", recipe.osinfo),
         *("--disk", disk),
         *("--network", "user,model=virtio"),
         *("--graphics", "none"),
-        *("--video", "vga"),  # for the picture of a hung screen; nobody connects to it
+        # For the picture of a hung screen; nobody connects to it.
+        *("--video", _VIDEO[recipe.architecture]),
         *("--serial", f"file,path={machine.serial}"),
         *("--rng", "/dev/urandom"),
         *("--memballoon", "none"),
         *("--channel", "none"),  # no guest agent: its socket's path would be too long
-        *("--panic", "default"),
+        *("--panic", _PANIC[recipe.architecture]),
         *("--events", "on_crash=preserve"),
         *source,
         *("--extra-args", kernel_arguments(recipe, machine)),

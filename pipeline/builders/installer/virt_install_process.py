@@ -2,13 +2,14 @@
 
 usage: virt_install_process.py VIRT-INSTALL URI UUID ARGUMENT...
 
-It runs on the interpreter virt-install names, for that one has virtinst and libvirt. Standard
-output carries one JSON object a line: {"event": "lifecycle", "kind", "detail"}, {"event":
-"reboot"}, {"event": "io-error", "reason"}, {"event": "state", "state", "reason", "block"} every
-two seconds and {"event": "exit", "code", "state", "reason"} when virt-install is done (numbers
-are libvirt's enumerations). Standard input takes `screenshot PATH`, answered by {"event":
-"screenshot", "type"}; its end means that the pipeline is gone. However it ends, short of
-SIGKILL, the domain is destroyed and undefined.
+It runs on the interpreter virt-install names, for that one has virtinst and libvirt. Nothing of
+ours can be imported there, so two of its threads sleep by themselves and not by host/retry.py; they
+end with the process. Standard output carries one JSON object a line: {"event": "lifecycle", "kind",
+"detail"}, {"event": "reboot"}, {"event": "io-error", "reason"}, {"event": "state", "state",
+"reason", "block"} every two seconds and {"event": "exit", "code", "state", "reason"} when
+virt-install is done (numbers are libvirt's enumerations). Standard input takes `screenshot PATH`,
+answered by {"event": "screenshot", "type"}; its end means that the pipeline is gone. However it
+ends, short of SIGKILL, the domain is destroyed and undefined.
 """
 
 from __future__ import annotations

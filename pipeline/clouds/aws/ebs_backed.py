@@ -41,6 +41,8 @@ from pipeline.clouds.aws.usage import require_unused
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
+from pipeline.core.architecture import known, words
+from pipeline.core.checks import FIRMWARES
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.image import Image, Registration
@@ -139,7 +141,7 @@ class EbsCloud:
                 "ImportSnapshot RAW",
             ]
         calls.append(
-            f"RegisterImage Name={self._stem(images)} BootMode={self.boot_mode}"
+            f"RegisterImage Name={self._stem(images)} BootMode={self._boot_mode(images)}"
             f" EnaSupport={str(has_driver(images, 'ena')).lower()}"
         )
         calls += [f"CopyImage to {region}" for region in options.regions]
@@ -288,9 +290,9 @@ class EbsCloud:
         request: dict[str, Any] = {
             "Name": name,
             "Description": f"{images.name}, kernel {images.kernel_version}"[:255],
-            "Architecture": images.architecture,
+            "Architecture": words(images.architecture).ec2,
             "VirtualizationType": "hvm",
-            "BootMode": self.boot_mode,
+            "BootMode": self._boot_mode(images),
             "EnaSupport": has_driver(images, "ena"),
             "RootDeviceName": _ROOT_DEVICE,
             "BlockDeviceMappings": [{"DeviceName": _ROOT_DEVICE, "Ebs": volume}],
@@ -299,6 +301,10 @@ class EbsCloud:
             tags = [{"Key": k, "Value": v} for k, v in marks.items()]
             request["TagSpecifications"] = [{"ResourceType": "image", "Tags": tags}]
         return request
+
+    def _boot_mode(self, images: Image) -> BootMode:
+        """UEFI alone for an architecture whose machines have nothing else."""
+        return "uefi" if FIRMWARES[known(images.architecture)] == ("uefi",) else self.boot_mode
 
     def _find(
         self, own: list[RegisteredImage], images: Image, *, available: bool = True

@@ -15,6 +15,7 @@ from pipeline.clouds.bundle.codec import bundle, part_name
 from pipeline.clouds.bundle.manifest import BundleKeys, Manifest, Sealer, fingerprint
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
+from pipeline.core.architecture import words
 from pipeline.core.errors import CloudError
 from pipeline.core.events import Progress
 from pipeline.core.image import Artifact, Image, Role
@@ -146,7 +147,7 @@ class Publication:
                 file.path,
                 file.role,
                 name=stem,
-                architecture=self.images.architecture,
+                architecture=words(self.images.architecture).bundle,
                 user=self.user,
                 sealer=self.sealer,
                 sink=uploads,

@@ -33,6 +33,7 @@ from pipeline.clouds.bundle.archive import Compression
 from pipeline.clouds.bundle.manifest import ARCHITECTURES, Sealer
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.core import identity
+from pipeline.core.architecture import words
 from pipeline.core.errors import CloudError, InputError
 from pipeline.core.events import Progress
 from pipeline.core.image import Image, Registration, Role
@@ -79,7 +80,10 @@ class Ec2Cloud:
             (options.whole_disk, "S3-backed images are triples, not whole disks"),
             (bool(options.regions), "these clouds have no copies between regions"),
             (options.protected is not None, "these clouds have no protected images"),
-            (images.architecture not in ARCHITECTURES, f"bundles know no {images.architecture}"),
+            (
+                words(images.architecture).bundle not in ARCHITECTURES,
+                f"bundles know no {images.architecture}",
+            ),
         ):
             if wrong:
                 raise InputError(

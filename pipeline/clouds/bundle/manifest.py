@@ -26,7 +26,7 @@ from pipeline.core.image import Role
 
 VERSION = "2007-10-10"
 LARGEST_MANIFEST = 5 << 20  # bytes; what Eucalyptus reads at most
-ARCHITECTURES = ("i386", "x86_64", "armhf", "ppc", "ppc64", "ppc64le")
+ARCHITECTURES = ("i386", "x86_64", "aarch64", "armhf", "ppc", "ppc64", "ppc64le")
 _CIPHER = "AES-128-CBC"
 _HEX_KEY = re.compile(rb"[0-9a-fA-F]{32}")
 

@@ -12,6 +12,8 @@ from pipeline.clouds.glance.api import ImageRecord
 from pipeline.clouds.protocol import PublishOptions
 from pipeline.clouds.whole_disk import require_disk
 from pipeline.core import identity
+from pipeline.core.architecture import known, words
+from pipeline.core.checks import FIRMWARES
 from pipeline.core.image import Image, Registration, Role
 from pipeline.disk.blocks.identify import disk_format
 
@@ -78,7 +80,7 @@ def attributes(
     """
     wanted: dict[str, Any] = {
         "name": part.name,
-        "architecture": images.architecture,
+        "architecture": words(images.architecture).glance,
         identity.MARK_VERIFIED: str(images.verified(whole_disk=options.whole_disk)).lower(),
     }
     asked: dict[str, tuple[Any, Any]] = {  # option, value of a new image
@@ -88,6 +90,9 @@ def attributes(
     }
     if part.role in (MACHINE, DISK):
         asked |= {"min_disk": (options.min_disk_gib, 0), "min_ram": (options.min_ram_mib, 0)}
+        # Nova starts such an instance by UEFI whatever the image says; other readers need the word.
+        if needs_uefi(images):
+            wanted["hw_firmware_type"] = "uefi"
         wanted |= images.properties
         if part.role == MACHINE:
             wanted["os_command_line"] = images.command_line
@@ -96,6 +101,11 @@ def attributes(
         if option is not None or new:
             wanted[name] = default if option is None else option
     return wanted
+
+
+def needs_uefi(images: Image) -> bool:
+    """Whether machines of the image's architecture have no other firmware."""
+    return FIRMWARES[known(images.architecture)] == ("uefi",)
 
 
 def inherited(options: PublishOptions, machine: ImageRecord) -> PublishOptions:

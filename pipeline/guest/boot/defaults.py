@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 
+from pipeline.core.architecture import WORDS, Architecture
 from pipeline.core.errors import GuestError
 from pipeline.guest.access.paths import base, join, parent, shown
 from pipeline.guest.access.protocol import Guest
@@ -49,8 +50,7 @@ _SYSLINUX = (
 )
 _ENTRIES, _IMAGES, _LOADER_CONF = "loader/entries", "EFI/Linux", "loader/loader.conf"
 _SYSTEM_PLACES = ("/boot/efi", "/efi")
-# What the firmware starts; both boot loaders are found under this name.
-_FALLBACK = "EFI/BOOT/BOOTX64.EFI"
+_FALLBACK = "EFI/BOOT"  # where the firmware looks; both boot loaders are found there
 _LINUX = re.compile(r"^\s*(?:linux|blscfg)", re.MULTILINE)
 # grub-mkconfig's 41_custom: what an administrator keeps beside grub.cfg, read at the boot.
 _CUSTOM = "custom.cfg"
@@ -72,10 +72,14 @@ class Default:
 
 
 class Images:
-    """The unified kernel images of a guest, each copied out once into `scratch`."""
+    """The unified kernel images of a guest, each copied out once into `scratch`.
 
-    def __init__(self, guest: Guest, scratch: Path) -> None:
+    firmware: what the guest's UEFI calls its architecture ("x64").
+    """
+
+    def __init__(self, guest: Guest, scratch: Path, architecture: Architecture) -> None:
         self._guest, self._scratch = guest, scratch
+        self.firmware = WORDS[architecture].firmware
         self._known: dict[str, Uki | None] = {}
 
     def get(self, path: str) -> Uki | None:
@@ -109,10 +113,11 @@ def boot_default(guest: Guest, esp: str, images: Images) -> Default:
     warnings: list[str] = []
     environment = _environment(guest, esp, warnings)
     has_grub = any(guest.exists(directory) for directory in _GRUB2)
+    loader = f"BOOT{images.firmware.upper()}.EFI"
     by_grub = _grub2(guest, esp, environment, images, warnings)
     by_loader = _systemd_boot(guest, places, images, warnings)
     ways = chain(by_grub, by_loader)
-    if not has_grub or _is_systemd_boot(guest, esp):
+    if not has_grub or _is_systemd_boot(guest, f"{esp}/{_FALLBACK}/{loader}" if esp else ""):
         ways = chain(by_loader, by_grub)
     found = next((way for way in chain(ways, _others(guest, places)) if way.entry), Default(None))
     return replace(found, warnings=tuple(warnings))
@@ -171,7 +176,7 @@ def _grub2(
         if not is_file(guest, path):
             continue
         config = _whole_config(guest, path)
-        ordered = grub_order(_entries(guest, places[:1] if "blscfg" in config else ()))
+        ordered = grub_order(_entries(guest, images, places[:1] if "blscfg" in config else ()))
         units = loader_order(_unified(guest, places, images)) if "uki" in config else []
         entry = grub2_default(config, environment, ordered, units)
         if entry is not None and not entry.top and directory.startswith(f"{esp}/EFI/") and esp:
@@ -183,7 +188,7 @@ def _grub2(
             )
         yield Default(entry, path, (*ordered, *units))
     has_grub = any(guest.exists(directory) for directory in _GRUB2)
-    if has_grub and (ordered := grub_order(_entries(guest, places[:1]))):
+    if has_grub and (ordered := grub_order(_entries(guest, images, places[:1]))):
         yield Default(entries_default(ordered, environment), f"/boot/{_ENTRIES}", tuple(ordered))
 
 
@@ -199,7 +204,7 @@ def _systemd_boot(
     guest: Guest, places: Sequence[str], images: Images, warnings: list[str]
 ) -> Iterator[Default]:
     """What systemd-boot would boot: entries and images of both its partitions."""
-    typed = _entries(guest, places)
+    typed = _entries(guest, images, places)
     units = _unified(guest, places, images)
     ordered = loader_order((*typed, *units))
     if not ordered:
@@ -227,7 +232,7 @@ def _systemd_boot(
     yield Default(entry, source, tuple(ordered))
 
 
-def _entries(guest: Guest, places: Sequence[str]) -> list[Entry]:
+def _entries(guest: Guest, images: Images, places: Sequence[str]) -> list[Entry]:
     found = []
     for top in places:
         directory = f"{top}/{_ENTRIES}"
@@ -236,7 +241,7 @@ def _entries(guest: Guest, places: Sequence[str]) -> list[Entry]:
         names = [n for n in guest.names(directory) if n.lower().endswith(".conf")][:_MAX_ENTRIES]
         paths = [join(directory, name) for name in names]
         texts = {base(path): text_of(guest, path) for path in paths if is_file(guest, path)}
-        found += entries_of(texts, top)
+        found += entries_of(texts, top, images.firmware)
     return found
 
 
@@ -254,10 +259,9 @@ def _unified(guest: Guest, places: Sequence[str], images: Images) -> list[Entry]
     return found
 
 
-def _is_systemd_boot(guest: Guest, esp: str) -> bool:
-    """Whether the firmware starts systemd-boot, by the mark that it carries."""
-    path = f"{esp}/{_FALLBACK}"
-    if not esp or not is_file(guest, path):
+def _is_systemd_boot(guest: Guest, path: str) -> bool:
+    """Whether the firmware's boot loader is systemd-boot, by the mark that it carries."""
+    if not path or not is_file(guest, path):
         return False
     status = guest.stat(guest.resolve(path))
     if status is None or status.size > _MAX_LOADER:

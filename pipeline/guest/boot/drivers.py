@@ -252,7 +252,7 @@ def machine_warnings(hardware: Hardware, version: str) -> list[str]:
             f"virtio 1.0 only, which kernel {shown(version)} does not know: use the machine type "
             "pc, or another disk bus and network card"
         ]
-    if hardware.is_q35 and hardware.disk_bus == "ide":
+    if hardware.has_express and hardware.disk_bus == "ide":
         return [
             f"hw_machine_type={hardware.machine_type} has no IDE, which hw_disk_bus=ide asks for: "
             "Nova will refuse to start it; use sata"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from pipeline.core.versions import version_key
 
-_KERNEL = re.compile(r"(?:vmlinuz|bzImage|kernel|linux)-(?P<version>\d\S*)")
+_KERNEL = re.compile(r"(?:vmlinuz|bzImage|Image|kernel|linux)-(?P<version>\d\S*)")
 # What distributions with one kernel a flavour call it; the version is in its header alone.
-_UNVERSIONED = re.compile(r"(?:vmlinuz|bzImage|kernel|linux)(?:-(?P<flavour>[a-z][\w-]*))?")
+_UNVERSIONED = re.compile(r"(?:vmlinuz|bzImage|Image|kernel|linux)(?:-(?P<flavour>[a-z][\w-]*))?")
 _FLAVOURED_RAMDISKS = ("initramfs-{0}.img", "initramfs-{0}", "initrd-{0}", "booster-{0}.img")
 _PLAIN_RAMDISKS = ("initrd.img", "initramfs.img", "initrd", "initramfs")
 # Never the default of an image: rescue and crash kernels, and debugging builds, which are

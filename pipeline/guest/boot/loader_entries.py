@@ -18,13 +18,13 @@ from pipeline.guest.boot.uki import Uki
 
 _COUNTER = re.compile(r"^(?P<id>.+)\+(?P<left>\d+)(?:-(?P<done>\d+))?(?P<suffix>\.(?:conf|efi))$")
 _FOREIGN = re.compile(r"^[^A-Za-z0-9.~^-]+")
-_ARCHITECTURE = "x64"  # as the firmware calls it
 
 
-def parse_entry(name: str, text: str, top: str) -> Entry | None:
+def parse_entry(name: str, text: str, top: str, firmware: str = "x64") -> Entry | None:
     """One loader/entries/NAME; None if it boots no Linux here.
 
-    top: where the volume that its paths start from is mounted.
+    top: where the volume that its paths start from is mounted. firmware: what the guest's UEFI
+    calls its architecture.
     """
     fields: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -36,7 +36,7 @@ def parse_entry(name: str, text: str, top: str) -> Entry | None:
         return fields.get(key, [""])[-1]
 
     image = one("uki") or one("efi")
-    if not (one("linux") or image) or one("architecture").lower() not in ("", _ARCHITECTURE):
+    if not (one("linux") or image) or one("architecture").lower() not in ("", firmware):
         return None
     identity, left, done = counted(name)
     ramdisks = tuple(path for value in fields.get("initrd", []) for path in value.split())
@@ -208,7 +208,7 @@ def _compare_parts(a: str, b: str, pattern: str, *, digits: bool) -> tuple[int, 
     return order, a[len(parts[0]) :], b[len(parts[1]) :]
 
 
-def entries_of(texts: Mapping[str, str], top: str) -> list[Entry]:
-    """The entries of a directory, file name -> text."""
-    found = (parse_entry(name, text, top) for name, text in texts.items())
+def entries_of(texts: Mapping[str, str], top: str, firmware: str = "x64") -> list[Entry]:
+    """The entries of a directory, file name -> text. firmware: as in `parse_entry`."""
+    found = (parse_entry(name, text, top, firmware) for name, text in texts.items())
     return [entry for entry in found if entry is not None]

@@ -28,7 +28,7 @@ from pipeline.guest.boot.drivers import (
     network_warnings,
     options_set,
 )
-from pipeline.guest.boot.kernel_image import kernel_release
+from pipeline.guest.boot.kernel_image import KernelFile, read_kernel
 from pipeline.guest.boot.ramdisk import Ramdisk, scan
 from pipeline.guest.boot.remedies import ramdisk_tool, remedy
 from pipeline.guest.boot.search import MODULES, FoundKernel, Search, unpaired
@@ -115,7 +115,7 @@ class _Collector:
     def collect(self, kernel_out: Path, ramdisk_out: Path) -> BootFiles:
         """See `collect`."""
         with tempfile.TemporaryDirectory(prefix="boot-", dir=self.tools.scratch) as name:
-            self.images = Images(self.guest, Path(name))
+            self.images = Images(self.guest, Path(name), self.hardware.architecture)
             esp = self.esp or system_directory(self.guest)
             self.search = Search(self.guest, esp, self.images)
             default = boot_default(self.guest, esp, self.images)
@@ -145,10 +145,24 @@ class _Collector:
             image.carve(".linux", out)
         else:
             self._download(kernel.path, out, _MAX_KERNEL)
-        version = kernel_release(out, kernel.path) or kernel.version or kernel.hint
+        found = read_kernel(out, self.tools, name=kernel.path)
+        self._check_architecture(kernel.path, found)
+        version = found.release or kernel.version or kernel.hint
         if kernel.version and version != kernel.version:
             raise unpaired(kernel.path, f"the kernel says that it is {shown(version)}")
         return version
+
+    def _check_architecture(self, path: str, kernel: KernelFile) -> None:
+        wanted = self.hardware.architecture
+        if kernel.architecture != wanted:
+            raise GuestError(
+                "use the kernel",
+                shown(path),
+                why=f"it is for {kernel.architecture} ({kernel.form}), and the recipe is for "
+                f"{wanted}",
+                next_step=f'Write architecture = "{kernel.architecture}" in the recipe, or give a '
+                f"disk of {wanted}",
+            )
 
     # The ramdisk
 

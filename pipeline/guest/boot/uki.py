@@ -14,11 +14,9 @@ from pathlib import Path
 
 from pipeline.core.errors import GuestError
 from pipeline.guest.access.paths import shown
+from pipeline.guest.boot import pe
 from pipeline.host.sparse import CHUNK, pieces
 
-_MACHINE = 0x8664  # x86-64
-_MACHINES = {0x14C: "32-bit x86", 0xAA64: "arm64", 0x5064: "riscv64"}
-_MAX_SECTIONS = 96  # what Windows loads; stubs with all sections have some 20
 _MAX_TEXT = 64 << 10  # bytes of one section that is text
 _LINE = re.compile(r"^\s*([A-Z_]+)=(?:\"([^\"]*)\"|'([^']*)'|(\S*))\s*$", re.MULTILINE)
 
@@ -55,30 +53,21 @@ class Uki:
 def read_uki(path: Path, name: str) -> Uki | None:
     """The image in a file; None for a PE file without a kernel, such as a boot loader.
 
-    name: what the file is called in the guest. GuestError for one that is damaged, or for another
-    architecture.
+    name: what the file is called in the guest. GuestError for one that is damaged, or for an
+    architecture that no recipe can have.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(64)
-        if len(head) < 64 or head[:2] != b"MZ":
+        headers = pe.read_headers(file)
+        if headers is None:
             return None
-        (at,) = struct.unpack_from("<I", head, 60)
-        file.seek(at)
-        header = file.read(24)
-        if len(header) < 24 or header[:4] != b"PE\0\0":
-            return None
-        machine, count = struct.unpack_from("<HH", header, 4)
-        (optional,) = struct.unpack_from("<H", header, 20)
-        if count > _MAX_SECTIONS:
-            raise _unusable(name, f"it has {count} sections")
-        file.seek(at + 24 + optional)
-        table = file.read(40 * count)
-        sections = _sections(table, size, name)
+        if headers.count > pe.MAX_SECTIONS:
+            raise _unusable(name, f"it has {headers.count} sections")
+        sections = _sections(headers.table, size, name)
         if ".linux" not in sections:
             return None
-        if machine != _MACHINE:
-            raise _unusable(name, f"it is for {_MACHINES.get(machine, 'another architecture')}")
+        if headers.machine not in pe.ARCHITECTURES:
+            raise _unusable(name, f"it is for {pe.machine_words(headers.machine)}")
         texts = {}
         for section in (".osrel", ".uname", ".cmdline"):
             offset, length = sections.get(section, (0, 0))

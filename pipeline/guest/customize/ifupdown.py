@@ -1,4 +1,8 @@
-"""Debian's /etc/network/interfaces: DHCP on every Ethernet interface. Source: interfaces(5)."""
+"""Debian's /etc/network/interfaces: DHCP on every Ethernet interface.
+
+Sources: interfaces(5); ifupdown's units, of which ifupdown-pre.service runs `udevadm settle` only
+if `ifquery --list` names an interface (a pattern names none before the interface is there).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ from pathlib import Path
 from pipeline.core.versions import version_key
 from pipeline.guest.access.editor import Editor
 from pipeline.guest.customize.addresses import is_ethernet, pins
+from pipeline.guest.customize.systemd_units import Units
 from pipeline.guest.inventory.packages import dpkg_status
 
 _IFUPDOWN_PATTERNS = "0.8.20"  # "auto" takes patterns from here on; Debian 9 has 0.8.19
+_UNIT = "networking.service"
+_DROP_IN = f"/etc/systemd/system/{_UNIT}.d/settle.conf"
 _STANZA = re.compile(r"(?:iface|auto|allow-\S+|mapping|rename|template|source\S*|no-\S+)\b")
 # Options of an iface stanza that may hold an address without tying the image to a site.
 _DNS = re.compile(r"dns-\S+")
@@ -44,6 +51,8 @@ def general_interfaces(editor: Editor, templates: Path) -> list[str]:
         editor.write(
             path, (templates / ("interfaces" if patterns else "interfaces.plain")).read_text()
         )
+        if patterns and Units(editor).path(_UNIT):
+            editor.write(_DROP_IN, (templates / "settle.conf").read_text())
     return lost
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from pipeline.core.architecture import WORDS
 from pipeline.core.errors import GuestError
 from pipeline.core.fstab import Entry, Rests, normal, parse
 from pipeline.core.system_places import is_essential
@@ -33,7 +34,10 @@ _OWN_DATABASES = (
     *("/var/lib/rpm/Packages.db", "/var/lib/rpm/rpmdb.sqlite"),
 )
 _SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/systemd")
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu")
+_LIBRARIES = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64"),
+    *(f"/usr/lib/{each}-linux-gnu" for each in WORDS),
+)
 _LOADER = re.compile(r"ld-(?:linux|musl)\b.*|ld-2\.\d+\.so")
 _ENDLESS = re.compile(r"x-systemd\.mount-timeout=(?:infinity|0[a-z]*)$")
 _PATIENT = 60  # minutes that mount.nfs may try before a boot without the server counts as stuck

@@ -8,13 +8,14 @@ version may refuse an older or newer database.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import DiskError
 from pipeline.disk.filesystems.walk import Tree
 from pipeline.guest.inventory import Package, rpmdb
+from pipeline.guest.inventory.dependencies import Capability, Providers, words
 
 _STATUS = "/var/lib/dpkg/status"
 _MAX_STATUS = 64 << 20  # bytes; 3,000 packages take 4 MB
@@ -43,12 +44,16 @@ def find(tree: Tree) -> Found:
         return Found(manager="rpm", unknown=str(error))
     if installed is None:
         return Found(unknown="neither a dpkg nor an rpm database was found")
-    packages = tuple(Package(p.name, p.version, p.architecture) for p in installed)
-    return Found(packages, _owners(tree, (p.files for p in installed)), "rpm")
+    owners = _owners(tree, (p.files for p in installed))
+    return Found(_rpm(tree, installed, owners), owners, "rpm")
 
 
 def dpkg_status(text: str) -> Iterator[Package]:
-    """The installed packages of a dpkg status file, in its order."""
+    """The installed packages of a dpkg status file, in its order, without what they depend on."""
+    return (_dpkg_package(fields) for fields in _stanzas(text))
+
+
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
     for stanza in text.split("\n\n"):
         fields: dict[str, str] = {}
         for line in stanza.splitlines():
@@ -56,14 +61,66 @@ def dpkg_status(text: str) -> Iterator[Package]:
             if colon and not line.startswith((" ", "\t")):
                 fields.setdefault(name.lower(), value.strip())
         if fields.get("status", "").endswith(" installed") and fields.get("package"):
-            yield Package(
-                fields["package"], fields.get("version", ""), fields.get("architecture", "")
-            )
+            yield fields
+
+
+def _dpkg_package(fields: Mapping[str, str]) -> Package:
+    name, version = fields["package"], fields.get("version", "")
+    # "Source: NAME" or "Source: NAME (VERSION)"; without it both are the package's own.
+    source, _, rest = fields.get("source", name).partition(" ")
+    return Package(
+        name,
+        version,
+        fields.get("architecture", ""),
+        source,
+        rest.strip("() ") or version,
+        fields.get("maintainer", ""),
+    )
 
 
 def _dpkg(tree: Tree, status: str) -> Found:
-    packages = tuple(sorted(dpkg_status(status)))
-    return Found(packages, _owners(tree, (_dpkg_files(tree, p) for p in packages)), "dpkg")
+    known = sorted(((_dpkg_package(f), f) for f in _stanzas(status)), key=lambda pair: pair[0])
+    packages = [package for package, _ in known]
+    provided = (
+        [word for clause in words(fields.get("provides", "")) for word in clause]
+        for _, fields in known
+    )
+    providers = Providers(packages, provided)
+    linked = []
+    for package, fields in known:
+        needs = (
+            providers.first(clause, package.architecture)
+            for name in ("pre-depends", "depends")
+            for clause in words(fields.get(name, ""))
+        )
+        linked.append(package._replace(depends=_met(needs)))
+    owners = _owners(tree, (_dpkg_files(tree, p) for p in packages))
+    return Found(tuple(linked), owners, "dpkg")
+
+
+def _rpm(
+    tree: Tree, installed: Sequence[rpmdb.RpmPackage], owners: Mapping[str, int]
+) -> tuple[Package, ...]:
+    plain = [
+        Package(p.name, p.version, p.architecture, p.source, p.source_version, p.vendor, p.licence)
+        for p in installed
+    ]
+    providers = Providers(plain, (p.provides for p in installed))
+
+    def met(need: Capability, architecture: str) -> int | None:
+        index = providers.find(need, architecture)
+        if index is None and need[0].startswith("/"):
+            index = owners.get(need[0], owners.get(tree.real(need[0])))
+        return index
+
+    return tuple(
+        package._replace(depends=_met(met(need, package.architecture) for need in each.requires))
+        for package, each in zip(plain, installed, strict=True)
+    )
+
+
+def _met(found: Iterable[int | None]) -> tuple[int, ...]:
+    return tuple(sorted({index for index in found if index is not None}))
 
 
 def _dpkg_files(tree: Tree, package: Package) -> list[str]:

@@ -11,14 +11,17 @@ index of 16-byte entries and a data area), include/rpm/rpmtag.h; Berkeley DB, sr
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.core.errors import DiskError
+from pipeline.guest.inventory.dependencies import Capability
 
 _PLACES = ("/var/lib/rpm", "/usr/lib/sysimage/rpm")
 _MAX_DATABASE = 1 << 30  # bytes; 2,000 packages take 150 MB
@@ -27,7 +30,12 @@ _MAX_PACKAGES = 100_000
 _MAX_PATH = 4096 * len(r"\xNN")  # PATH_MAX, each byte perhaps written out
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH = 1000, 1001, 1002, 1003, 1022
+_VENDOR, _LICENCE, _PACKAGER, _SOURCE = 1011, 1014, 1015, 1044
+_REQUIRED, _REQUIRED_HOW, _REQUIRED_VERSIONS = 1049, 1048, 1050
+_PROVIDED, _PROVIDED_VERSIONS = 1047, 1113
+_RELATION, _EQUAL = 2 | 4 | 8, 8  # RPMSENSE_LESS, _GREATER and _EQUAL (rpmds.h)
 _OLD_FILENAMES, _DIRECTORY_INDEXES, _BASENAMES, _DIRECTORIES = 1027, 1116, 1117, 1118
+_WORDS = (_NAME, _VERSION, _RELEASE, _ARCH, _VENDOR, _LICENCE, _PACKAGER, _SOURCE)
 _INT32, _STRING, _STRING_ARRAY, _I18N = 4, 6, 8, 9
 _STRINGS = (_STRING, _STRING_ARRAY, _I18N)
 _GPG_KEY = "gpg-pubkey"  # imported keys are kept as packages without files
@@ -48,12 +56,22 @@ class Files(Protocol):
 
 @dataclass(frozen=True)
 class RpmPackage:
-    """version: [EPOCH:]VERSION-RELEASE. files: absolute paths."""
+    """version: [EPOCH:]VERSION-RELEASE. files: absolute paths.
+
+    source, source_version: of the source package's file name. provides, requires: names with the
+    version that they have or, exactly, need; "" for any.
+    """
 
     name: str
     version: str
     architecture: str
     files: tuple[str, ...]
+    source: str = ""
+    source_version: str = ""
+    vendor: str = ""
+    licence: str = ""
+    provides: tuple[Capability, ...] = ()
+    requires: tuple[Capability, ...] = ()
 
 
 def read(files: Files, scratch: Path) -> list[RpmPackage] | None:
@@ -171,26 +189,58 @@ class _Pages:
 
 
 def parse_header(blob: bytes) -> RpmPackage:
-    """Name, version and files of one header; DiskError when it is damaged."""
+    """What one header says of its package; DiskError when it is damaged."""
     try:
         tags = dict(_tags(blob))
-        texts = {tag: _texts(blob, tags.get(tag)) for tag in (_NAME, _VERSION, _RELEASE, _ARCH)}
+        texts = {tag: _texts(blob, tags.get(tag)) for tag in _WORDS}
         first = {tag: next(iter(words), "") for tag, words in texts.items()}
         epoch = _numbers(blob, tags.get(_EPOCH))
         directories = _texts(blob, tags.get(_DIRECTORIES))
         names = _texts(blob, tags.get(_BASENAMES))
         where = _numbers(blob, tags.get(_DIRECTORY_INDEXES))
         files = [_path(directories[i], name) for i, name in zip(where, names, strict=True)]
+        provides, requires = _provided(blob, tags), _required(blob, tags)
     except (struct.error, ValueError, IndexError) as error:
         raise _damaged(f"a package's header is cut short: {error}") from error
     files += _texts(blob, tags.get(_OLD_FILENAMES))
     version = f"{first[_VERSION]}-{first[_RELEASE]}"
+    source, source_version = _source(first[_SOURCE])
     return RpmPackage(
         name=first[_NAME],
         version=f"{epoch[0]}:{version}" if epoch else version,
         architecture=first[_ARCH],
         files=tuple(files),
+        source=source,
+        source_version=source_version,
+        vendor=first[_VENDOR] or first[_PACKAGER],
+        licence=first[_LICENCE],
+        provides=provides,
+        requires=requires,
     )
+
+
+def _source(file_name: str) -> tuple[str, str]:
+    """Name and VERSION-RELEASE of NAME-VERSION-RELEASE.src.rpm, ("", "") of anything else."""
+    parts = re.sub(r"\.(no)?src\.rpm$", "", file_name).rsplit("-", 2)
+    return (parts[0], f"{parts[1]}-{parts[2]}") if len(parts) == 3 else ("", "")
+
+
+def _provided(blob: bytes, tags: Mapping[int, _Tag]) -> tuple[Capability, ...]:
+    names = _texts(blob, tags.get(_PROVIDED))
+    versions = _texts(blob, tags.get(_PROVIDED_VERSIONS))
+    return tuple(zip_longest(names, versions[: len(names)], fillvalue=""))
+
+
+def _required(blob: bytes, tags: Mapping[int, _Tag]) -> tuple[Capability, ...]:
+    names = _texts(blob, tags.get(_REQUIRED))
+    versions = _texts(blob, tags.get(_REQUIRED_VERSIONS))[: len(names)]
+    how = _numbers(blob, tags.get(_REQUIRED_HOW))[: len(names)]
+    found: dict[Capability, None] = {}
+    for name, version, flags in zip_longest(names, versions, how, fillvalue=""):
+        # "(A if B)" is an expression, rpmlib(...) a feature of rpm itself.
+        if isinstance(flags, int) and not name.startswith(("(", "rpmlib(")):
+            found[name, version if flags & _RELATION == _EQUAL else ""] = None
+    return tuple(found)
 
 
 def _path(directory: str, name: str) -> str:

@@ -4,8 +4,9 @@ import pytest
 
 from pipeline.builders.recipes import choose_recipe, load_recipes
 from pipeline.core import settings
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.errors import InputError
-from pipeline.core.recipe import FromEnvironment, Recipe
+from pipeline.core.recipe import Recipe
 from pipeline.core.resources import PROJECT
 
 

@@ -93,6 +93,39 @@ def test_no_number_ends_in_a_traceback(place: Place, words: tuple[str, ...]) -> 
     assert "a whole number" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("benchmark", "--directory", "missing"),
+        ("benchmark", "--directory", "file"),
+        ("compatibility", "--directory", "missing"),
+        ("faults", "--disk", "missing"),
+        ("faults", "--disk", "b"),
+        ("benchmark", "--sizes", "x"),
+        ("benchmark", "--sizes", "1,,4"),
+        ("benchmark", "--sizes", "0"),
+        ("benchmark", "--sizes", "nan"),
+    ],
+)
+def test_developers_words_that_are_wrong_start_nothing(
+    tmp_path: Path, words: tuple[str, str, str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "b").mkdir()
+    done = invoke(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"Cannot use the option {words[1]} {words[2]}: " in done.stderr
+    assert "python" not in done.stdout + done.stderr  # what is started is echoed
+
+
+def test_a_folder_is_the_one_beside_the_user(tmp_path: Path) -> None:
+    """The benchmarks run in the product's own directory, and end with a code of their own."""
+    (tmp_path / "here").mkdir()
+    done = invoke("benchmark", "--only", "no-such", "--directory", "here", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"--directory {tmp_path}/here" in done.stdout
+
+
 def test_a_property_of_the_manifest_is_looked_at_too(place: Place) -> None:
     """A build may be older than the rule."""
     manifest = finished_manifest(place.build, b"root", properties={"owner": "5"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalogue import store
+from pipeline.catalogue.lookup import local_files
 from pipeline.catalogue.store import copy_sparse
 from pipeline.clouds.local import LocalCloud, image_id, open_local
 from pipeline.clouds.protocol import PublishOptions
@@ -69,6 +71,22 @@ def test_a_standard_reader_finds_the_triple(catalogue: LocalCloud, images: Image
     assert root["product_name"] == "image-pipeline:triple:demo:x86_64"
     for item, file in (("boot-kernel", images.kernel), ("boot-initrd", images.ramdisk)):
         assert items[item]["sha256"] == file.sha256
+
+
+def test_aarch64_stands_in_the_catalogue_as_arm64_and_is_booted_as_aarch64(
+    catalogue: LocalCloud, images: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = replace(images, architecture="aarch64")
+    machine_id = upload(catalogue, arm)
+    assert upload(catalogue, arm) == machine_id
+    items = {item["ftype"]: item for item in read_mirror(catalogue.directory)}
+    assert items["root-image"]["arch"] == "arm64"
+    assert items["root-image"]["product_name"] == "image-pipeline:triple:demo:arm64"
+    monkeypatch.setenv("IMAGE_PIPELINE_CATALOGUE", str(catalogue.directory))
+    assert local_files(machine_id).architecture == "aarch64"
+    other = upload(catalogue, images)
+    assert other != machine_id, "the same files for x86_64 are another image"
+    assert local_files(other).architecture == "x86_64"
 
 
 def test_ids_are_of_ec2s_form_and_the_same_everywhere(images: Image, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.convert import grub, layout
+from pipeline.convert import grub, layout, systemd_boot
 from pipeline.convert.assemble import make_disk
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress
@@ -22,6 +22,7 @@ from pipeline.host.programs import Runner
 @given(st.integers(1, 1 << 45), st.integers(1, 1 << 32))
 def test_partitions_are_aligned_apart_and_inside(root: int, boot: int) -> None:
     plan = layout.lay_out(root, boot)
+    assert plan.bios is not None
     places = (plan.bios, plan.esp, plan.root)
     assert all(place.start % 2048 == 0 for place in places)
     assert plan.bios.start >= 34, "behind the primary GPT"
@@ -47,6 +48,31 @@ def test_the_partition_table_says_types_and_places() -> None:
     assert "label: gpt" in text
     rows = [line for line in text.splitlines() if line.startswith("start=")]
     assert ["21686148" in rows[0], "C12A7328" in rows[1], "4F68BCE3" in rows[2]] == [True] * 3
+
+
+def test_a_disk_without_bios_has_no_partition_for_it() -> None:
+    plan = layout.lay_out(1 << 30, 60 << 20, bios=False)
+    assert plan.bios is None
+    assert plan.esp.start == 2048
+    assert plan.esp.start + plan.esp.sectors <= plan.root.start
+    text = layout.sfdisk_script(plan, layout.identify(b""), "aarch64")
+    rows = [line for line in text.splitlines() if line.startswith("start=")]
+    assert len(rows) == 2
+    assert "C12A7328" in rows[0]
+    # The specification's root partition of arm64.
+    assert "B921B045-1DF0-41C3-AF44-4C6F280D3FAE" in rows[1]
+
+
+def test_menus_hold_the_command_line() -> None:
+    line = "root=LABEL=x console=ttyAMA0 a='b c'"
+    assert "serial --unit" not in grub.menu(line, "aarch64"), "UEFI's console is the serial port"
+    assert "'console=ttyAMA0'" in grub.menu(line, "aarch64")
+    files = systemd_boot.menu(line, "/EFI/image")
+    assert f"options {line}\n" in files["/loader/entries/image.conf"]
+    assert "linux /EFI/image/vmlinuz\n" in files["/loader/entries/image.conf"]
+    for text in ("root=LABEL=\u00e4", "root=LABEL=x\ninitrd /other"):
+        with pytest.raises(InputError, match="printable"):
+            systemd_boot.menu(text, "/EFI/image")
 
 
 def test_boot_code_points_at_the_core_image() -> None:

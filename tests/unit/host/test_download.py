@@ -261,3 +261,14 @@ def test_which_requests_the_proxy_is_for(
     monkeypatch.setenv("http_proxy", "proxy.example:3128")
     monkeypatch.setenv("no_proxy", exception)
     assert downloader.proxy_for(url) == ("http://proxy.example:3128" if used else "")
+
+
+def test_a_proxy_of_the_callers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is for every URL, whatever the environment says."""
+    monkeypatch.setenv("http_proxy", "http://other.example:3128")
+    monkeypatch.setenv("no_proxy", "mirror.invalid")
+    with serving(answer(200, b"x")) as proxy:
+        asking = Downloader(Secrets(), lambda _: None, proxy=proxy.url)
+        assert asking.text("http://mirror.invalid/x") == "x"
+        assert [path for path, _ in proxy.requests] == ["http://mirror.invalid/x"]
+        assert asking.proxy_for("https://mirror.invalid/x") == proxy.url

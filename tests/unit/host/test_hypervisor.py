@@ -1,9 +1,11 @@
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.architecture import Architecture
 from pipeline.core.errors import InputError
 from pipeline.core.events import QuietProgress
 from pipeline.host import hypervisor
@@ -49,6 +51,30 @@ def test_it_can_be_forced(word: str, tools: Tools, monkeypatch: pytest.MonkeyPat
     assert hypervisor.acceleration(tools, force=word).accelerator == word
     monkeypatch.setenv(hypervisor.VARIABLE, word)
     assert hypervisor.acceleration(tools).accelerator == word
+
+
+def test_guests_of_another_architecture_are_translated_and_nothing_is_measured(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign: Architecture = "x86_64" if hypervisor.native() == "aarch64" else "aarch64"
+    monkeypatch.setattr(hypervisor, "probe", None)  # a call would fail
+    found = hypervisor.acceleration(tools, architecture=foreign)
+    assert found.accelerator == "tcg"
+    assert foreign in found.reason
+    assert hypervisor.native() in found.reason
+    assert hypervisor.acceleration(tools, force="tcg", architecture=foreign).reason == "forced"
+    # The variable speaks of this host's own guests; the option of this very build.
+    monkeypatch.setenv(hypervisor.VARIABLE, "kvm")
+    assert hypervisor.acceleration(tools, architecture=foreign).accelerator == "tcg"
+    with pytest.raises(InputError, match="only guests of its own architecture"):
+        hypervisor.acceleration(tools, force="kvm", architecture=foreign)
+
+
+def test_the_probe_of_aarch64_counts_and_asks_for_the_end() -> None:
+    words = struct.unpack("<8I", hypervisor.bare_program())
+    high, low = ((word >> 5) & 0xFFFF for word in words[:2])
+    assert (high << 16) + low == 100_000_000
+    assert words[6] == 0xD4000002, "hvc #0"
 
 
 def test_another_word_is_refused(tools: Tools) -> None:

@@ -172,6 +172,18 @@ def dead(record: Record, trouble: str, *signs: Sign, **changes: Any) -> Record:
     return replace(record, trouble=trouble, signs=signs, **(DEAD | changes))
 
 
+def test_a_disk_with_one_firmware_has_one_line_and_either_boot_can_fail_it() -> None:
+    first, other = (replace(record, title=assertion_names.UEFI) for record in (FIRST, OTHER))
+    expected = replace(EXPECTED, size=None)
+    sound = Boots(first, other, replace(first, name="again"), with_bare=False)
+    names = [a.name for a in judge(sound, expected)]
+    assert names.count(assertion_names.UEFI) == 1
+    assert len(names) == len(set(names))
+    lost = replace(other, **DEAD, trouble="no boot device")
+    table = judge(replace(sound, other=lost), expected)
+    assert [a.passed for a in table if a.name == assertion_names.UEFI] == [False]
+
+
 def test_wrong_label_fails_the_recorded_command_line_alone() -> None:
     line = "ALERT!  LABEL=uec-rootfs does not exist."
     other = dead(OTHER, line, Sign(assertion_names.ROOT, line, final=True))

@@ -239,6 +239,20 @@ def test_a_line_that_comes_in_pieces_is_told_whole(tmp_path: Path) -> None:
     assert [sign.assertion for sign in mount.signs] == [assertion_names.FSTAB]
 
 
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_a_sequence_may_come_in_two_pieces(tmp_path: Path, sequence: bytes) -> None:
+    """Neither the line that is still to end nor the whole one shows a part of it."""
+    for cut in range(len(sequence) + 1):
+        log = tmp_path / "log"
+        with contextlib.closing(Transcript(log)) as transcript:
+            transcript.feed(b"\r\nlocalhost login: " + sequence[:cut])
+            assert transcript.prompted
+            assert transcript.signs == ()
+            transcript.feed(sequence[cut:] + b"\r\n(initramfs) \r\n")
+        assert transcript.tail == ("localhost login:", "(initramfs)")
+        assert len(transcript.signs) == 1
+
+
 def test_a_control_string_without_an_end_hides_its_line_only(tmp_path: Path) -> None:
     found = heard(tmp_path, b"\x1b]3008;start=1\n(initramfs) \n")
     assert found.tail == ("(initramfs)",)

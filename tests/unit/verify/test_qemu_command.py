@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,17 +18,20 @@ from pipeline.core.checks import NOVA_COMMAND_LINE, Triple, WholeDisk
 from pipeline.core.errors import HostError, InputError
 from pipeline.core.events import QuietProgress
 from pipeline.core.fstab import Entry
-from pipeline.core.hardware import Hardware
+from pipeline.core.hardware import USUAL_HARDWARE, Hardware
 from pipeline.core.image import Acceleration
 from pipeline.host.context import Tools
+from pipeline.host.hypervisor import QEMU
 from pipeline.host.programs import Runner
 from pipeline.verify import plan, verify
 from pipeline.verify.boot import quiet_enough
 from pipeline.verify.boot_plan import metadata, parts
+from pipeline.verify.check import firmware_variables
+from pipeline.verify.machines import MACHINES
 from pipeline.verify.metadata import Key, Request
 from pipeline.verify.metadata_server import exchange_command
 from pipeline.verify.probe import fstab_faults, read_facts, script
-from pipeline.verify.qemu_command import QEMU, DirectBoot, Wiring, comma, qemu_argv
+from pipeline.verify.qemu_command import DirectBoot, Wiring, comma, qemu_argv
 from pipeline.verify.ssh import KeyRing, ssh_argv
 from tests.unit.verify.test_assertions import FACTS
 
@@ -91,7 +95,9 @@ def test_the_bus_and_the_card_that_properties_ask_for(
 
 def test_every_device_is_one_that_qemu_has() -> None:
     """qemu itself takes the line: it stops at the first device that it does not know."""
-    known = subprocess.run([QEMU, "-device", "help"], capture_output=True, text=True, check=True)
+    known = subprocess.run(
+        [QEMU["x86_64"], "-device", "help"], capture_output=True, text=True, check=True
+    )
     there = set(re.findall(r'(?:name|alias) "([^"]+)"', known.stdout))
     for bus in ("virtio", "ide", "sata", "usb", "nvme"):
         for kind in ("pc", "q35"):
@@ -132,6 +138,108 @@ def test_a_disk_boots_under_each_firmware() -> None:
     assert all("OVMF_CODE" in line for line in both)
 
 
+ARM64 = Hardware.of({}, "aarch64")
+ARM64_TRIPLE = replace(
+    TRIPLE, command_line="root=LABEL=uec-rootfs ro console=tty0 console=ttyAMA0", hardware=ARM64
+)
+
+
+def test_aarch64_boots_as_nova_boots_it_through_the_firmware_with_the_kernel_beside_it() -> None:
+    lines = [shlex.split(line) for line in plan(ARM64_TRIPLE, TCG)]
+    for line in lines:
+        assert line[0] == "qemu-system-aarch64"
+        assert value(line, "-machine") == ["virt,gic-version=max"]
+        assert value(line, "-cpu") == ["max,pauth-impdef=on"]
+        flash = [drive for drive in value(line, "-drive") if "if=pflash" in drive]
+        assert "readonly=on,file=/usr/share/AAVMF/AAVMF_CODE.fd" in flash[0]
+        assert "AAVMF_VARS.fd" in flash[1]
+        assert "readonly" not in flash[1]
+        assert value(line, "-kernel") == ["/b/vmlinuz"]
+        assert not {"-vga", "-smbios"} & set(line), "Nova says nothing of itself there"
+        devices = {device.partition(",")[0] for device in value(line, "-device")}
+        assert all(device.startswith(("virtio-", "pcie-root-port")) for device in devices)
+    real = shlex.split(plan(ARM64_TRIPLE, Acceleration("kvm", "measured"))[0])
+    assert value(real, "-cpu") == ["host"]
+
+
+def test_init_writes_to_the_serial_port_that_the_check_reads() -> None:
+    """The last console= is /dev/console, where systemd says what failed.
+
+    Nova's own words name no port of aarch64: with them alone the kernel is heard and systemd not.
+    """
+    first, again, other, bare = (shlex.split(line) for line in plan(ARM64_TRIPLE, TCG))
+    for line in (first, again):
+        (words,) = value(line, "-append")
+        assert words.startswith(NOVA_COMMAND_LINE), "what Nova gives comes first, as it is"
+        assert words.split()[-1] == "console=ttyAMA0"
+    for line in (other, bare):
+        assert value(line, "-append") == [ARM64_TRIPLE.command_line], "what is recorded, as it is"
+
+
+def test_a_disk_for_aarch64_boots_by_uefi_alone() -> None:
+    disk = WholeDisk(Path("/d.raw"), hardware=ARM64)
+    lines = [shlex.split(line) for line in plan(disk, TCG)]
+    assert len(lines) == 3
+    for line in lines:
+        assert "AAVMF_CODE" in shlex.join(line)
+        assert "-kernel" not in line
+    assert {part.title for part in parts(disk)} == {"boots through UEFI"}
+    assert not any("BIOS" in part.purpose or "bios" in part.purpose for part in parts(disk))
+
+
+@pytest.mark.parametrize(
+    ("bus", "devices"),
+    [
+        ("virtio", ("virtio-blk-pci,bus=port1",)),
+        ("nvme", ("nvme,bus=port1",)),
+        ("usb", ("qemu-xhci,id=disks", "usb-storage,bus=disks.0")),
+        ("sata", ("ahci,id=disks", "ide-hd,bus=disks.0")),
+    ],
+)
+def test_buses_of_aarch64(bus: str, devices: tuple[str, ...]) -> None:
+    asked = Hardware.of({"hw_disk_bus": bus}, "aarch64")
+    there = value(shlex.split(plan(replace(ARM64_TRIPLE, hardware=asked), TCG)[0]), "-device")
+    for device in devices:
+        assert any(each.startswith(device) for each in there), (device, there)
+
+
+def test_aarch64_has_no_ide() -> None:
+    asked = Hardware.of({"hw_disk_bus": "ide"}, "aarch64")
+    with pytest.raises(HostError, match="hw_disk_bus=ide"):
+        plan(replace(ARM64_TRIPLE, hardware=asked), TCG)
+
+
+def test_the_metadata_service_calls_aarch64_arm64() -> None:
+    one = metadata(parts(ARM64_TRIPLE)[0], KEYS, ARM64)
+    assert one is not None
+    path = "/latest/dynamic/instance-identity/document"
+    answer = one.answer("GET", path, {})
+    assert json.loads(answer.body)["architecture"] == "arm64"
+
+
+def test_the_variables_of_the_firmware_are_a_private_copy_with_its_holes(tmp_path: Path) -> None:
+    uefi = MACHINES["aarch64"].uefi
+    if not uefi.variables.is_file():
+        pytest.skip("qemu-efi-aarch64 is not installed")
+    copy = firmware_variables(ARM64_TRIPLE, parts(ARM64_TRIPLE)[0], tmp_path)
+    assert copy is not None
+    assert copy.parent == tmp_path
+    assert copy.read_bytes() == uefi.variables.read_bytes()
+    assert copy.stat().st_size == 64 << 20
+    assert copy.stat().st_blocks * 512 < 4 << 20
+    assert firmware_variables(TRIPLE, parts(TRIPLE)[0], tmp_path) is None
+
+
+def test_a_firmware_that_lacks_is_told_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = MACHINES["aarch64"]
+    gone = replace(machine, uefi=replace(machine.uefi, code=tmp_path / "none.fd"))
+    monkeypatch.setattr("pipeline.verify.check.machine_of", lambda _: gone)
+    with pytest.raises(HostError, match="apt-get install qemu-efi-aarch64"):
+        firmware_variables(ARM64_TRIPLE, parts(ARM64_TRIPLE)[0], tmp_path)
+
+
 @pytest.mark.parametrize(("accelerator", "cpu"), [("kvm", "host"), ("tcg", "max,la57=off")])
 def test_acceleration_is_never_left_to_qemu(accelerator: str, cpu: str) -> None:
     line = shlex.split(plan(TRIPLE, Acceleration(accelerator, "measured"))[0])  # type: ignore[arg-type] # a parameter of two literals
@@ -164,13 +272,14 @@ def test_the_exchange_command_survives_odd_paths() -> None:
 
 def test_first_boots_differ_and_metadata_follows() -> None:
     first, again, other, bare = parts(TRIPLE)
-    services = [metadata(part, KEYS) for part in (first, again, other)]
+    services = [metadata(part, KEYS, USUAL_HARDWARE) for part in (first, again, other)]
     one, two, three = (service for service in services if service is not None)
     assert one.mode == two.mode == "absent"
     assert three.mode == "required"
     assert three.faults.unavailable > 0
     assert one.instance == two.instance != three.instance
-    assert metadata(bare, KEYS) is None
+    assert metadata(bare, KEYS, USUAL_HARDWARE) is None
+    assert one.instance.architecture == "x86_64"
 
 
 def test_a_slow_guest_is_given_longer_silences() -> None:

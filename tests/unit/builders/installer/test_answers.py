@@ -9,8 +9,8 @@ from pipeline.builders.installer.answer_text import fill
 from pipeline.builders.installer.answers import Answers, error_sections, render
 from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.errors import InputError
-from pipeline.core.recipe import FromEnvironment
 from tests.fixtures.answer_files import END, HASH, NONCE, faults, recipe, rendered
 from tests.fixtures.goldens import check_golden
 

@@ -7,6 +7,7 @@ from pipeline.builders.installer import plan
 from pipeline.builders.installer.command import Machine, kernel_arguments, virt_install_argv
 from pipeline.builders.recipes import load_recipes
 from pipeline.core import settings
+from pipeline.core.architecture import WORDS
 from pipeline.core.image import Acceleration
 from tests.fixtures.goldens import check_golden
 
@@ -63,4 +64,23 @@ def test_the_serial_console_is_the_last_one() -> None:
         consoles = [
             word for word in kernel_arguments(recipe, MACHINE).split() if "console=" in word
         ]
-        assert consoles[-1] == "console=ttyS0,115200n8"
+        assert consoles[-1] == f"console={WORDS[recipe.architecture].serial},115200n8"
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_the_command_for_aarch64_is_golden(
+    accelerator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IMAGE_PIPELINE_LIBVIRT", raising=False)
+    there = {
+        "name": "debian-arm64",
+        "architecture": "aarch64",
+        "kernel": "netboot/debian-installer/arm64/linux",
+        "initrd": "netboot/debian-installer/arm64/initrd.gz",
+        "command_line": "root=LABEL=uec-rootfs ro console=tty0 console=ttyAMA0",
+    }
+    recipe = SHIPPED["debian13"].model_copy(update=there)
+    how = Acceleration("kvm" if accelerator == "kvm" else "tcg", "")
+    check_golden(
+        f"virt-install/debian-arm64.{accelerator}", "\n".join(plan(recipe, None, how)) + "\n"
+    )

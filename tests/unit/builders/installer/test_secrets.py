@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.builders.installer.answers import Answers, render
 from pipeline.builders.installer.passwords import is_hash, is_hash_or_lock
+from pipeline.core.environment import FromEnvironment
 from pipeline.core.errors import InputError
-from pipeline.core.recipe import FromEnvironment
 from tests.fixtures.answer_files import HASH, NONCE, faults, recipe, rendered
 
 BASE = "zerombr\nclearpart --all --initlabel\npart / --size=2000\npoweroff\n"

@@ -18,7 +18,7 @@ from pipeline.core.errors import DiskError, InputError
 from pipeline.disk.filesystems.status import Kind, Status
 from pipeline.disk.filesystems.walk import Facts, Tree
 from pipeline.guest import inventory
-from pipeline.guest.inventory import Package, packages, rpmdb
+from pipeline.guest.inventory import Package, packages, rpmdb, system
 from tests.fixtures.finished import small_inventory
 
 STATUS = """Package: bash
@@ -27,6 +27,8 @@ Architecture: amd64
 Description: shell
  Package: not-a-field
 Version: 5.2.15-2+b7
+Source: bash (5.2.15-2)
+Maintainer: Matthias <m@example.org>
 
 Package: removed
 Status: deinstall ok config-files
@@ -39,6 +41,7 @@ Version: 2
 Package: zlib1g
 Status: hold ok installed
 Architecture: amd64
+Source: zlib
 Version: 1:1.2.13
 """
 
@@ -101,9 +104,76 @@ class Files:
 
 def test_only_installed_packages_count() -> None:
     assert list(packages.dpkg_status(STATUS)) == [
-        Package("bash", "5.2.15-2+b7", "amd64"),
-        Package("zlib1g", "1:1.2.13", "amd64"),
+        Package("bash", "5.2.15-2+b7", "amd64", "bash", "5.2.15-2", "Matthias <m@example.org>"),
+        Package("zlib1g", "1:1.2.13", "amd64", "zlib", "1:1.2.13"),
     ]
+
+
+def test_needs_are_met_by_name_by_alternative_and_by_what_is_provided() -> None:
+    status = """Package: app
+Status: install ok installed
+Architecture: amd64
+Pre-Depends: libc6 (>= 2.36)
+Depends: gone | awk, perl:any, libc6, nowhere, mail-transport-agent [linux-any] <!nocheck>
+
+Package: libc6
+Status: install ok installed
+Architecture: i386
+
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+
+Package: mawk
+Status: install ok installed
+Provides: awk (= 2), other
+
+Package: perl
+Status: install ok installed
+
+Package: postfix
+Status: install ok installed
+Provides: mail-transport-agent
+"""
+    assert needs(status) == {
+        "app amd64": ["libc6 amd64", "mawk ", "perl ", "postfix "],
+        "libc6 amd64": [], "libc6 i386": [], "mawk ": [], "perl ": [], "postfix ": [],
+    }  # fmt: skip
+
+
+def needs(status: str) -> dict[str, list[str]]:
+    """Each package of a dpkg status file with what meets its needs."""
+    files = {"/var/lib/dpkg/status": status.encode()}
+    found = packages.find(Guest(files))  # type: ignore[arg-type] # all that dpkg's needs
+    shown = [f"{p.name} {p.architecture}" for p in found.packages]
+    return {shown[i]: [shown[n] for n in p.depends] for i, p in enumerate(found.packages)}
+
+
+class Guest:
+    """A tree of some files whose directories are no links."""
+
+    entries = ()
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        return self.files.get(path)
+
+
+def test_a_system_names_itself_in_shell_words() -> None:
+    text = """# comment
+NAME="Debian GNU/Linux"
+ID=debian
+VERSION_ID='12'
+PRETTY_NAME="broken
+HOME_URL=https://www.debian.org/
+"""
+    place = "/usr/lib/os-release"
+    found = system.read(Guest({place: text.encode()}))
+    assert found == {"ID": "debian", "VERSION_ID": "12", "NAME": "Debian GNU/Linux"}
+    assert system.read(Guest({place: b"ID=a", "/etc/os-release": b"ID=b"})) == {"ID": "b"}
+    assert system.read(Guest({})) == {}
 
 
 def test_berkeley_values_come_back_from_pages_and_overflow_pages(tmp_path: Path) -> None:

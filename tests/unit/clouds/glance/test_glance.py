@@ -102,6 +102,27 @@ def test_attributes_of_the_machine_image(images: Image) -> None:
     assert unverified[identity.MARK_VERIFIED] == "false"
 
 
+def test_an_image_for_aarch64_says_so_in_novas_word_and_asks_for_uefi(
+    images: Image, tmp_path: Path
+) -> None:
+    options = PublishOptions()
+    arm = replace(images, architecture="aarch64")
+    kernel, _, machine = parts(arm, options, "glance")
+    wanted = attributes(machine, arm, options)
+    assert wanted["architecture"] == "aarch64", "Nova refuses arm64"
+    assert wanted["hw_firmware_type"] == "uefi"
+    assert attributes(kernel, arm, options)["architecture"] == "aarch64"
+    assert "hw_firmware_type" not in attributes(kernel, arm, options)
+    assert "hw_firmware_type" not in attributes(machine, images, options), "x86_64 stays as it was"
+    own = PublishOptions(properties={"hw_firmware_type": "bios"})
+    assert attributes(machine, arm, own)["hw_firmware_type"] == "bios", "the user's word wins"
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(512))
+    whole = with_disk(arm, disk)
+    (part,) = parts(whole, PublishOptions(whole_disk=True), "glance")
+    assert attributes(part, whole, options)["hw_firmware_type"] == "uefi"
+
+
 def test_a_new_record_is_hidden_marked_and_never_whole(images: Image) -> None:
     for part in parts(images, PublishOptions(), "glance"):
         record = unfinished(part, images, PublishOptions(), "k" * 64, "an-id")

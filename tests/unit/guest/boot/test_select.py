@@ -21,7 +21,7 @@ from pipeline.guest.boot.ramdisk import Ramdisk, scan
 from pipeline.guest.boot.select import BootFiles, builtin_modules, collect, judge
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
-from tests.fixtures.boot_files import cpio, esp, kernel, ramdisk, uki
+from tests.fixtures.boot_files import arm64_image, cpio, esp, kernel, ramdisk, uki, zboot
 from tests.fixtures.memory_guest import MemoryGuest
 
 Tree = Mapping[str, str | bytes | Mapping[str, str] | None]
@@ -313,6 +313,57 @@ def test_any_bytes_are_read_or_refused(tools: Tools, junk: bytes, at: int, magic
 
 
 # Kernels
+
+
+ARM64 = Hardware.of({}, "aarch64")
+
+
+def arm64_guest(data: bytes, name: str = "vmlinuz") -> dict[str, bytes | None]:
+    """A guest with this kernel; ext4 and, as in Debian's, nothing of virtio is part of it."""
+    return {
+        **installed(NEW, initrd="initrd.img-{}"),
+        f"/boot/vmlinuz-{NEW}": None,
+        f"/boot/{name}-{NEW}": data,
+        f"/boot/initrd.img-{NEW}": ramdisk(NEW, ("virtio_blk", "virtio_pci")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (arm64_image(NEW), "vmlinuz"),
+        (gzip.compress(arm64_image(NEW)), "vmlinuz"),
+        (zboot(arm64_image(NEW)), "vmlinuz"),
+        (arm64_image(NEW), "Image"),  # SUSE's name
+    ],
+)
+def test_kernels_of_arm64_pair_with_their_modules(tools: Tools, data: bytes, name: str) -> None:
+    files, taken_kernel, _ = taken(arm64_guest(data, name), tools, hardware=ARM64)
+    assert (files.kernel_version, files.kernel) == (NEW, f"/boot/{name}-{NEW}")
+    assert taken_kernel == data, "what a cloud boots is the guest's own file"
+
+
+def test_ext4_counts_where_it_is_part_of_the_kernel_alone(tools: Tools) -> None:
+    tree = arm64_guest(arm64_image(NEW))
+    tree[f"/lib/modules/{NEW}/modules.builtin"] = b"kernel/drivers/pci/pci.ko\n"
+    with pytest.raises(GuestError, match="lacks ext4"):
+        taken(tree, tools, hardware=ARM64)
+
+
+def test_a_kernel_of_another_architecture_is_refused_with_what_to_write(tools: Tools) -> None:
+    with pytest.raises(GuestError) as caught:
+        taken(arm64_guest(arm64_image(NEW)), tools)
+    assert "for aarch64 (Image), and the recipe is for x86_64" in caught.value.why
+    assert 'architecture = "aarch64"' in caught.value.next_step
+    with pytest.raises(GuestError) as caught:
+        taken(installed(NEW), tools, hardware=ARM64)
+    assert "for x86_64 (bzImage), and the recipe is for aarch64" in caught.value.why
+    assert 'architecture = "x86_64"' in caught.value.next_step
+
+
+def test_a_version_of_another_kernel_is_found_by_its_greeting(tools: Tools) -> None:
+    with pytest.raises(GuestError, match=r"the kernel says that it is 5\.15\.0"):
+        taken(arm64_guest(arm64_image("5.15.0")), tools, hardware=ARM64)
 
 
 def test_the_kernels_own_version(tmp_path: Path) -> None:

@@ -60,13 +60,21 @@ def test_what_has_no_kernel_is_no_image(tmp_path: Path, data: bytes) -> None:
     assert read_uki(path, "a") is None
 
 
+def test_an_image_for_aarch64_is_read_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "a.efi"
+    path.write_bytes(uki(SECTIONS, machine=0xAA64))
+    found = read_uki(path, "/efi/a.efi")
+    assert found is not None
+    assert found.kernel_version == "6.12.0"
+
+
 def test_damaged_or_foreign_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.efi"
     path.write_bytes(uki(SECTIONS)[:-600])
     with pytest.raises(GuestError, match="ends beyond the file"):
         read_uki(path, "/efi/a.efi")
-    path.write_bytes(uki(SECTIONS, machine=0xAA64))
-    with pytest.raises(GuestError, match="arm64"):
+    path.write_bytes(uki(SECTIONS, machine=0x5064))
+    with pytest.raises(GuestError, match="riscv64"):
         read_uki(path, "/efi/a.efi")
 
 

@@ -145,6 +145,7 @@ def test_debian_12(tools: Tools) -> None:
     assert result.kept_mounts == ("tmpfs /tmp tmpfs nosuid 0 0",)
     assert guest.nodes["/etc/rc.local"].status.mode == 0o755
     assert "auto /en*=wired" in guest.text("/etc/network/interfaces")
+    assert _SETTLE not in guest.nodes  # it has no unit of ifupdown's
     assert "/etc/network/interfaces.d/setup" not in guest.nodes
     assert "/etc/network/interfaces.d/vpn" in guest.nodes
     assert guest.text("/etc/hostname") == "localhost\n"
@@ -358,6 +359,10 @@ def test_network_manager_and_the_others(tools: Tools) -> None:
     assert "dhcp" in guest.text("/etc/sysconfig/network/ifcfg-eth0")
 
 
+_NETWORKING = "/usr/lib/systemd/system/networking.service"
+_SETTLE = "/etc/systemd/system/networking.service.d/settle.conf"
+
+
 @pytest.mark.parametrize(
     ("state", "version"),
     [
@@ -368,8 +373,19 @@ def test_network_manager_and_the_others(tools: Tools) -> None:
 )
 def test_an_old_ifupdown_or_none_gets_plain_names(state: str, version: str, tools: Tools) -> None:
     status = f"Package: ifupdown\nStatus: {state}\nVersion: {version}\n"
-    guest, _ = customized({**DEBIAN_12, "/var/lib/dpkg/status": status}, tools)
+    tree = {**DEBIAN_12, "/var/lib/dpkg/status": status, _NETWORKING: ""}
+    guest, _ = customized(tree, tools)
     assert "allow-hotplug eth0 ens3" in guest.text("/etc/network/interfaces")
+    assert _SETTLE not in guest.nodes  # udev tells ifupdown of each name when it is there
+
+
+def test_patterns_of_interfaces_wait_for_udev(tools: Tools) -> None:
+    """They name none whose driver is still to be loaded: a Debian with dracut had no network."""
+    guest, _ = customized({**DEBIAN_12, _NETWORKING: "[Service]\nType=oneshot\n"}, tools)
+    assert "auto /en*=wired" in guest.text("/etc/network/interfaces")
+    drop_in = guest.text(_SETTLE)
+    assert "\nExecStartPre=-/bin/udevadm settle\n" in drop_in
+    assert "systemd-udev-trigger.service" in drop_in
 
 
 _TO_HOSTS = {"link": "../../../../../etc/hosts"}

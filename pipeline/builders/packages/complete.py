@@ -1,0 +1,115 @@
+"""A request's system with all that it leaves unsaid: a kickstart's words, the places, the base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.builders.packages import front_door, kickstart
+from pipeline.builders.packages.kickstart import Taken
+from pipeline.core.errors import InputError
+from pipeline.core.packages import PackageSystem, Repository
+from pipeline.core.request import BuildRequest, PackageSources
+
+_SYNTAX = {"fedora": "F{}", "centos": "RHEL{}", "rocky": "RHEL{}", "almalinux": "RHEL{}"}
+"""pykickstart's names of the syntax that a release's installer reads."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A system with nothing left unsaid. taken: what it has of a kickstart, None without one."""
+
+    system: PackageSystem
+    taken: Taken | None = None
+
+
+def complete(request: BuildRequest) -> Complete:
+    """The request's system; asks no network.
+
+    InputError for a kickstart that cannot be used, with the line of the user's file, and for
+    repositories that nobody named.
+    """
+    recipe = request.recipe
+    assert recipe.system is not None
+    system, taken = recipe.system, None
+    fields: dict[str, Any] = {name: getattr(system, name) for name in system.model_fields_set}
+    if recipe.answers.name:
+        if not recipe.release:
+            recipe = recipe.model_copy(update={"release": syntax_of(system)})
+        keys = request.sources.keys or tuple(k for r in system.repositories for k in r.keys)
+        taken = kickstart.read(recipe, system.distribution, overrides=request.variables, keys=keys)
+        fields = kickstart.merged(fields, taken)
+        system = _made(fields, recipe.name)
+    fields["repositories"] = repositories(system, request.sources)
+    if request.sources.proxy:
+        fields["proxy"] = request.sources.proxy
+    if "base" not in fields:
+        fields["base"] = front_door.base(system.distribution, system.release, system.architecture)
+    return Complete(_made(fields, recipe.name), taken)
+
+
+def syntax_of(system: PackageSystem) -> str:
+    """pykickstart's name for the release; "" where it has none, and its newest syntax is taken."""
+    release = re.match(r"\d+", system.release)
+    name = _SYNTAX.get(system.distribution, "RHEL{}" if system.backend == "dnf" else "")
+    return name.format(release[0]) if release and name else ""
+
+
+def repositories(system: PackageSystem, sources: PackageSources) -> tuple[Repository, ...]:
+    """Where the packages come from: the request's places before the recipe's, before the usual."""
+    if sources.repositories:
+        if not sources.keys:
+            raise InputError(
+                "use the repository",
+                sources.repositories[0],
+                why="no key is named that it is signed by",
+                next_step="Name the file of its OpenPGP keys with --key",
+            )
+        return tuple(
+            front_door.repository(word, number, system.distribution, sources.keys)
+            for number, word in enumerate(sources.repositories, 1)
+        )
+    mirrors = sources.mirrors or system.mirrors
+    if system.repositories and not mirrors:
+        if not sources.keys:
+            return system.repositories
+        changed = {"keys": sources.keys}
+        return tuple(each.model_copy(update=changed) for each in system.repositories)
+    every = [
+        front_door.repositories(
+            system.distribution,
+            system.release,
+            system.architecture,
+            mirror=mirror,
+            keys=sources.keys,
+            snapshot=system.snapshot,
+        )
+        for mirror in mirrors or ("",)
+    ]
+    return tuple(
+        one.model_copy(
+            update={"urls": tuple(dict.fromkeys(url for each in same for url in each.urls))}
+        )
+        for same in zip(*every, strict=True)
+        for one in same[:1]
+    )
+
+
+def _made(fields: Mapping[str, Any], name: str) -> PackageSystem:
+    try:
+        return PackageSystem.model_validate(fields)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}".lstrip(": ")
+            for each in error.errors()
+        ]
+        raise InputError(
+            "use the recipe",
+            name,
+            why="; ".join(faults),
+            next_step="docs/reference/recipes.md explains the fields",
+        ) from None
