@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["kvm", "tcg"]
 
+DiskFormat = Literal[
+    "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "tar", "gzip", "xz", "zstd", "bzip2"
+]
+"""What a disk may come in: an image format, an archive with one image in it (OVA is one), or any of
+these compressed."""
+
 
 @dataclass(frozen=True)
 class Acceleration:
@@ -36,7 +42,7 @@ class DiskImage:
     """An installed disk; never written by the pipeline."""
 
     path: Path
-    format: Literal["raw", "qcow2"]
+    format: DiskFormat
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Role(StrEnum):
 TRIPLE = (Role.KERNEL, Role.RAMDISK, Role.MACHINE)
 """The roles of a triple, in the order in which they must be registered."""
 
-Format = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "tar"]
+Format = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "ova", "tar"]
 """The form of an artifact's bytes; kernels, ramdisks and partition images are raw."""
 
 SUFFIXES = {
