@@ -63,8 +63,8 @@ def enter(path: str, identity: list[int], *, writable: bool) -> None:
         if Path(path).exists()
     ]
     kernel.mount("stage", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755,size=1m")
-    for path, descriptor, is_directory in libraries:
-        place(descriptor, stage + path, is_directory=is_directory, writable=False)
+    for name, descriptor, is_directory in libraries:
+        place(descriptor, stage + name, is_directory=is_directory, writable=False)
     place(null, f"{stage}/dev/null", is_directory=False, writable=True)
     place(file, f"{stage}/disk", is_directory=False, writable=writable)
     os.chdir(stage)

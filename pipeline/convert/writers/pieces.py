@@ -88,7 +88,6 @@ def worked(
                 future.cancel()
 
 
-
 def _batches(pieces: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
     batch: list[tuple[int, bytes]] = []
     for piece in pieces:

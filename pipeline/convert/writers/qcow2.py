@@ -8,8 +8,8 @@ QEMU's reader has no more, or a zstd frame.
 
 from __future__ import annotations
 
-import sys
 import struct
+import sys
 import zlib
 from array import array
 from collections.abc import Callable

@@ -13,7 +13,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import zstandard
 
@@ -36,6 +36,9 @@ _MAGIC: dict[bytes, str] = {
     b"BZh": "bzip2",
 }
 _ZSTD_SKIPPED = range(0x184D2A50, 0x184D2A60)  # frames of other content, RFC 8878, 3.1.2
+_ZSTD_BITE = 2048
+"""Bytes given to zstd at once: four of them may stand for 128 KiB of zeros, and all that they stand
+for comes back as one."""
 _WINDOW = 1 << 27  # bytes that a zstd frame may ask for, as `zstd -d` allows
 
 
@@ -84,9 +87,19 @@ def unpack(source: Path, target: Path, most: int, meter: Meter | None = None) ->
             why="it is compressed in no known way",
             next_step="Give a file of gzip, xz, zstd or bzip2",
         )
+    with target.open("wb") as out:
+        _write_sparse(unpacked(source), out, source, most, meter)
+
+
+def unpacked(source: Path) -> Iterator[bytes]:
+    """What a file of gzip, xz, zstd or bzip2 holds, in pieces of bounded size.
+
+    DiskError for one that is damaged or cut off; OSError where it cannot be read.
+    """
+    packing = packing_of(source)
     try:
-        with source.open("rb") as packed, target.open("wb") as out:
-            _write_sparse(_UNPACK[packing](packed), out, source, most, meter)
+        with source.open("rb") as packed:
+            yield from _UNPACK[packing](packed)
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise _damaged(source, packing, str(error)) from error
     except OSError as error:
@@ -141,13 +154,22 @@ def _zstd(piece: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(piece)
 
 
-def _by_file(opener: Callable[[BinaryIO], BinaryIO]) -> Callable[[BinaryIO], Iterator[bytes]]:
-    def chunks(packed: BinaryIO) -> Iterator[bytes]:
-        with opener(packed) as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
-    return chunks
+
+def _gunzip(packed: BinaryIO) -> Iterator[bytes]:
+    return _chunks(gzip.GzipFile(fileobj=packed))
+
+
+def _unxz(packed: BinaryIO) -> Iterator[bytes]:
+    return _chunks(lzma.LZMAFile(packed))
+
+
+def _bunzip2(packed: BinaryIO) -> Iterator[bytes]:
+    return _chunks(bz2.BZ2File(packed))
 
 
 def _frames(packed: BinaryIO) -> Iterator[bytes]:
@@ -155,7 +177,7 @@ def _frames(packed: BinaryIO) -> Iterator[bytes]:
     unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
     frame = unpacker.decompressobj()
     begun = False
-    while data := packed.read(_CHUNK):
+    while data := packed.read(_ZSTD_BITE):
         while data:
             begun = True
             yield frame.decompress(data)
@@ -169,8 +191,8 @@ def _frames(packed: BinaryIO) -> Iterator[bytes]:
 
 _COMPRESS: dict[Packing, Callable[[bytes], bytes]] = {"gzip": _gzip, "xz": _xz, "zstd": _zstd}
 _UNPACK: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    "gzip": _by_file(lambda file: gzip.GzipFile(fileobj=file)),  # type: ignore[return-value,arg-type]
-    "xz": _by_file(lambda file: lzma.LZMAFile(file)),  # type: ignore[return-value,arg-type]
-    "bzip2": _by_file(lambda file: bz2.BZ2File(file)),  # type: ignore[return-value,arg-type]
+    "gzip": _gunzip,
+    "xz": _unxz,
+    "bzip2": _bunzip2,
     "zstd": _frames,
 }

@@ -8,6 +8,7 @@ One request at a time; every length that the server names is checked before it i
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -33,12 +34,13 @@ _CONTEXT = b"base:allocation"
 _MOST: Final = 4 << 20  # bytes a request
 _MOST_STATUS = 1 << 30
 _MOST_REPLY = _MOST + 4096
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the protocol's numbers are those of Linux
 _SECONDS = 600.0  # without a byte: a disk that answers no slower than this
 
 
 class NbdSource:
     """A disk of an NBD server, over a connected socket; a Source. Errors of the protocol are
-    DiskErrors. name: what errors call it.
+    DiskErrors, a full file system is an OSError. name: what errors call it.
     """
 
     def __init__(self, connection: socket.socket, name: str) -> None:
@@ -205,6 +207,8 @@ class NbdSource:
                 failure = struct.unpack_from(">I", content)[0] if length >= 4 else 5
             elif kind != _NONE:
                 yield kind, content
+        if failure in _FULL:
+            raise OSError(failure, os.strerror(failure), self.name)
         if failure:
             raise self._broken(f"QEMU cannot read or write it: {os.strerror(failure)}")
 

@@ -97,9 +97,9 @@ def _started(
     order = _node(name, driver, writable=writable, stretch=stretch)
     argv = ["qemu-nbd", "--shared=1", "--cache=writeback", *([] if writable else ["--read-only"])]
     listener, client = _sockets(tools.scratch)
-    status = path.stat() if identity is None else identity
+    looked_at = path.stat() if identity is None else identity
     spec = {
-        "identity": [status.st_dev, status.st_ino],
+        "identity": [looked_at.st_dev, looked_at.st_ino],
         "file": str(path.absolute()),
         "writable": writable,
         "socket": listener.fileno(),

@@ -57,9 +57,7 @@ def _look(source: Source, at: int) -> int:
     items = _items(source, places[0])
     if _LOCATOR in items or _HAS_PARENT & little(items.get(_PARAMETERS, b""), 4, 4):
         named = _parent(items.get(_LOCATOR, b""))
-        raise refused(
-            source, f"it is a snapshot over another file, which is not opened{named}"
-        )
+        raise refused(source, f"it is a snapshot over another file, which is not opened{named}")
     size = little(items.get(_SIZE, b""), 0, 8)
     if _PARAMETERS not in items or not 0 < size <= _LARGEST:
         raise broken(source, "vhdx", "its sizes are impossible")
