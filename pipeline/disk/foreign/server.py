@@ -20,7 +20,7 @@ from typing import Literal
 from pipeline.core.errors import DiskError, HostError
 from pipeline.disk.foreign.nbd import NbdSource
 from pipeline.host.context import Tools
-from pipeline.host.programs import PIPE, TimeoutExpired
+from pipeline.host.programs import TimeoutExpired
 from pipeline.host.requirements import Requirement, declare
 
 REQUIRES = declare(
@@ -51,8 +51,8 @@ def served(
     """The content of an image, through QEMU's driver of that name and no other.
 
     writable: also `write` and `flush`; the image is whole when the context has ended. stretch:
-    (offset, length) of the image in the file. identity: what fstat(2) said of the file that was looked
-    at: another one of its name is not opened. DiskError for an image that QEMU cannot open.
+    (offset, length) of the image in the file. identity: what fstat(2) said of the file that was
+    looked at: another one of its name is not opened. DiskError for an image that QEMU cannot open.
     """
     enclosed = True
     while True:

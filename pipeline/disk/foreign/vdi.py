@@ -13,7 +13,7 @@ _LARGEST = 1 << 50
 
 
 def check(source: Source) -> int:
-    """The virtual size in bytes. InputError for a layer over another image, DiskError for damage."""
+    """Bytes of the disk. InputError for a layer over another image, DiskError for damage."""
     if source.size < 512:
         raise broken(source, "vdi", "it is cut off")
     head = source.read(0, 512)

@@ -28,7 +28,7 @@ class Vhd:
 def is_vhd(source: Source) -> bool:
     """Whether a footer is at either end. At the end alone only a whole one counts: a raw disk may
     end with anything."""
-    if source.size < 2 * _FOOTER:
+    if source.size < _FOOTER:
         return False
     if source.read(0, 8) == MAGIC:
         return True

@@ -24,7 +24,7 @@ _LARGEST = 64 << 40
 
 
 def check(source: Source) -> int:
-    """The virtual size in bytes. InputError for a layer over another image, DiskError for damage."""
+    """Bytes of the disk. InputError for a layer over another image, DiskError for damage."""
     if source.size < 1 << 20:
         raise broken(source, "vhdx", "it is cut off")
     heads = [source.read(at, 4096) for at in _HEADERS]
