@@ -4,7 +4,8 @@ Its first argument is a JSON object, what follows is the program. The program ge
 own, in new mount, network, ipc, uts and process namespaces: the host's libraries read-only, the one
 file at /disk, nothing else of this host's files and no network. Ids stay as they are, so that the
 file is opened with the rights of whoever asks. A listening socket is handed over as systemd(1) does
-it (sd_listen_fds(3)). Where the host allows no namespace the status is 125 and nothing was started.
+it (sd_listen_fds(3)). Where the host allows no namespace the status is 125, for another file 124, and
+nothing was started.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from pipeline.host import kernel
 
-REFUSED = 125
+REFUSED, CHANGED = 125, 124
 _STAGES = ("/tmp", "/run", "/mnt")  # noqa: S108 # covered in our own view of the mounts only
 _LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")
 _READ_ALL = frozenset({1})  # CAP_DAC_OVERRIDE: root reads everybody's files, here this one
@@ -48,13 +49,18 @@ def place(source: int, target: str, *, is_directory: bool, writable: bool) -> No
     kernel.bind(f"/proc/self/fd/{source}", target, writable=writable)
 
 
+def require_same(status: os.stat_result, identity: list[int]) -> None:
+    """End the process if somebody has put another file in the place of the one looked at."""
+    if [status.st_dev, status.st_ino] != identity:
+        os.write(2, b"it is another file than the one that was looked at\n")
+        os._exit(CHANGED)
+
+
 def enter(path: str, identity: list[int], *, writable: bool) -> None:
     """Make the root and go there; nothing of the host's files is left."""
     kernel.mount("none", "/", flags=kernel.RECURSIVE | kernel.PRIVATE)
     file = os.open(path, os.O_PATH | os.O_CLOEXEC)  # a bind takes what was opened in here alone
-    status = os.fstat(file)
-    if [status.st_dev, status.st_ino] != identity:
-        raise OSError(0, f"{path} is another file than the one that was looked at")
+    require_same(os.fstat(file), identity)
     null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)  # QEMU tries the host's locks on it
     stage = next(path for path in _STAGES if Path(path).is_dir())
     libraries = [
@@ -123,6 +129,7 @@ def main() -> int:
     argv = sys.argv[2:]
     try:
         if not spec["enclosed"]:
+            require_same(os.stat(spec["file"]), spec["identity"])
             execute(argv, spec["socket"])
         return run(spec, argv)
     except OSError as error:
