@@ -4,8 +4,8 @@ Its first argument is a JSON object, what follows is the program. The program ge
 own, in new mount, network, ipc, uts and process namespaces: the host's libraries read-only, the one
 file at /disk, nothing else of this host's files and no network. Ids stay as they are, so that the
 file is opened with the rights of whoever asks. A listening socket is handed over as systemd(1) does
-it (sd_listen_fds(3)). Where the host allows no namespace the status is 125, for another file 124, and
-nothing was started.
+it (sd_listen_fds(3)). Where the host allows no namespace the status is 125, for
+another file 124, and nothing was started.
 """
 
 from __future__ import annotations

@@ -31,10 +31,15 @@ from pipeline.core.text import human_bytes
 from pipeline.host.context import Tools
 from pipeline.host.download import Downloader, masked
 from pipeline.host.programs import Runner
+from pipeline.host.sparse import digests
 
 _ID = re.compile(r"^ami-[0-9a-f]{17}$")
 _URL = re.compile(r"^https?://")
 _SHA256 = re.compile(r"^[0-9a-fA-F]{64}$")
+_NO_DISK = (
+    "the build has no whole disk: its machine image is taken, one file system without a boot loader"
+    " (build with --disk-image for a disk that boots by itself)"
+)
 ROOT = "root"
 """The word for an archive of the root file system in place of a disk."""
 
@@ -64,12 +69,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class Found:
-    """What a word means. path: a file, or None for a URL that is fetched first."""
+    """What a word means. path: a file, or None for a URL that is fetched first. note: for people."""
 
     name: str
     path: Path | None
     url: str = ""
     architecture: str = "x86_64"
+    note: str = ""
 
 
 def wanted(wish: Wish, name: str = "disk", architecture: str = "x86_64") -> Wanted:
@@ -143,8 +149,9 @@ def find(word: str) -> Found:
             next_step=error.next_step or f"`{COMMAND} list` shows the builds",
         ) from None
     image = read_manifest(directory).image(directory)
-    artifact = image.find(Role.DISK, "raw") or image.machine
-    return Found(image.name, artifact.path, architecture=image.architecture)
+    disk = image.find(Role.DISK, "raw")
+    path = (disk or image.machine).path
+    return Found(image.name, path, architecture=image.architecture, note="" if disk else _NO_DISK)
 
 
 def _stem(path: Path) -> str:
@@ -219,8 +226,6 @@ def _file(job: _Job, tools: Tools) -> Iterator[DiskImage]:
             )
         _require(job.wish.sha256, digest, masked(job.found.url))
     elif job.wish.sha256:
-        from pipeline.host.sparse import digests
-
         with tools.progress.task(f"Hashing {path.name}", path.stat().st_size) as meter:
             _require(job.wish.sha256, digests(path, ["sha256"], meter)["sha256"], str(path))
     yield open_format(path)
@@ -244,6 +249,7 @@ def plan(wish: Wish, progress: Progress, secrets: Secrets) -> list[str]:
         return [f"fetch {masked(job.found.url)} and compare its SHA-256", to]
     disk = open_format(job.found.path)
     lines = [f"read the {disk.format} image {disk.path}"]
+    lines += [job.found.note] if job.found.note else []
     if job.want is None:
         return [*lines, "find the root file system in it", to]
     if disk.format in ("gzip", "xz", "zstd", "bzip2"):
@@ -278,6 +284,8 @@ def run(
         runner.cleanup(remove=Path(scratch)),
     ):
         tools = Tools(runner, progress, Path(scratch))
+        if job.found.note:
+            progress.say(job.found.note)
         with _file(job, tools) as disk:
             if job.want is None:
                 return root_tar.write(disk, job.wish.root, job.out, tools, most=wish.most)
