@@ -89,8 +89,10 @@ def final_size(source: Source, wanted: Wanted) -> tuple[int, str]:
 
     InputError for a disk that the format cannot hold.
     """
+    if not source.size:
+        raise InputError("convert", source.name, why="the disk in it has no bytes")
     multiple = max(wanted.multiple, wanted.form.multiple)
-    size = max(-(-source.size // multiple) * multiple, multiple)
+    size = -(-source.size // multiple) * multiple
     if size > wanted.form.most:
         raise InputError(
             f"write as {wanted.form.name}",

@@ -94,6 +94,15 @@ SUFFIXES = {
 """What the files of a build are called: the recipe's name and this, by role."""
 
 
+OUTPUTS: tuple[Format, ...] = ("qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova")
+"""What a build's whole disk may also be written in."""
+
+
+def file_name(name: str, role: Role, form: Format = "raw") -> str:
+    """What an artifact of the build `name` is called."""
+    return name + (SUFFIXES[role] if form == "raw" else f"-disk.{form}")
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One file of an image. size and allocated in bytes; sha256 of all its bytes, lower-case hex.

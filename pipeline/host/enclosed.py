@@ -86,7 +86,7 @@ def execute(argv: list[str], socket: int) -> NoReturn:
     for name in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(name, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     environment |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
     os.execvpe(argv[0], argv, environment)  # noqa: S606
 
@@ -129,7 +129,7 @@ def main() -> int:
     argv = sys.argv[2:]
     try:
         if not spec["enclosed"]:
-            require_same(os.stat(spec["file"]), spec["identity"])
+            require_same(Path(spec["file"]).stat(), spec["identity"])
             execute(argv, spec["socket"])
         return run(spec, argv)
     except OSError as error:

@@ -69,7 +69,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Found:
-    """What a word means. path: a file, or None for a URL that is fetched first. note: for people."""
+    """What a word means. path: a file, None for a URL that is fetched first. note: for people."""
 
     name: str
     path: Path | None

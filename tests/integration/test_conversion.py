@@ -1,4 +1,4 @@
-"""Conversion as users meet it: foreign images read, none led astray, nothing left of what failed."""
+"""Conversion as users meet it: foreign images read, none led astray, nothing left of failures."""
 
 from __future__ import annotations
 
@@ -370,6 +370,41 @@ def test_extraction_is_the_same_from_every_format(
         image = tmp_path / "".join(words).replace("-", "")
         invoke("convert", whole, *words, "--out", image, here=tmp_path)
         assert root(image) == expected, words
+
+
+def test_a_build_from_any_format_has_the_same_files_and_its_outputs(
+    whole: Path, tmp_path: Path
+) -> None:
+    recipes = tmp_path / "recipes.toml"
+    (tmp_path / "a.ks").write_text("")
+    recipes.write_text(
+        '[small]\ndescription = "x"\nanswers = "a.ks"\nrelease = "F15"\n'
+        'trees = ["/nowhere"]\noutputs = ["qcow2", "vhd"]\n'
+    )
+    kernels = set()
+    for words in ((), ("--to", "vmdk"), ("--to", "vdi"), ("--to", "vhdx")):
+        image = whole
+        if words:
+            image = tmp_path / f"disk-{words[1]}"
+            invoke("convert", whole, *words, "--out", image, here=tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("IMAGE_PIPELINE_RECIPES", str(recipes))
+            invoke("build", "small", "--disk", image, "--no-verify", here=tmp_path)
+        build = tmp_path / "build" / "small"
+        manifest = json.loads((build / "manifest.json").read_text())
+        records = {record["file"]: record for record in manifest["artifacts"]}
+        assert {"small-disk.raw", "small-disk.qcow2", "small-disk.vhd"} <= records.keys()
+        for name, record in records.items():
+            assert hashlib.sha256((build / name).read_bytes()).hexdigest() == record["sha256"]
+        run("qemu-img", "compare", build / "small-disk.raw", build / "small-disk.qcow2")
+        kernels.add((records["small-vmlinuz"]["sha256"], records["small-initrd"]["sha256"],
+                     manifest["root"]["uuid"], records["small.img"]["size"]))  # fmt: skip
+    assert len(kernels) == 1
+    recipes.write_text(recipes.read_text().replace(', "vhd"', ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGE_PIPELINE_RECIPES", str(recipes))
+        invoke("build", "small", "--disk", whole, "--no-verify", here=tmp_path)
+    assert not (build / "small-disk.vhd").exists() and (build / "small-disk.qcow2").exists()
 
 
 def test_the_root_becomes_an_archive_that_tar_unpacks(whole: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from typing import TypeVar
 from pipeline.core.events import Meter
 from pipeline.disk.blocks.source import Source
 
-_BATCH = 16
-"""Pieces a task: enough to outweigh what handing one over costs."""
+_BATCH = 1 << 20
+"""Bytes a task: enough to outweigh what handing one over costs. Larger pieces go one by one."""
 _AHEAD = 4  # tasks a processor under way
 _READ = 4 << 20  # bytes a read
 _Result = TypeVar("_Result")
@@ -90,10 +90,12 @@ def worked(
 
 def _batches(pieces: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
     batch: list[tuple[int, bytes]] = []
+    size = 0
     for piece in pieces:
         batch.append(piece)
-        if len(batch) == _BATCH:
+        size += len(piece[1])
+        if size >= _BATCH:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch

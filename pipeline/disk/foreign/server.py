@@ -21,7 +21,7 @@ from pipeline.core.errors import DiskError, HostError
 from pipeline.disk.foreign.nbd import NbdSource
 from pipeline.host.context import Tools
 from pipeline.host.programs import TimeoutExpired
-from pipeline.host.requirements import Requirement, declare
+from pipeline.host.requirements import Requirement, declare, require
 
 REQUIRES = declare(
     Requirement(
@@ -54,6 +54,7 @@ def served(
     (offset, length) of the image in the file. identity: what fstat(2) said of the file that was
     looked at: another one of its name is not opened. DiskError for an image that QEMU cannot open.
     """
+    require("qemu-nbd")
     enclosed = True
     while True:
         try:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_nothing_packs_to_something_that_unpacks_to_nothing(
     assert (tmp_path / "again").read_bytes() == b""
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "xz": lzma.compress,
     "bzip2": bz2.compress,
