@@ -44,8 +44,8 @@ class Repository(BaseModel):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     urls: Annotated[tuple[str, ...], Field(min_length=1)]
     keys: Annotated[tuple[Path, ...], Field(min_length=1)]
-    suites: tuple[str, ...] = ()
-    components: tuple[str, ...] = ()
+    suites: tuple[Part, ...] = ()
+    components: tuple[Part, ...] = ()
 
 
 _ACCOUNT = r"^[a-z_][a-z0-9_-]{0,31}$"
@@ -56,6 +56,12 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST = rf"^{_LABEL}(?:\.{_LABEL})*$"
 _PORT = r"^\d{1,5}(-\d{1,5})?/(tcp|udp|sctp|dccp)$"
 _SERVICE = r"^[A-Za-z0-9][A-Za-z0-9:_.\\@-]{0,200}$"
+_RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_SNAPSHOT = r"^(?:[A-Za-z0-9][A-Za-z0-9._:-]{0,62})?$"
+_PART = r"^[A-Za-z0-9.][A-Za-z0-9./_~+-]{0,126}$"
+_PROXY = re.compile(
+    r"(?:[a-z][a-z0-9]*://)?(?:[^\s\"';/@]+@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/?"
+)
 _MADE_AT_BOOT = ("/proc", "/sys", "/dev", "/run")
 
 
@@ -99,11 +105,26 @@ def _absolute(path: str) -> str:
     return _one_line(path)
 
 
+def _proxy(text: str) -> str:
+    # Not quoted: it may have a password.
+    if text and not _PROXY.fullmatch(text):
+        raise ValueError("it is no proxy; write it as http://HOST:PORT")
+    return text
+
+
+def _mirror(url: str) -> str:
+    if "://" not in url or any(c.isspace() or not c.isprintable() or c in "\"'" for c in url):
+        raise ValueError("it is no URL")
+    return url
+
+
 PasswordHash = Annotated[str | FromEnvironment, AfterValidator(_hashed)]
 Service = Annotated[str, Field(pattern=_SERVICE)]
 Account = Annotated[str, Field(pattern=_ACCOUNT)]
 AccountPath = Annotated[str, AfterValidator(_absolute), AfterValidator(_field)]
 Line = Annotated[str, AfterValidator(_one_line)]
+Word = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+Part = Annotated[str, Field(pattern=_PART)]
 
 
 class PutFile(BaseModel):
@@ -192,28 +213,28 @@ class PackageSystem(BaseModel):
 
     distribution: str
     """"debian", "ubuntu", "fedora", "centos", "rocky", "almalinux" or "el"."""
-    release: str
+    release: Annotated[str, Field(pattern=_RELEASE)]
     """The release as its repositories name it: "bookworm", "43", "9"."""
     architecture: Architecture = "x86_64"
     """Of the guest."""
-    mirrors: tuple[str, ...] = ()
+    mirrors: tuple[Annotated[str, AfterValidator(_mirror)], ...] = ()
     """URLs of the distribution's main archive, tried in order, in place of its public ones."""
     repositories: tuple[Repository, ...] = ()
     """All repositories; by default the distribution's own, on `mirrors`."""
-    proxy: str = ""
+    proxy: Annotated[str, AfterValidator(_proxy)] = ""
     """For all repositories; "" leaves it to the host's own settings."""
-    snapshot: str = ""
+    snapshot: Annotated[str, Field(pattern=_SNAPSHOT)] = ""
     """Pins the repositories' state: a time "20260101T000000Z", put in for {snapshot} in URLs."""
-    core: tuple[str, ...] = ()
+    core: tuple[Word, ...] = ()
     """Packages of the core layer beside the distribution's minimum."""
-    base: tuple[str, ...] = ()
+    base: tuple[Word, ...] = ()
     """Packages of the base layer; by default what makes an image of a root: kernel, ramdisk, init,
     network and SSH."""
-    groups: tuple[str, ...] = ()
+    groups: tuple[Word, ...] = ()
     """Comps groups ("@core", dnf) or tasks ("ssh-server", apt) of the image layer."""
-    packages: tuple[str, ...] = ()
+    packages: tuple[Word, ...] = ()
     """Packages of the image layer."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[Word, ...] = ()
     """Never installed in any layer; an error where something needs it."""
     weak_dependencies: bool = False
     """Also install Recommends."""
@@ -264,6 +285,8 @@ class PackageSystem(BaseModel):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
+        if self.mirrors and self.repositories:
+            raise ValueError("it has mirrors and repositories, which take the place of mirrors")
         uids = [user.uid for user in self.users if user.uid is not None]
         gids = [group.gid for group in self.user_groups if group.gid is not None]
         for what, words in (

@@ -225,6 +225,7 @@ def test_no_guest_no_accelerator(tmp_path: Path, repository: Repository) -> None
     site = Site(tmp_path / 'a "dir" of [mine], größer*')
     site.directory.mkdir()
     (site.directory / "recipes.toml").write_text(ENTERPRISE.format(more=""))
+    (site.directory / "json.py").write_text("raise SystemExit('a module of the user')\n")
     site.run("build", "el", "--no-verify", *named(repository), IMAGE_PIPELINE_ACCEL="broken")
     assert site.manifest("el")["acceleration"] is None
 

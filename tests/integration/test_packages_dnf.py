@@ -340,6 +340,22 @@ def fetch_one(bench: Bench, made: Made, keys: Sequence[Path], name: str = "tips"
     backend.fetch(state, found)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_cache(bench: Bench, made: Made) -> None:
+    small = bench.place / "cache"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "small", small], check=True)
+    try:
+        backend = bench.backend(made.directory.as_uri(), keys=all_key_files(made))
+        state = backend.state(refresh=True)
+        found = backend.resolve(state, Wanted("core"), ())
+        with pytest.raises(HostError, match="IMAGE_PIPELINE_CACHE"):
+            backend.fetch(state, found)
+        assert not [path.name for path in small.rglob("*.partial")]
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_an_unsigned_package(bench: Bench, made: Made, tmp_path: Path) -> None:
     lying = copied(made, tmp_path / "r")
     assert made.key is not None

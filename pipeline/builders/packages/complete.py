@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.builders.packages.kickstart.reading import Taken
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem, Repository
 from pipeline.core.request import BuildRequest, PackageSources
+from pipeline.host.download import masked
 
 _SYNTAX = {"fedora": "F{}", "centos": "RHEL{}", "rocky": "RHEL{}", "almalinux": "RHEL{}"}
 """pykickstart's names of the syntax that a release's installer reads."""
@@ -49,8 +50,11 @@ def complete(request: BuildRequest) -> Complete:
         keys = request.sources.keys or tuple(k for r in system.repositories for k in r.keys)
         taken = kickstart.read(recipe, system.distribution, overrides=request.variables, keys=keys)
         fields = kickstart.merged(fields, taken)
+        if system.mirrors:
+            fields.pop("repositories", None)  # the kickstart's own
         system = _made(fields, recipe.name)
     fields["repositories"] = repositories(system, request.sources)
+    fields.pop("mirrors", None)
     if request.sources.proxy:
         fields["proxy"] = request.sources.proxy
     if "base" not in fields:
@@ -91,6 +95,7 @@ def repositories(system: PackageSystem, sources: PackageSources) -> tuple[Reposi
             for number, word in enumerate(sources.repositories, 1)
         )
     mirrors = sources.mirrors or system.mirrors
+    _judge(sources.mirrors)
     if system.repositories and not mirrors:
         if not sources.keys:
             return system.repositories
@@ -107,6 +112,16 @@ def repositories(system: PackageSystem, sources: PackageSources) -> tuple[Reposi
         )
         for mirror in mirrors or ("",)
     ]
+    for key in every[0][0].keys if not sources.keys else ():
+        if not key.is_file():
+            package = front_door.key_package(system.distribution)
+            raise InputError(
+                "check the repositories of",
+                system.distribution,
+                why=f"its keys are not on this host: there is no {key}",
+                next_step=f"Install them (the package {package}, where this host's distribution has"
+                " it), or name files of them: --key FILE",
+            )
     return tuple(
         one.model_copy(
             update={"urls": tuple(dict.fromkeys(url for each in same for url in each.urls))}
@@ -114,6 +129,18 @@ def repositories(system: PackageSystem, sources: PackageSources) -> tuple[Reposi
         for same in zip(*every, strict=True)
         for one in same[:1]
     )
+
+
+def _judge(mirrors: Sequence[str]) -> None:
+    """InputError for a word of the command line that is no URL."""
+    for mirror in mirrors:
+        if "://" not in mirror:
+            raise InputError(
+                "use the mirror",
+                masked(mirror),
+                why="it is no URL",
+                next_step="Write it as https://HOST/debian",
+            )
 
 
 def _made(fields: Mapping[str, Any], name: str) -> PackageSystem:

@@ -102,7 +102,8 @@ def _asked(isolation: Isolation, request: dict[str, Any], tools: Tools) -> dict[
     """What the program answers to a request; its error is raised here."""
     done = run_mapped(
         isolation,
-        [sys.executable, "-m", "pipeline.convert.ext4"],
+        # -P: a module in the current directory must not stand in for one of ours.
+        [sys.executable, "-P", "-m", "pipeline.convert.ext4"],
         tools=tools,
         timeout=_SECONDS,
         env={"PYTHONPATH": os.fspath(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},

@@ -83,7 +83,7 @@ def _target(to: int | str) -> Iterator[tuple[int, Path]]:
     try:
         if isinstance(to, int):
             os.ftruncate(to, 0)
-            with naming(Path(f"descriptor {to}")):
+            with naming(Path(f"/proc/self/fd/{to}").readlink()):
                 yield to, Path(f"/proc/self/fd/{to}")
             return
         path = Path(to)

@@ -7,11 +7,12 @@ cache: keys/ (keyrings), states/ (metadata, one directory a state), packages/ (b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.builders.packages.dnf import install as dnf_install
@@ -82,7 +83,10 @@ class DnfBackend:
         """See `Backend`."""
         place = self._cache / "states" / self._identity()
         current = place / "current"
-        with exclusive(place / "lock", f"the metadata of {self._system.distribution}", _PATIENCE):
+        with (
+            self._keeping(),
+            exclusive(place / "lock", f"the metadata of {self._system.distribution}", _PATIENCE),
+        ):
             if not refresh and (kept := _read(current)):
                 return kept
             signed = frozenset(json.loads(current.read_text())["signed"]) if _read(current) else ()
@@ -101,9 +105,10 @@ class DnfBackend:
     def fetch(self, state: RepositoryState, packages: Sequence[Package]) -> Sequence[Path]:
         """See `Backend`; each file is also signed by a key of its repository."""
         sources = {r.name: self._source(r) for r in self._system.repositories}
-        return fetch_packages(
-            packages, sources, self._cache / "packages", self._downloader, self._tools
-        )
+        with self._keeping():
+            return fetch_packages(
+                packages, sources, self._cache / "packages", self._downloader, self._tools
+            )
 
     def install(
         self,
@@ -121,6 +126,19 @@ class DnfBackend:
         dnf_install.install(
             dnf_install.Transaction(root, tuple(files), architecture, isolation, tools, log)
         )
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """HostError where the cache can keep nothing."""
+        try:
+            yield
+        except OSError as error:
+            raise HostError(
+                "keep what repositories have in",
+                self._cache,
+                why=error.strerror or str(error),
+                next_step="Free some space there, or set IMAGE_PIPELINE_CACHE to another place",
+            ) from error
 
     def _refresh(
         self, place: Path, current: Path, signed: Sequence[str] | frozenset[str]

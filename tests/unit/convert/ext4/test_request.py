@@ -131,5 +131,12 @@ def test_a_full_file_system_is_an_error_and_no_file(
             assert answer["error"]["kind"] == "host"
             assert "No space left" in answer["error"]["why"]
             assert list(small.iterdir()) == []
+            with (small / "given").open("w+b") as file:
+                answer = ask(
+                    each | {kind: request_for[kind] | {"to": file.fileno()}},
+                    pass_fds=[file.fileno()],
+                )
+            assert answer["error"]["subject"] == str(small / "given")
+            (small / "given").unlink()
     finally:
         subprocess.run(["umount", small], check=True)
