@@ -17,6 +17,7 @@ TITLES = {
     "uploads": "Uploads",
     "reuse": "What a second run repeats",
     "packages": "Images from packages",
+    "conversion": "Conversion",
 }
 _PREFACE = """# Benchmarks
 
