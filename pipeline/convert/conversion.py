@@ -25,6 +25,7 @@ from pipeline.disk.blocks.source import Run, Source
 from pipeline.disk.foreign.server import served
 from pipeline.host.context import Tools
 from pipeline.host.files import finish, naming
+from pipeline.host.sparse import digests
 
 _PIECE = 64 << 10
 _CHUNK = 1 << 20
@@ -186,5 +187,4 @@ def _packed(plain: Path, packing: Packing, tools: Tools) -> Path:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests(path, ["sha256"])["sha256"]
