@@ -18,6 +18,7 @@ TITLES = {
     "uploads": "Uploads",
     "reuse": "What a second run repeats",
     "packages": "Images from packages",
+    "conversion": "Conversion",
 }
 _PREFACE = """# Benchmarks
 

@@ -91,8 +91,9 @@ def _sorted_out(table: dict[str, Any]) -> dict[str, Any]:
 def _typed(table: dict[str, Any]) -> dict[str, Any]:
     """TOML's arrays and strings as the model's tuples and paths; all else is left to be checked."""
     typed = dict(table)
-    if isinstance(typed.get("trees"), list):
-        typed["trees"] = tuple(typed["trees"])
+    for name in ("trees", "outputs"):
+        if isinstance(typed.get(name), list):
+            typed[name] = tuple(typed[name])
     if isinstance(typed.get("answers"), str):
         typed["answers"] = Path(typed["answers"])
     return typed

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.builds import manifest_v1
 from pipeline.core.checks import CheckReport, CheckTarget
 from pipeline.core.errors import InputError
-from pipeline.core.image import SUFFIXES, Artifact, Format, Image, Role
+from pipeline.core.image import Artifact, Format, Image, Role, file_name
 from pipeline.core.material import Material
 from pipeline.core.resources import COMMAND
 from pipeline.host.files import write_whole
@@ -196,11 +196,12 @@ class Manifest(_Record):
         return self.model_copy(update={"checks": tuple(checks)})
 
     def digests(self, *roles: Role) -> dict[str, str]:
-        """Role -> sha256 of those of the files; all of them without an argument."""
+        """Role -> sha256 of those of the files; all of them without an argument. Of the whole disk
+        the raw one's, which is the one that is checked."""
         return {
             str(record.role): record.sha256
             for record in self.artifacts
-            if not roles or record.role in roles
+            if record.format == "raw" and (not roles or record.role in roles)
         }
 
     def described(self, directory: Path) -> Image:
@@ -245,7 +246,7 @@ def artifact_record(artifact: Artifact, name: str) -> ArtifactRecord:
     return ArtifactRecord(
         role=artifact.role,
         format=artifact.format,
-        file=name + SUFFIXES[artifact.role],
+        file=file_name(name, artifact.role, artifact.format),
         sha256=artifact.sha256,
         size=artifact.size,
         allocated=artifact.allocated,

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
         "debug",
         "dry_run",
         "accelerator",
-        disk="start from this installed raw or qcow2 disk; nothing is installed, it is only read",
+        disk="start from this installed disk (raw, qcow2, VMDK, VDI, VHD, VHDX, OVA, or one of"
+        " these compressed); nothing is installed, it is only read",
         root="which volume is the root, VG/LV or a partition number, if there are several",
         variable="NAME=VALUE for the kickstart, may be repeated",
         backend="edit with guestfs or e2fsprogs in place of choosing",

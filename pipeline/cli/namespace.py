@@ -5,6 +5,7 @@ from __future__ import annotations
 from invoke.collection import Collection
 
 from pipeline.cli.build import build, console, recipes, verify
+from pipeline.cli.convert import convert
 from pipeline.cli.look import diff, doctor, layers, list_, prune, report, sbom, show
 from pipeline.cli.packages import genfs
 from pipeline.cli.upload import unbundle, upload
@@ -16,6 +17,7 @@ def namespace() -> Collection:
     tasks = [
         build,
         genfs,
+        convert,
         upload,
         verify,
         console,

@@ -1,8 +1,8 @@
 """Extraction: an installed disk in, its root filesystem as one flat image out.
 
 The disk is opened read-only and read where its own tables say; no loop device, no device-mapper,
-no mount, no appliance. Whatever must be changed (a journal replayed, stale blocks discarded) is
-changed in the copy, by e2fsprogs.
+no mount, no appliance; formats that are not our own to read come through QEMU over NBD. Whatever
+must be changed (a journal replayed, stale blocks discarded) is changed in the copy, by e2fsprogs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from pipeline.convert.choose import boot_volumes, choose_boot, choose_esp, choose_root
 from pipeline.convert.discoverable import by_type
+from pipeline.convert.inputs import MOST, check, content, recognise
 from pipeline.convert.survey import READABLE, Candidate, Survey, look_into, looks_like_root, survey
 from pipeline.convert.volume_copy import PREENED, Foreseen, Taken, foresee_copy, take
 from pipeline.core.errors import DiskError, InputError, PipelineError
 from pipeline.core.image import DiskImage, Mount, PartitionImage
-from pipeline.disk.blocks.qcow2 import MAGIC, Qcow2
 from pipeline.disk.blocks.source import RawFile, Source
 from pipeline.guest.access.xfs_support import require_editable
 from pipeline.host.context import Tools
@@ -42,21 +42,6 @@ REQUIRES = declare(
     )
 )
 
-_OTHER_FORMATS = {
-    b"KDMV": "VMDK",
-    b"COWD": "VMDK",
-    b"vhdxfile": "VHDX",
-    b"conectix": "VHD",
-    b"QED\0": "QED",
-    b"\x7fELF": "ELF",
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"PK\x03\x04": "zip",
-    b"# Disk Descriptor": "VMDK descriptor",
-}
-_VDI_SIGNATURE = (64, b"\x7f\x10\xda\xbe")
 _QEMU_WRITER_LOCK = 101
 """The byte QEMU locks in an image it may write to (block/file-posix.c: RAW_LOCK_PERM_BASE 100
 plus BLK_PERM_WRITE, bit 1)."""
@@ -84,39 +69,15 @@ class Extraction:
 
 
 def open_format(path: Path) -> DiskImage:
-    """Recognise a raw or qcow2 disk by its first bytes; InputError for anything else.
+    """Recognise a disk by its bytes; InputError for what is not read.
 
-    Refuses a qcow2 disk that names other files (a hostile one could name any file of the host)
-    or is encrypted.
+    Refuses a disk that names other files (a hostile one could name any file of the host) or is
+    encrypted; DiskError for a header that is damaged.
     """
     with RawFile(path) as file:
-        head = file.read(0, min(file.size, 512))
-        if head.startswith(MAGIC):
-            Qcow2(file)
-            return DiskImage(path, "qcow2")
-    offset, signature = _VDI_SIGNATURE
-    if head[offset : offset + len(signature)] == signature:
-        raise _other_format(path, "VDI")
-    for magic, name in _OTHER_FORMATS.items():
-        if head.startswith(magic):
-            raise _other_format(path, name)
-    if len(head) < 512:
-        raise InputError(
-            "use the disk",
-            path,
-            why="it is smaller than one sector",
-            next_step="Give the whole installed disk",
-        )
-    return DiskImage(path, "raw")
-
-
-def _other_format(path: Path, name: str) -> InputError:
-    return InputError(
-        "use the disk",
-        path,
-        why=f"it is a {name} file, neither raw nor qcow2",
-        next_step="Unpack it, or convert it with qemu-img convert -O qcow2",
-    )
+        form = recognise(file)
+        check(file, form)
+        return DiskImage(path, form)
 
 
 def extract(
@@ -134,7 +95,7 @@ def extract(
     cannot be written.
     """
     name = str(disk.path)
-    with opened(disk) as source:
+    with opened(disk, tools) as source:
         found = survey(source)
         root, taken = _take_root(found, choice, name, tools, chosen)
         with RawFile(taken.image.path) as copied:
@@ -163,12 +124,16 @@ def extract(
 
 
 @contextlib.contextmanager
-def opened(disk: DiskImage) -> Iterator[Source]:
-    """The disk's content; DiskError if somebody changed it meanwhile."""
+def opened(disk: DiskImage, tools: Tools, *, most: int = MOST) -> Iterator[Source]:
+    """The disk's content; DiskError if somebody changed it meanwhile.
+
+    most: bytes that a compressed one may be unpacked to.
+    """
     with RawFile(disk.path) as file:
         _refuse_running(file)
         before = os.fstat(file.descriptor())
-        yield Qcow2(file) if disk.format == "qcow2" else file
+        with content(file, disk.format, tools, most=most) as source:
+            yield source
         after = os.fstat(file.descriptor())
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             raise DiskError(
@@ -239,7 +204,7 @@ def foresee(disk: DiskImage, choice: str, tools: Tools) -> list[Foreseen]:
 
     A root that shows only once its journal is replayed in a copy is announced as such.
     """
-    with opened(disk) as source:
+    with opened(disk, tools) as source:
         found = survey(source)
         try:
             root = choose_root(found, choice, str(disk.path))

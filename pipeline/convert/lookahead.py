@@ -11,6 +11,7 @@ from pipeline.convert.extract import opened
 from pipeline.convert.survey import Candidate, look_into, survey
 from pipeline.core.errors import PipelineError
 from pipeline.core.image import DiskImage
+from pipeline.host.context import Tools
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Seen:
 
 
 @contextmanager
-def look_ahead(disk: DiskImage, choice: str) -> Iterator[Seen | None]:
+def look_ahead(disk: DiskImage, choice: str, tools: Tools) -> Iterator[Seen | None]:
     """What `extract` would choose, open for reading; None while a journal hides the root.
 
     Raises what `extract` raises once it has a root.
     """
     name = str(disk.path)
-    with opened(disk) as source:
+    with opened(disk, tools) as source:
         found = survey(source)
         try:
             root = choose_root(found, choice, name)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 Accelerator = Literal["kvm", "tcg"]
 
+DiskFormat = Literal[
+    "raw", "qcow2", "vmdk", "vdi", "vhd", "vhdx", "tar", "gzip", "xz", "zstd", "bzip2"
+]
+"""What a disk may come in: an image format, an archive with one image in it (OVA is one), or any of
+these compressed."""
+
 
 @dataclass(frozen=True)
 class Acceleration:
@@ -40,7 +46,7 @@ class DiskImage:
     """An installed disk; never written by the pipeline."""
 
     path: Path
-    format: Literal["raw", "qcow2"]
+    format: DiskFormat
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Role(StrEnum):
 TRIPLE = (Role.KERNEL, Role.RAMDISK, Role.MACHINE)
 """The roles of a triple, in the order in which they must be registered."""
 
-Format = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "tar"]
+Format = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "ova", "tar"]
 """The form of an artifact's bytes; kernels, ramdisks and partition images are raw."""
 
 SUFFIXES = {
@@ -90,6 +96,15 @@ SUFFIXES = {
     Role.DISK: "-disk.raw",
 }
 """What the files of a build are called: the recipe's name and this, by role."""
+
+
+OUTPUTS: tuple[Format, ...] = ("qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova")
+"""What a build's whole disk may also be written in."""
+
+
+def file_name(name: str, role: Role, form: Format = "raw") -> str:
+    """What an artifact of the build `name` is called."""
+    return name + (SUFFIXES[role] if form == "raw" else f"-disk.{form}")
 
 
 @dataclass(frozen=True)

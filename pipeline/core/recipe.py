@@ -88,6 +88,8 @@ class Recipe(BaseModel):
     """Shrink the file system to its content before it is hashed and sent."""
     disk_image: bool = False
     """Also make a bootable whole disk from the same three files."""
+    outputs: tuple[Literal["qcow2", "vmdk", "vdi", "vhd", "vhdx", "ova"], ...] = ()
+    """Formats that the whole disk is also written in; naming one makes the whole disk too."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Image properties for the cloud: os_distro, os_version, hw_* and others."""
 

@@ -55,4 +55,4 @@ class BuildRequest:
     @property
     def wants_disk(self) -> bool:
         """Whether a bootable whole disk is made too."""
-        return self.recipe.disk_image or self.disk_image
+        return self.recipe.disk_image or self.disk_image or bool(self.recipe.outputs)

@@ -168,7 +168,8 @@ def _try(isolation: Isolation, tools: Tools, place: Path) -> Isolation:
     directory = Path(tempfile.mkdtemp(prefix=PROBE, dir=place))
     lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
     for path in (lower, upper, work):
-        path.mkdir(mode=0o755)
+        path.mkdir()
+        path.chmod(0o755)  # whatever the umask: the guest's root must see into the lower one
     try:
         run_inside(isolation, Root((lower,), upper, work), [], tools=tools, timeout=_PROBE_SECONDS)
     except HostError as error:

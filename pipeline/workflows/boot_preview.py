@@ -17,7 +17,7 @@ def foresee_boot_files(disk: DiskImage, choice: str, job: Job) -> str:
     A journal that is not replayed may say otherwise, and XFS does not tell whether its log holds
     something: there a failure is only told.
     """
-    with look_ahead(disk, choice) as seen:
+    with look_ahead(disk, choice, job.tools) as seen:
         if seen is None:
             return "take kernel and ramdisk once the journal is replayed"
         try:

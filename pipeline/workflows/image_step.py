@@ -18,16 +18,20 @@ from pipeline.builds.manifest import (
     SourceRecord,
 )
 from pipeline.convert import assemble, grub
+from pipeline.convert.conversion import Wanted, convert
 from pipeline.convert.extract import Extraction, extract, foresee
+from pipeline.convert.formats.protocol import Options
+from pipeline.convert.formats.registry import FORMATS
 from pipeline.convert.shrink import kept_in_size, left_out, shrink
 from pipeline.convert.survey import EXT
 from pipeline.convert.volume_copy import Foreseen
 from pipeline.core.checks import ROOT_LABEL
-from pipeline.core.image import DiskImage, Mount, PartitionImage, Role
+from pipeline.core.image import DiskImage, Format, Mount, PartitionImage, Role
 from pipeline.core.material import Material
 from pipeline.core.request import BuildRequest
 from pipeline.core.resources import TEMPLATES
 from pipeline.core.steps import Action, StepName
+from pipeline.disk.blocks.source import RawFile
 from pipeline.guest.access.open import open_guest
 from pipeline.guest.boot.loader_files import take_loader
 from pipeline.guest.boot.select import BootFiles, collect
@@ -62,16 +66,28 @@ class FoundKernel(BaseModel):
     drivers: tuple[str, ...] | None = None
 
 
+class Output(BaseModel):
+    """The whole disk in another format. file: its name in the build's directory; sizes in bytes."""
+
+    format: Format
+    file: str
+    sha256: str
+    size: int
+    allocated: int
+
+
 class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
-    files: by role, names in the build's directory. waiting: they lie aside until the build is
-    whole and have not their final names yet. materials: what the disk was installed from.
+    files: by role, names in the build's directory. outputs: the disk in other formats. waiting:
+    they lie aside until the build is whole and have not their final names yet. materials: what the
+    disk was installed from.
     """
 
     key: str
     files: dict[Role, str]
     waiting: bool
+    outputs: tuple[Output, ...] = ()
     source: SourceRecord
     root: RootRecord
     kernel: FoundKernel
@@ -102,6 +118,7 @@ class MakeFiles(Step[MadeFiles]):
             "backend": request.backend,
             "shrink": recipe.shrink,
             "disk image": request.wants_disk,
+            "outputs": recipe.outputs,
             "command line": recipe.command_line if request.wants_disk else None,
             "hardware": astuple(recipe.hardware),
             "architecture": recipe.architecture,
@@ -121,7 +138,8 @@ class MakeFiles(Step[MadeFiles]):
         job.workspace.invalidate(StepName.VERIFY, StepName.VERIFY_DISK)
         place = job.workspace.step_directory(StepName.IMAGE)
         made = self._make(self.disk.value.image, place)
-        files = [job.directory / name for name in made.files.values()]
+        names = [*made.files.values(), *(output.file for output in made.outputs)]
+        files = [job.directory / name for name in names]
         job.workspace.remember(StepName.IMAGE, made.key, files, made)
         return made
 
@@ -148,10 +166,12 @@ class MakeFiles(Step[MadeFiles]):
         if job.request.wants_disk:
             self._assemble(place)
             roles.append(Role.DISK)
+        outputs = tuple(self._output(place, form) for form in dict.fromkeys(recipe.outputs))
         return MadeFiles(
             key=self.key,
             files={role: str((place / role).relative_to(job.directory)) for role in roles},
             waiting=True,
+            outputs=outputs,
             source=SourceRecord(
                 kind=kind_of_source(job.request),
                 file=disk.path.name,
@@ -252,6 +272,26 @@ class MakeFiles(Step[MadeFiles]):
                 loader=self._loader if self._needs_loader else None,
             )
 
+    def _output(self, place: Path, form: Format) -> Output:
+        """The whole disk in another format, beside it."""
+        job, recipe = self.job, self.job.request.recipe
+        options = Options(
+            name=recipe.name,
+            cpus=recipe.vcpus,
+            memory_mib=recipe.memory_mib,
+            architecture=recipe.architecture,
+        )
+        target = place / f"{Role.DISK}.{form}"
+        with RawFile(place / Role.DISK) as disk:
+            done = convert(disk, target, Wanted(FORMATS[form], options), job.tools)
+        return Output(
+            format=form,
+            file=str(target.relative_to(job.directory)),
+            sha256=done.sha256,
+            size=done.size,
+            allocated=done.allocated,
+        )
+
     def describe(self) -> Sequence[Action]:
         """Copy, edit, shrink, assemble; one action where the files are there."""
         if self.known:
@@ -270,6 +310,8 @@ class MakeFiles(Step[MadeFiles]):
             actions += [Action(why) for why in unshrunk] or [shrinks]
         if request.wants_disk:
             actions.append(Action("make a bootable GPT disk of the three files"))
+        if recipe.outputs:
+            actions.append(Action(f"write it as {', '.join(recipe.outputs)} too, and compare them"))
         return actions
 
     def _boot_files(self) -> list[Action]:

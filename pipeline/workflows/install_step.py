@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel
 
 from pipeline.builders.protocol import Builder
 from pipeline.builders.registry import open_builder
-from pipeline.core.image import DiskImage
+from pipeline.core.image import DiskFormat, DiskImage
 from pipeline.core.material import Material
 from pipeline.core.steps import Action, StepName
 from pipeline.core.text import human_bytes
@@ -24,7 +23,7 @@ class InstalledDisk(BaseModel):
     """A disk with a system on it; the fields are those of `Built`."""
 
     path: Path
-    format: Literal["raw", "qcow2"]
+    format: DiskFormat
     versions: dict[str, str] = {}
     epoch: int | None = None
     layers: tuple[tuple[str, str], ...] = ()

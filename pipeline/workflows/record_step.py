@@ -27,13 +27,13 @@ from pipeline.builds.workspace import document_names
 from pipeline.core import settings
 from pipeline.core.checks import CheckReport
 from pipeline.core.errors import DiskError
-from pipeline.core.image import SUFFIXES, Artifact, Role
+from pipeline.core.image import OUTPUTS, SUFFIXES, Artifact, Role, file_name
 from pipeline.core.steps import Action, StepName
 from pipeline.guest import inventory
 from pipeline.guest.inventory import Inventory
 from pipeline.host.files import Replacements, put_back_on_error
 from pipeline.host.sparse import image_file
-from pipeline.workflows.image_step import MadeFiles
+from pipeline.workflows.image_step import MadeFiles, Output
 from pipeline.workflows.inputs_step import HashSource, words
 from pipeline.workflows.install_step import InstalledDisk
 from pipeline.workflows.job import Job
@@ -65,7 +65,9 @@ class Digests(Step[dict[Role, Artifact]]):
         if known.recipe.digest != self.files.value.key:
             return None
         return {
-            artifact.role: artifact for artifact in known.described(self.job.directory).artifacts
+            artifact.role: artifact
+            for artifact in known.described(self.job.directory).artifacts
+            if artifact.format == "raw"
         }
 
     def run(self) -> dict[Role, Artifact]:
@@ -169,7 +171,13 @@ class WriteDown(Step[Manifest]):
             product=pipeline.__version__,
             recipe=RecipeRecord(name=recipe.name, description=recipe.description, digest=made.key),
             source=made.source,
-            artifacts=tuple(artifact_record(artifacts[role], recipe.name) for role in made.files),
+            artifacts=tuple(
+                artifact_record(artifact, recipe.name)
+                for artifact in (
+                    *(artifacts[role] for role in made.files),
+                    *map(_artifact, made.outputs),
+                )
+            ),
             root=made.root,
             # The recipe's command line may have changed since the files were made.
             boot=BootRecord(**made.kernel.model_dump(), command_line=recipe.command_line),
@@ -197,11 +205,17 @@ class WriteDown(Step[Manifest]):
         directory, name = self.job.directory, self.job.name
         history.keep(directory)
         named = {role: name + SUFFIXES[role] for role in made.files}
+        outputs = {file_name(name, Role.DISK, o.format): o for o in made.outputs}
         waiting = {named[role]: directory / file for role, file in made.files.items()}
-        final = made.model_copy(update={"files": named, "waiting": False})
+        waiting |= {file: directory / output.file for file, output in outputs.items()}
+        kept = tuple(o.model_copy(update={"file": file}) for file, o in outputs.items())
+        final = made.model_copy(update={"files": named, "outputs": kept, "waiting": False})
+        # Of every format: those of the last build that this one has not are taken away.
+        others = [file_name(name, Role.DISK, form) for form in OUTPUTS]
         documents = document_names(name)
         earlier = (
             *(name + suffix for suffix in SUFFIXES.values()),
+            *others,
             *documents.values(),
             inventory.FILE,
             FILE,
@@ -223,6 +237,9 @@ class WriteDown(Step[Manifest]):
                     aside.replace(directory / file)
                 if Role.DISK not in named:
                     (directory / (name + SUFFIXES[Role.DISK])).unlink(missing_ok=True)
+                for file in others:
+                    if file not in waiting:
+                        (directory / file).unlink(missing_ok=True)
                 (directory / inventory.FILE).unlink(missing_ok=True)
                 records.commit()
 
@@ -240,8 +257,23 @@ class WriteDown(Step[Manifest]):
         if self.files.known and not self.files.value.waiting:
             return [Action(f"write {directory / FILE}")]
         roles = [r for r in SUFFIXES if r is not Role.DISK or self.job.request.wants_disk]
-        made = ", ".join(str(directory / (self.job.name + SUFFIXES[role])) for role in roles)
+        names = [self.job.name + SUFFIXES[role] for role in roles]
+        outputs = dict.fromkeys(self.job.request.recipe.outputs)
+        names += [file_name(self.job.name, Role.DISK, form) for form in outputs]
+        made = ", ".join(str(directory / name) for name in names)
         return [Action(f"write {made}"), Action(f"write {directory / FILE}")]
+
+
+def _artifact(output: Output) -> Artifact:
+    """A disk in another format as the manifest lists it."""
+    return Artifact(
+        Role.DISK,
+        Path(output.file),
+        output.sha256,
+        output.size,
+        output.allocated,
+        output.format,
+    )
 
 
 def _content(path: Path) -> str | None:

@@ -16,6 +16,7 @@ ROOMS = (
     "pipeline.builders.packages.apt.config",
     "pipeline.builders.packages.dnf.backend",
     "pipeline.convert.extract",
+    "pipeline.disk.foreign.server",
     "pipeline.convert.grub",
     "pipeline.guest.access.libguestfs",
     "pipeline.guest.boot.ramdisk",

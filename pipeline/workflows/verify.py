@@ -81,7 +81,7 @@ def find_target(word: str, *, whole_disk: bool, user: str) -> Target:
     directory = directory_of(settings.build_dir(), word)
     manifest = read_manifest(directory)
     images = manifest.image(directory)
-    files = {str(artifact.role): artifact.path for artifact in images.artifacts}
+    files = {str(a.role): a.path for a in images.artifacts if a.format == "raw"}
     user = user or manifest.customization.user
     hardware = images.hardware
     target = _target(word, files, images.command_line, user, hardware, whole_disk=whole_disk)

@@ -232,7 +232,7 @@ def test_qcow2_marked_as_corrupt_is_an_error(tmp_path: Path) -> None:
         open_format(image)
 
 
-@pytest.mark.parametrize("form", ["vmdk", "vdi", "vhdx", "qed"])
+@pytest.mark.parametrize("form", ["qed"])
 def test_other_formats_are_named(form: str, tmp_path: Path) -> None:
     image = tmp_path / "disk"
     run("qemu-img", "create", "-q", "-f", form, image, "4M")

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.convert.assemble import make_disk
-from pipeline.convert.formats import convert
+from pipeline.convert.conversion import Wanted, convert
+from pipeline.convert.formats.registry import FORMATS as KNOWN
 from pipeline.core.checks import WholeDisk
 from pipeline.core.errors import ProgramError
 from pipeline.core.events import QuietProgress
 from pipeline.core.image import Acceleration, Format
+from pipeline.disk.blocks.source import RawFile
 from pipeline.host.context import Tools
 from pipeline.host.programs import Runner
 from pipeline.verify import assertion_names, verify
@@ -47,7 +49,8 @@ def make(
     raw = out.with_name(f"{out.name}.raw")
     make_disk(triple.machine, triple.kernel, triple.ramdisk, LINE, raw, tools)
     for form in set(formats) - {"raw"}:
-        convert(raw, made[form], form, tools)
+        with RawFile(raw) as disk:
+            convert(disk, made[form], Wanted(KNOWN[form]), tools)
     if "raw" not in formats:
         raw.unlink()
     return made

@@ -88,7 +88,13 @@ def bill_of(manifest: Manifest, inventory: Inventory | None, epoch: str | None =
         name=manifest.name,
         product=manifest.product,
         created=epoch or known or manifest.created,
-        artifacts=tuple(sorted(manifest.artifacts, key=lambda record: [*WHAT].index(record.role))),
+        # The disk in another format has the same content.
+        artifacts=tuple(
+            sorted(
+                (record for record in manifest.artifacts if record.format == "raw"),
+                key=lambda record: [*WHAT].index(record.role),
+            )
+        ),
         system={} if inventory is None else dict(sorted(inventory.system.items())),
         parts=parts,
         sources=sources,

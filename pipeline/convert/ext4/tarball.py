@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -39,17 +39,23 @@ _MOST_OF_ID = 0o7777777
 _MOST_OF_NUMBER = 0o77777777777  # size and time
 
 
-def write_archive(entries: Sequence[Entry], target: BinaryIO, epoch: int) -> int:
+def write_archive(
+    entries: Sequence[Entry],
+    target: BinaryIO,
+    epoch: int,
+    read: Callable[[Entry], Iterator[bytes]] | None = None,
+) -> int:
     """Write the archive of the entries; its size in bytes.
 
-    epoch: seconds since 1970, the latest time that an entry keeps. HostError for a file that cannot
-    be read or changed meanwhile; OSError where the archive cannot be written.
+    epoch: seconds since 1970, the latest time that an entry keeps. read: the bytes of a file, as
+    many as its size; by default those of the host's file that it names. HostError for a file that
+    cannot be read or changed meanwhile; OSError where the archive cannot be written.
     """
     size = target.write(_HEADER)
     check = length = 0
     waiting: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(_THREADS) as threads:
-        for piece in _pieces(_stream(entries, epoch)):
+        for piece in _pieces(_stream(entries, epoch, read or _content)):
             check, length = isal_zlib.crc32(piece, check), length + len(piece)
             waiting.append(threads.submit(_compressed, piece))
             if len(waiting) > _THREADS:
@@ -83,7 +89,9 @@ def _pieces(stream: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _stream(entries: Sequence[Entry], epoch: int) -> Iterator[bytes]:
+def _stream(
+    entries: Sequence[Entry], epoch: int, read: Callable[[Entry], Iterator[bytes]]
+) -> Iterator[bytes]:
     """The archive before its compression."""
     total = 0
     for entry in entries:
@@ -93,7 +101,7 @@ def _stream(entries: Sequence[Entry], epoch: int) -> Iterator[bytes]:
         yield head
         total += len(head)
         if entry.kind == "file" and entry.size and not entry.same_as:
-            yield from _content(entry)
+            yield from read(entry)
             padding = bytes(-entry.size % _BLOCK)
             yield padding
             total += entry.size + len(padding)

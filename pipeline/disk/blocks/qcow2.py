@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+import zstandard
+
 from pipeline.core.errors import DiskError, InputError
-from pipeline.disk.blocks.source import RawFile, Run, check_range
+from pipeline.disk.blocks.source import Run, Source, check_range
 
 MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -23,6 +25,8 @@ _HEADER3 = struct.Struct(">QQQII")
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED, _ZERO = 1 << 62, 1
 _DIRTY, _CORRUPT, _EXTERNAL, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
+_COMPRESSION_TYPE, _ZSTD = 104, b"\1"
+_MOST_WINDOW = 1 << 27  # bytes that a zstd frame may ask for
 _MAX_CLUSTER_BITS = 21  # QEMU's own limits
 _MAX_L1 = 32 << 20
 _TABLES = 8
@@ -51,8 +55,9 @@ class _Header(NamedTuple):
 class Qcow2:
     """The content of a qcow2 file; a Source. `Run.at` counts in the qcow2 file itself."""
 
-    def __init__(self, file: RawFile) -> None:
+    def __init__(self, file: Source) -> None:
         self._file = file
+        self._unpack = _inflate
         self.name = file.name
         if file.size < _HEADER.size:
             raise self._broken("it is too short")
@@ -93,10 +98,15 @@ class Qcow2:
         if incompatible & _CORRUPT:
             raise self._broken("it is marked as corrupt")
         if incompatible & _COMPRESSION:
-            raise self._refused("its compression is not zlib")
+            if (
+                self._file.size <= _COMPRESSION_TYPE
+                or self._file.read(_COMPRESSION_TYPE, 1) != _ZSTD
+            ):
+                raise self._refused("its compression is neither zlib nor zstd")
+            self._unpack = _unzstd
         if incompatible & _EXTENDED_L2:
             raise self._refused("it has subclusters (extended L2 entries)")
-        if incompatible & ~_DIRTY:
+        if incompatible & ~(_DIRTY | _COMPRESSION):
             raise self._refused(f"it has the incompatible features {incompatible:#x}")
 
     def _refused(self, why: str) -> InputError:
@@ -203,19 +213,30 @@ class Qcow2:
         return start + offset % self._cluster
 
     def _inflate(self, entry: int) -> bytes:
-        """A compressed cluster: raw deflate, its length counted in sectors."""
+        """A compressed cluster: raw deflate or a zstd frame, its length counted in sectors."""
         shift = 62 - (self._bits - 8)
         start = entry & ((1 << shift) - 1)
         sectors = ((entry & (_COMPRESSED - 1)) >> shift) + 1
         length = sectors * _SECTOR - start % _SECTOR
         packed = self._file.read(start, max(0, min(length, self._file.size - start)))
         try:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self._cluster)
-        except zlib.error:
+            data = self._unpack(packed, self._cluster)
+        except (zlib.error, zstandard.ZstdError):
             raise self._broken(f"the compressed cluster at byte {start} is damaged") from None
         if len(data) != self._cluster:
             raise self._broken(f"the compressed cluster at byte {start} is cut off")
         return data
+
+
+def _inflate(packed: bytes, most: int) -> bytes:
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
+
+
+def _unzstd(packed: bytes, most: int) -> bytes:
+    # The last sector may hold something else after the frame.
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW)
+    with unpacker.stream_reader(packed) as frame:
+        return frame.read(most)
 
 
 def _continues(run: Run, offset: int, at: int | None) -> bool:

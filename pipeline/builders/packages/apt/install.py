@@ -214,6 +214,7 @@ def _link(file: Path, name: Path) -> None:
         name.hardlink_to(file)
     except OSError:
         shutil.copyfile(file, name)
+        name.chmod(0o644)  # whatever the umask
 
 
 def _failure(wanted: Wanted, log: Path, error: ProgramError) -> InstallError:

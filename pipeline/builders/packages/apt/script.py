@@ -54,7 +54,7 @@ fi
 # Before all others, which must find its links where it brings them.
 dpkg-deb --fsys-tarfile "$base" | tar -x -p --numeric-owner --keep-directory-symlink \\
   --warning=no-timestamp -f - -C "$root"
-printf '%s\\n' "$@" | xargs -P2 -n6 sh -fc 'for deb; do
+printf '%s\\0' "$@" | xargs -0 -P2 -n6 sh -fc 'for deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -p --numeric-owner --keep-directory-symlink \\
     $unused --warning=no-timestamp -f - -C "$root" || exit 255
 done' sh

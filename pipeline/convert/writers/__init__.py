@@ -1,0 +1,1 @@
+"""Disk images written in the formats that clouds and hypervisors take."""
