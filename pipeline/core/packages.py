@@ -10,6 +10,7 @@ import posixpath
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -32,6 +33,22 @@ BACKENDS: dict[str, BackendName] = {
 """Which package manager a distribution has, by the word of the recipe."""
 
 
+def is_url(url: str) -> bool:
+    """Whether it can be taken apart: some libraries raise errors of their own where it cannot."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
+def _address(url: str) -> str:
+    # Not quoted: it may have a password.
+    if not is_url(url):
+        raise ValueError("it is no URL")
+    return url
+
+
 class Repository(BaseModel):
     """One repository. urls: tried in order until one answers; the same content is expected of all.
 
@@ -42,7 +59,7 @@ class Repository(BaseModel):
     model_config = _STRICT
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    urls: Annotated[tuple[str, ...], Field(min_length=1)]
+    urls: Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], Field(min_length=1)]
     keys: Annotated[tuple[Path, ...], Field(min_length=1)]
     suites: tuple[Part, ...] = ()
     components: tuple[Part, ...] = ()
@@ -113,6 +130,7 @@ def _proxy(text: str) -> str:
 
 
 def _mirror(url: str) -> str:
+    _address(url)
     if "://" not in url or any(c.isspace() or not c.isprintable() or c in "\"'" for c in url):
         raise ValueError("it is no URL")
     return url

@@ -42,10 +42,11 @@ class DownloadError(PipelineError):
 
 def masked(url: str) -> str:
     """The URL with `****` for its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":****@", 1)
+    try:
+        password = urlsplit(url).password
+    except ValueError:  # it is none, and shown where that is told
+        return re.sub(r"(://[^/@\s:]*):[^/@\s]*@", r"\1:****@", url)
+    return url if password is None else url.replace(f":{password}@", ":****@", 1)
 
 
 def has_password(url: str) -> bool:

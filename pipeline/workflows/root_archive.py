@@ -93,6 +93,13 @@ def make(
             why="there is no such directory",
             next_step=f"Make {out.parent}, or name another",
         )
+    if out.is_dir():
+        raise InputError(
+            "write the archive",
+            out,
+            why="it is a directory",
+            next_step=f"Name a file, such as {out / 'root.tar.gz'}",
+        )
     with (
         tempfile.TemporaryDirectory(prefix=".genfs-", dir=out.parent) as scratch,
         Runner(secrets=secrets, echo=echo) as runner,

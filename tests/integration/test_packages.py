@@ -321,3 +321,11 @@ def test_words_that_cannot_work(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "debian" in done.stderr
     assert not list(tmp_path.glob("*.tar.gz"))
+    words = ["--repository", "http://bob:s3cret@[::1 bookworm main", "--key", "k"]
+    for more in (words, ["--mirror", "http://bob:s3cret@[::1"]):
+        done = invoke(tmp_path, "genfs", "debian", "bookworm", "root.tar.gz", *more)
+        assert (done.returncode, "no URL" in done.stderr, "s3cret" in done.stderr) == (
+            2, True, False,
+        )  # fmt: skip
+    done = invoke(tmp_path, "genfs", "debian", "bookworm", ".")
+    assert (done.returncode, "is a directory" in done.stderr) == (2, True)

@@ -13,7 +13,7 @@ from pipeline.builders.packages import front_door
 from pipeline.builders.packages.kickstart import reading as kickstart
 from pipeline.builders.packages.kickstart.reading import Taken
 from pipeline.core.errors import InputError
-from pipeline.core.packages import PackageSystem, Repository
+from pipeline.core.packages import PackageSystem, Repository, is_url
 from pipeline.core.request import BuildRequest, PackageSources
 from pipeline.host.download import masked
 
@@ -134,7 +134,7 @@ def repositories(system: PackageSystem, sources: PackageSources) -> tuple[Reposi
 def _judge(mirrors: Sequence[str]) -> None:
     """InputError for a word of the command line that is no URL."""
     for mirror in mirrors:
-        if "://" not in mirror:
+        if "://" not in mirror or not is_url(mirror):
             raise InputError(
                 "use the mirror",
                 masked(mirror),
