@@ -276,6 +276,15 @@ class PackageSystem(BaseModel):
         """The package manager."""
         return BACKENDS[self.distribution]
 
+    def filled(self, url: str) -> str:
+        """A repository's URL with the words put in that it may have: {snapshot}, and for dnf
+        $releasever and $basearch."""
+        found = url.replace("{snapshot}", self.snapshot)
+        if self.backend == "dnf":
+            for name, value in (("releasever", self.release), ("basearch", self.architecture)):
+                found = found.replace(f"${{{name}}}", value).replace(f"${name}", value)
+        return found
+
     @field_validator("distribution")
     @classmethod
     def _known(cls, name: str) -> str:

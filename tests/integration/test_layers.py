@@ -326,6 +326,11 @@ def test_layers_of_others_are_used_where_the_ids_fit(
     with mine.use(CORE, (), maker(store), used_by="web") as theirs:
         assert theirs == layer
     assert not mine.place.exists()
+    # A damaged one of others is left to them, and made here.
+    mine.set_aside(CORE.key, "as the test says")
+    with mine.use(CORE, (), maker(store), used_by="web") as own_one:
+        assert own_one.directory == mine.place / CORE.key
+    remove_tree(isolation, mine.place, store.tools)
     foreign = Isolation("user namespace", isolation.first_id + 1, isolation.count - 1, True)
     assert not layer.fits(foreign)
     assert LayerStore(foreign, store.tools, mine.place, store.place)._of_others(CORE) is None

@@ -94,8 +94,7 @@ class LayeredRoot:
     def url_of(self, package: Package) -> str:
         """Where a package file may be had, without a password."""
         first = next(r.urls[0] for r in self.system.repositories if r.name == package.repository)
-        url = first.replace("{snapshot}", self.system.snapshot)
-        return masked(f"{url.rstrip('/')}/{package.url}")
+        return masked(f"{self.system.filled(first).rstrip('/')}/{package.url}")
 
     def describe(self) -> list[str]:
         """What making would do, a sentence's predicate each; no mirror is asked."""

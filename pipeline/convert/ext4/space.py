@@ -151,9 +151,10 @@ class Space:
 
 def full(geometry: Geometry, lacking: int) -> InputError:
     """The error for a tree that is larger than its file system."""
-    size = geometry.blocks * BLOCK
+    size, needed = geometry.blocks * BLOCK, (geometry.blocks + lacking) * BLOCK
     return InputError(
         "make an ext4 file system",
         why=f"the tree does not fit into {size} bytes: at least {lacking * BLOCK} more are needed",
-        next_step=f"Make it larger than {size + lacking * BLOCK} bytes",
+        next_step=f"Make it larger than {-(-needed >> 20)} MiB, which a recipe of packages calls"
+        " root_mib",
     )

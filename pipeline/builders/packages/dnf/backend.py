@@ -214,9 +214,7 @@ def expand_url(url: str, system: PackageSystem, repository: str) -> str:
             why="its URL has {snapshot}, and the recipe names no snapshot",
             next_step='Set "snapshot" in the recipe',
         )
-    found = url.replace("{snapshot}", system.snapshot)
-    for name, value in (("releasever", system.release), ("basearch", system.architecture)):
-        found = found.replace(f"${{{name}}}", value).replace(f"${name}", value)
+    found = system.filled(url)
     if not found.startswith(("http://", "https://", "file:///")):
         raise InputError(
             "use the repository",

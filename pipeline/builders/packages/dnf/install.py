@@ -293,12 +293,13 @@ def _failure(t: Transaction, why: str) -> InstallError:
 
 
 def last_words(said: str) -> str:
-    """What rpm's words end with, from shortly before the first complaint on if there is one."""
-    text = said[-4 * _SAID :]
-    complaint = re.search(r"^.*(?:error:|scriptlet failed|conflicts with).*$", text, re.MULTILINE)
-    lines = text.splitlines()
-    if complaint:
-        # What a scriptlet said stands before what rpm says of it.
-        number = text[: complaint.start()].count("\n")
-        lines = lines[max(0, number - 3) :]
-    return "\n".join(lines)[-_SAID:].strip()
+    """What rpm's words end with, from shortly before the first complaint on if there is one; the
+    middle of too many is left out, since a transaction goes on after many a fault."""
+    complaint = re.search(r"^.*(?:error:|scriptlet failed|conflicts with).*$", said, re.MULTILINE)
+    if not complaint:
+        return said.strip()[-_SAID:]
+    # What a scriptlet said stands before what rpm says of it.
+    number = said[: complaint.start()].count("\n")
+    text = "\n".join(said.splitlines()[max(0, number - 3) :]).strip()
+    half = _SAID // 2
+    return text if len(text) <= _SAID else f"{text[:half]}\n...\n{text[-half:]}"

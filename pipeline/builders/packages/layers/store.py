@@ -63,6 +63,7 @@ class LayerStore:
         self.place = place or settings.layers_dir()
         self.others = others or settings.shared_layers_dir()
         self._isolation = isolation
+        self._refused: set[str] = set()
 
     @property
     def isolation(self) -> Isolation:
@@ -133,6 +134,13 @@ class LayerStore:
 
     def set_aside(self, key: str, why: str) -> None:
         """Take a damaged layer out of use, and tell; the caller holds its lock alone."""
+        if not (self.place / key).exists():
+            self._refused.add(key)
+            self.tools.progress.warn(
+                f"the layer {key} in {self.others} is damaged: {why}. It is made anew in"
+                f" {self.place}; whoever keeps the other should delete it"
+            )
+            return
         aside = self.place / f"{key}.{secrets.token_hex(4)}{_BAD}"
         (self.place / key).rename(aside)
         self.tools.progress.warn(
@@ -245,7 +253,7 @@ class LayerStore:
 
     def _of_others(self, wish: Wish) -> Layer | None:
         """The layer of the second place, where its ids are ours by chance or arrangement."""
-        if layers.read_record(self.place / wish.key) is not None:
+        if layers.read_record(self.place / wish.key) is not None or wish.key in self._refused:
             return None
         layer = layers.read_record(self.others / wish.key)
         return layer if layer is not None and not self.damage(layer) else None

@@ -173,6 +173,10 @@ def test_last_words_begin_before_the_first_complaint() -> None:
     assert last_words(said).splitlines() == ["18", "19", "no account",
                                              "error: %pre(a) scriptlet failed", "b"]  # fmt: skip
     assert last_words("x" * 9000 + "\n") == "x" * 3000
+    # rpm goes on with other packages, whose scriptlets may say much.
+    found = last_words("error: a-1: install failed\n" + "chatter\n" * 9000 + "the end\n")
+    assert found.startswith("error: a-1: install failed\n") and found.endswith("the end")
+    assert len(found) < 3100
 
 
 def header(**times: int) -> bytes:

@@ -18,6 +18,8 @@ LEAST: dict[str, Any] = {
     "repositories": ({"name": "main", "urls": ("https://deb.example/",), "keys": ("k.gpg",)},),
 }
 
+REPOSITORY = {"name": "r", "urls": ("http://h/",), "keys": ("/k",)}
+
 
 def system(**fields: object) -> PackageSystem:
     return PackageSystem.model_validate(LEAST | fields)
@@ -159,3 +161,47 @@ def test_a_file_that_is_not_there(tmp_path: Any) -> None:
     box = system(files=({"path": "/etc/motd", "source": tmp_path / "none"},))
     with pytest.raises(InputError, match="none: No such file"):
         identity(box, environment={})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"release": "../x"}, "release"),
+        ({"release": ""}, "release"),
+        ({"release": "bookworm main"}, "release"),
+        ({"snapshot": "a/../b"}, "snapshot"),
+        ({"proxy": "::::"}, "no proxy"),
+        ({"proxy": 'http://h:1"; Acquire::x "y'}, "no proxy"),
+        ({"mirrors": ("nonsense",)}, "no URL"),
+        ({"mirrors": ("http://h/a b",)}, "no URL"),
+        ({"packages": ("",)}, "packages"),
+        ({"exclude": ("a\nb",)}, "line break"),
+        ({"mirrors": ("http://h/",), "repositories": (REPOSITORY,)}, "mirrors and repositories"),
+        ({"repositories": (REPOSITORY | {"suites": ("a\nTrusted: yes",)},)}, "suites"),
+    ],
+)
+def test_words_that_are_none(words: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        PackageSystem.model_validate({"distribution": "debian", "release": "bookworm", **words})
+
+
+def test_a_refused_proxy_keeps_its_password() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PackageSystem(distribution="debian", release="1", proxy="http://bob:s3cret@h h:1")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["", "proxy:3128", "http://proxy.example.org:3128/", "http://a:b%40c@[::1]:3128"]
+)
+def test_words_of_proxies(proxy: str) -> None:
+    assert PackageSystem(distribution="debian", release="1", proxy=proxy).proxy == proxy
+
+
+def test_words_in_urls_are_put_in() -> None:
+    url = "https://h/$releasever/${basearch}/{snapshot}"
+    words = {"release": "9", "snapshot": "20260101T000000Z"}
+    found = PackageSystem.model_validate({"distribution": "rocky", **words}).filled(url)
+    assert found == "https://h/9/x86_64/20260101T000000Z"
+    found = PackageSystem.model_validate({"distribution": "debian", **words}).filled(url)
+    assert found == "https://h/$releasever/${basearch}/20260101T000000Z"
