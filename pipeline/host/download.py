@@ -8,6 +8,7 @@ environment is used: no .netrc, and the certificates are the system's.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import ssl
 import time
@@ -23,6 +24,9 @@ from urllib3.util import Retry
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.secrets import Secrets
+
+# Its warning of a second attempt quotes objects of its own; where that fails we tell why.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 _CHUNK = 1 << 18
 _AGAIN = 1  # a mirror that drops a connection once is common; the next mirror is the better remedy

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.secrets import Secrets
-from pipeline.host.download import Downloader, DownloadError
+from pipeline.host.download import Downloader, DownloadError, masked
 
 Answer = Callable[["Handler"], None]
 BODY = b"an installer's ramdisk\n" * 5000
@@ -112,6 +112,21 @@ def test_a_server_that_fails_once_is_asked_again(
     assert digest == hashlib.sha256(BODY).hexdigest()
     assert (tmp_path / "f").read_bytes() == BODY
     assert len(server.requests) == 2
+
+
+def test_a_server_that_is_not_there_is_told_of_once(
+    downloader: Downloader, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(DownloadError, match="Connection refused"):
+        downloader.text(f"http://127.0.0.1:{port}/", 100)
+    assert caplog.records == []
+
+
+def test_masked_urls_need_not_be_good_ones() -> None:
+    assert masked("http://bob:s3cret@[::1/x") == "http://bob:****@[::1/x"
+    assert masked("http://bob:s3cret@h/x") == "http://bob:****@h/x"
 
 
 def test_a_server_that_goes_on_failing_is_given_up(downloader: Downloader) -> None:
