@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from pipeline.builders.packages import front_door
-from pipeline.builders.packages.kickstart import reading as kickstart
-from pipeline.builders.packages.kickstart.reading import Taken
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem, Repository, is_url
+from pipeline.core.passwords import without_passwords
 from pipeline.core.request import BuildRequest, PackageSources
-from pipeline.host.download import masked
+
+if TYPE_CHECKING:
+    from pipeline.builders.packages.kickstart.reading import Taken
 
 _SYNTAX = {"fedora": "F{}", "centos": "RHEL{}", "rocky": "RHEL{}", "almalinux": "RHEL{}"}
 """pykickstart's names of the syntax that a release's installer reads."""
@@ -48,6 +49,9 @@ def complete(request: BuildRequest) -> Complete:
         if not recipe.release:
             recipe = recipe.model_copy(update={"release": syntax_of(system)})
         keys = request.sources.keys or tuple(k for r in system.repositories for k in r.keys)
+        # Imported where it is needed: most recipes of packages have no kickstart.
+        from pipeline.builders.packages.kickstart import reading as kickstart
+
         taken = kickstart.read(recipe, system.distribution, overrides=request.variables, keys=keys)
         fields = kickstart.merged(fields, taken)
         if system.mirrors:
@@ -137,7 +141,7 @@ def _judge(mirrors: Sequence[str]) -> None:
         if "://" not in mirror or not is_url(mirror):
             raise InputError(
                 "use the mirror",
-                masked(mirror),
+                without_passwords(mirror),
                 why="it is no URL",
                 next_step="Write it as https://HOST/debian",
             )

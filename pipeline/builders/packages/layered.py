@@ -25,9 +25,9 @@ from pipeline.builders.packages.times import newest
 from pipeline.core import settings
 from pipeline.core.errors import HostError
 from pipeline.core.packages import PackageSystem
+from pipeline.core.passwords import without_passwords
 from pipeline.core.request import BuildRequest
 from pipeline.host.context import Tools
-from pipeline.host.download import masked
 from pipeline.host.fingerprint import code_of
 from pipeline.host.isolation import Isolation, Root, find_isolation
 from pipeline.host.locks import exclusive
@@ -94,12 +94,14 @@ class LayeredRoot:
     def url_of(self, package: Package) -> str:
         """Where a package file may be had, without a password."""
         first = next(r.urls[0] for r in self.system.repositories if r.name == package.repository)
-        return masked(f"{self.system.filled(first).rstrip('/')}/{package.url}")
+        return without_passwords(f"{self.system.filled(first).rstrip('/')}/{package.url}")
 
     def describe(self) -> list[str]:
         """What making would do, a sentence's predicate each; no mirror is asked."""
         system = self.system
-        places = ", ".join(masked(url) for r in system.repositories for url in r.urls[:1])
+        places = ", ".join(
+            without_passwords(url) for r in system.repositories for url in r.urls[:1]
+        )
         lines = [f"take {system.distribution} {system.release} from {places}"]
         for wanted in wanted_layers(system):
             words = [*wanted.groups, *wanted.packages]
