@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Mapping
 
 from pipeline.builders.protocol import Builder
-from pipeline.core.request import BuildRequest
+from pipeline.core.errors import InputError
+from pipeline.core.request import BuildRequest, PackageSources
 from pipeline.host.context import Tools
 
 # By name, so that a build from a given disk does not import the installers.
@@ -25,7 +26,17 @@ def kind_of(request: BuildRequest) -> str:
 
 
 def open_builder(request: BuildRequest, tools: Tools) -> Builder:
-    """The builder of a request; nothing is started yet."""
+    """The builder of a request; nothing is started yet.
+
+    InputError for places of packages where no packages are asked for.
+    """
+    if kind_of(request) != "packages" and request.sources != PackageSources():
+        raise InputError(
+            "use mirrors, repositories, keys or a proxy of packages for",
+            request.recipe.name,
+            why="its disk is given" if request.disk else "an installer makes it",
+            next_step="Leave out --mirror, --repository, --key and --proxy",
+        )
     module = importlib.import_module(_KINDS[kind_of(request)])
     builder: Builder = module.open_builder(request, tools)
     return builder

@@ -105,6 +105,15 @@ def test_what_is_given_is_there(builder: Builder, request_: BuildRequest) -> Non
         assert disk.path == request_.disk
 
 
+def test_places_of_packages_are_for_packages(request_: BuildRequest, tools: Tools) -> None:
+    asked = replace(request_, sources=PackageSources(proxy="http://proxy.example:3128"))
+    if request_.disk is None and request_.recipe.source == "packages":
+        open_builder(asked, tools)
+    else:
+        with pytest.raises(InputError, match="--proxy"):
+            open_builder(asked, tools)
+
+
 def test_a_request_that_cannot_work_is_refused_before_anything(
     request_: BuildRequest, tools: Tools
 ) -> None:
