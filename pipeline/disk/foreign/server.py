@@ -27,7 +27,7 @@ REQUIRES = declare(
     Requirement(
         "conversion",
         "disk images of other formats",
-        programs={"qemu-nbd": "qemu-utils", "qemu-img": "qemu-utils"},
+        programs={"qemu-nbd": "qemu-utils"},
         needed=False,
     )
 )

@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.builders.packages.apt import words as apt_words
-from pipeline.builders.packages.apt.config import PrivateApt, private_apt, repository_urls, sources
+from pipeline.builders.packages.apt.config import (
+    DEBIAN_NAMES,
+    PrivateApt,
+    private_apt,
+    repository_urls,
+    sources,
+)
 from pipeline.builders.packages.apt.index import IndexFile
 from pipeline.builders.packages.apt.keys import keyring
 from pipeline.builders.packages.protocol import RepositoryState
@@ -201,6 +207,17 @@ def _write_sources(apt: PrivateApt, urls: Mapping[str, str]) -> None:
         (apt.directory / "sources" / name).write_text(content)
 
 
+def _is_empty(apt: PrivateApt, suite: str, component: str) -> bool:
+    """Whether the signed Release says that the suite has the component, with nothing in it yet.
+
+    apt keeps no file of such an index; the updates of a release to be are empty for years.
+    """
+    index = f"{component}/binary-{DEBIAN_NAMES[apt.system.architecture]}/Packages"
+    line = re.compile(rf"^ [0-9a-f]{{64}} +0 {re.escape(index)}$", re.MULTILINE)
+    names = (apt.directory / "lists").glob(f"*_dists_{suite.replace('/', '_')}_InRelease")
+    return any(line.search(name.read_text(errors="replace")) for name in names)
+
+
 def _indexes(apt: PrivateApt, urls: Mapping[str, str]) -> list[tuple[str, str]]:
     """File name and repository of each index; InputError for a component that has none."""
     line = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(FILENAME)"
@@ -218,7 +235,7 @@ def _indexes(apt: PrivateApt, urls: Mapping[str, str]) -> list[tuple[str, str]]:
         if len(words) == 4 and Path(words[3]).is_file():
             found[words[0].rstrip("/"), words[1].rstrip("/"), words[2]] = Path(words[3]).name
     for place, name in names.items():
-        if place not in found:
+        if place not in found and not _is_empty(apt, *place[1:]):
             raise InputError(
                 "use the repository",
                 f"{name} ({place[0]})",
@@ -226,7 +243,7 @@ def _indexes(apt: PrivateApt, urls: Mapping[str, str]) -> list[tuple[str, str]]:
                 f" {apt.system.architecture}",
                 next_step="Correct suites, components or architecture in the recipe",
             )
-    return [(found[place], name) for place, name in names.items()]
+    return [(found[place], name) for place, name in names.items() if place in found]
 
 
 def _parts(repository: Repository) -> list[tuple[str, str]]:
