@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tarfile
@@ -208,6 +209,21 @@ def test_refused_images_are_never_opened_by_qemu(secret: Path, tmp_path: Path) -
     done = invoke("convert", image, "--to", "raw", "--verbose", here=tmp_path, ok=2)
     assert str(secret) in done.stderr and "qemu" not in done.stderr.split("Cannot")[0]
     assert unread(secret)
+
+
+def test_without_namespaces_it_is_said_and_read_all_the_same(disk: Path, tmp_path: Path) -> None:
+    """In a user namespace that may make no further ones, as in some containers."""
+    image = tmp_path / "image.vdi"
+    image.write_bytes(foreign.vdi(disk.read_bytes()))
+    convert = shlex.join(command("convert", str(image), "--to", "raw", "--out", "out"))
+    script = f"echo 0 > /proc/sys/user/max_mnt_namespaces && exec {convert}"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "without being shut off" in done.stderr
+    assert (tmp_path / "out").read_bytes() == disk.read_bytes()
 
 
 # -- the command
