@@ -166,9 +166,8 @@ def test_a_lie_is_an_error(lie: str) -> None:
 def test_a_handshake_that_is_none_is_an_error(
     options: Callable[[int], bytes], greeting: bytes
 ) -> None:
-    with server(options=options, greeting=greeting) as connection:
-        with pytest.raises(DiskError):
-            NbdSource(connection, "disk", 2)
+    with server(options=options, greeting=greeting) as connection, pytest.raises(DiskError):
+        NbdSource(connection, "disk", 2)
 
 
 def test_mutated_answers_never_end_otherwise_than_in_words() -> None:
