@@ -37,8 +37,8 @@ _ID = re.compile(r"^ami-[0-9a-f]{17}$")
 _URL = re.compile(r"^https?://")
 _SHA256 = re.compile(r"^[0-9a-fA-F]{64}$")
 _NO_DISK = (
-    "there is no whole disk of it: its machine image is taken, one file system without a boot loader"
-    " (build with --disk-image for a disk that boots by itself)"
+    "there is no whole disk of it: its machine image is taken, one file system without a boot"
+    " loader (build with --disk-image for a disk that boots by itself)"
 )
 ROOT = "root"
 """The word for an archive of the root file system in place of a disk."""
