@@ -37,8 +37,8 @@ _ID = re.compile(r"^ami-[0-9a-f]{17}$")
 _URL = re.compile(r"^https?://")
 _SHA256 = re.compile(r"^[0-9a-fA-F]{64}$")
 _NO_DISK = (
-    "the build has no whole disk: its machine image is taken, one file system without a boot loader"
-    " (build with --disk-image for a disk that boots by itself)"
+    "there is no whole disk of it: its machine image is taken, one file system without a boot"
+    " loader (build with --disk-image for a disk that boots by itself)"
 )
 ROOT = "root"
 """The word for an archive of the root file system in place of a disk."""
@@ -131,11 +131,14 @@ def find(word: str) -> Found:
     """What the user's word means; InputError for nothing at all."""
     if _URL.match(word):
         name = Path(word.partition("?")[0]).name
-        return Found(re.sub(r"[^A-Za-z0-9._-]", "-", name) or "disk", None, word)
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", name) or "disk"
+        return Found(_stem(Path(plain)), None, word)
     if _ID.match(word):
         registered = local_files(word)
-        path = registered.files.get("disk") or registered.files["machine"]
-        return Found(registered.name, path, architecture=registered.architecture)
+        whole = registered.files.get("disk")
+        path = whole or registered.files["machine"]
+        note = "" if whole else _NO_DISK
+        return Found(registered.name, path, architecture=registered.architecture, note=note)
     path = Path(word)
     if path.is_file() or path.is_block_device() or "/" in word:
         return Found(_stem(path), path)

@@ -79,9 +79,14 @@ class Output(BaseModel):
 class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
-    files: by role, names in the build's directory. outputs: the disk in other formats. waiting:
-    they lie aside until the build is whole and have not their final names yet. materials: what the
-    disk was installed from.
+        files: by role, names in the build's directory. outputs: the disk in other formats. waiting:
+    <<<<<<< HEAD
+        they lie aside until the build is whole and have not their final names yet. materials: what the
+        disk was installed from.
+    =======
+        they lie aside until the build is whole and have not their final names yet. materials: what
+        the disk was installed from.
+    >>>>>>> wt-convert
     """
 
     key: str
@@ -118,7 +123,9 @@ class MakeFiles(Step[MadeFiles]):
             "backend": request.backend,
             "shrink": recipe.shrink,
             "disk image": request.wants_disk,
-            "outputs": recipe.outputs,
+            "outputs": (recipe.outputs, recipe.vcpus, recipe.memory_mib)
+            if recipe.outputs
+            else None,
             "command line": recipe.command_line if request.wants_disk else None,
             "hardware": astuple(recipe.hardware),
             "architecture": recipe.architecture,

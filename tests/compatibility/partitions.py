@@ -73,7 +73,7 @@ LVM_REFUSED = {
     "LVM2, vdo": ("vdo", "LVM type vdo"),
     "LVM2, snapshot": ("snapshot", "LVM type snapshot"),
 }
-QCOW2 = {
+CONVERTED = {
     "qcow2, version 2": "-O qcow2 -o compat=0.10",
     "qcow2, version 3": "-O qcow2 -o compat=1.1",
     "qcow2, compressed": "-c -O qcow2",
@@ -82,18 +82,20 @@ QCOW2 = {
     "qcow2, lazy refcounts": "-O qcow2 -o lazy_refcounts=on",
     "qcow2, refcounts of one bit": "-O qcow2 -o refcount_bits=1",
     "qcow2, preallocated": "-O qcow2 -o preallocation=metadata",
+    "qcow2, compressed by zstd": "-c -O qcow2 -o compression_type=zstd",
+    "VMDK": "-O vmdk",
+    "VMDK, streamOptimized": "-O vmdk -o subformat=streamOptimized",
+    "VDI": "-O vdi",
+    "VHDX": "-O vhdx",
+    "VHD": "-O vpc",
+    "VHD, fixed": "-O vpc -o subformat=fixed,force_size=on",
 }
 # Options of qemu-img convert, and the word that the error must have.
 FORMATS_REFUSED = {
-    "qcow2, compressed by zstd": ("-c -O qcow2 -o compression_type=zstd", "compression"),
-    "qcow2, extended L2 entries": ("-O qcow2 -o extended_l2=on,cluster_size=64k", "incompatible"),
+    "qcow2, extended L2 entries": ("-O qcow2 -o extended_l2=on,cluster_size=64k", "subclusters"),
     "qcow2, external data file": ("-O qcow2 -o data_file=data", "another file"),
     "qcow, version 1": ("-O qcow", "version 1"),
     "QED": ("-O qed", "QED"),
-    "VMDK": ("-O vmdk", "VMDK"),
-    "VDI": ("-O vdi", "VDI"),
-    "VHDX": ("-O vhdx", "VHDX"),
-    "VHD": ("-O vpc", "VHD"),
 }
 _SECRET = (
     "--object secret,id=s,data=x -f qcow2 "
@@ -131,7 +133,7 @@ def cases() -> list[Case]:
     convert = "qemu-img convert"
     found += [
         Case(name, f"{convert} {words}", partial(_converted, words))
-        for name, words in QCOW2.items()
+        for name, words in CONVERTED.items()
     ]
     found.append(Case("qcow2, with an internal snapshot", "qemu-img snapshot -c", _snapshot))
     found.append(

@@ -31,7 +31,8 @@ def the_tree_goes() -> Iterator[None]:
         ("LVM2, linear, over two physical volumes", WORKS, "partition 2 and partition 1"),
         ("qcow2, compressed", WORKS, "used blocks"),
         ("btrfs", REFUSED, "exit 5: "),
-        ("VMDK", REFUSED, "exit 2: "),
+        ("VMDK, streamOptimized", WORKS, "used blocks by read and write"),
+        ("QED", REFUSED, "exit 2: "),
     ],
 )
 def test_an_outcome_is_told(name: str, outcome: str, words: str, tmp_path: Path) -> None:

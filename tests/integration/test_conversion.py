@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tarfile
@@ -208,6 +209,21 @@ def test_refused_images_are_never_opened_by_qemu(secret: Path, tmp_path: Path) -
     done = invoke("convert", image, "--to", "raw", "--verbose", here=tmp_path, ok=2)
     assert str(secret) in done.stderr and "qemu" not in done.stderr.split("Cannot")[0]
     assert unread(secret)
+
+
+def test_without_namespaces_it_is_said_and_read_all_the_same(disk: Path, tmp_path: Path) -> None:
+    """In a user namespace that may make no further ones, as in some containers."""
+    image = tmp_path / "image.vdi"
+    image.write_bytes(foreign.vdi(disk.read_bytes()))
+    convert = shlex.join(command("convert", str(image), "--to", "raw", "--out", "out"))
+    script = f"echo 0 > /proc/sys/user/max_mnt_namespaces && exec {convert}"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "without being shut off" in done.stderr
+    assert (tmp_path / "out").read_bytes() == disk.read_bytes()
 
 
 # -- the command
@@ -421,3 +437,54 @@ def test_the_root_becomes_an_archive_that_tar_unpacks(whole: Path, tmp_path: Pat
     with mounted(done.root.path, tmp_path / "mount", "ro") as mount:
         ours, theirs = listing(tmp_path / "tree"), listing(mount)
     assert ours == theirs
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_an_archive_of_the_root_has_all_that_ext4_knows(inline: bool, tmp_path: Path) -> None:
+    from tests.fixtures.disks import listing, mounted
+
+    image = tmp_path / "root.ext4"
+    with image.open("wb") as file:
+        file.truncate(32 * MIB)
+    features = ("-O", "inline_data") if inline else ()
+    run("mke2fs", "-q", "-t", "ext4", *features, "-b", "4096", "-I", "256", image)
+    with mounted(image, tmp_path / "made") as top:
+        for name in ("etc", "dev", "bin", "a" * 200, "var/" + "b" * 120 + "/" + "c" * 120):
+            (top / name).mkdir(parents=True)
+        (top / "etc" / "small").write_text("x")
+        (top / "etc" / "large").write_bytes(os.urandom(3 * MIB))
+        with (top / "etc" / "sparse").open("wb") as file:
+            file.truncate(5 * MIB)
+            file.seek(2 * MIB)
+            file.write(b"in the middle")
+        (top / "etc" / "link").symlink_to("l" * 150)
+        (top / "bin" / "short").symlink_to("x")
+        os.link(top / "etc" / "large", top / "bin" / "again")
+        os.mknod(top / "dev" / "old", 0o20640, os.makedev(5, 1))
+        os.mknod(top / "dev" / "new", 0o60600, os.makedev(259, 70000))
+        os.mkfifo(top / "dev" / "pipe", 0o611)
+        os.chown(top / "etc" / "small", 3_000_000_000, 1234)
+        (top / "etc" / "small").chmod(0o6755)
+        os.utime(top / "etc" / "small", ns=(1, 3_500_000_000_123_456_789))
+        os.utime(top / "etc" / "link", ns=(1, -5_000_000_001), follow_symlinks=False)
+        os.setxattr(top / "etc" / "small", "user.note", b"a=%\n" * 10)
+        os.setxattr(top / "etc" / "large", "user.long", b"v" * 1000)
+        capability = bytes.fromhex("0100000200200000000000000000000000000000")
+        os.setxattr(top / "etc" / "small", "security.capability", capability)
+        acl = bytes.fromhex(
+            "020000000100070 0ffffffff".replace(" ", "")
+            + "020005 00e8030000".replace(" ", "")
+            + "04000500ffffffff"
+            "10000700ffffffff"
+            "20000500ffffffff"
+        )
+        os.setxattr(top / "bin", "system.posix_acl_access", acl)
+    run("e2fsck", "-fn", image)
+    invoke("convert", image, "--to", "root", "--root", "0", "--out", "r.tgz", here=tmp_path)
+    (tmp_path / "tree").mkdir()
+    run("tar", "-xzpf", tmp_path / "r.tgz", "--xattrs", "--xattrs-include=*", "--numeric-owner",
+        "-C", tmp_path / "tree")  # fmt: skip
+    with mounted(image, tmp_path / "mount", "ro") as mount:
+        ours, theirs = listing(tmp_path / "tree"), listing(mount)
+    assert ours.keys() == theirs.keys()
+    assert {k: (ours[k], theirs[k]) for k in ours if ours[k] != theirs[k]} == {}

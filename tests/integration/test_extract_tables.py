@@ -209,7 +209,6 @@ def test_qcow2_with_zeroed_and_discarded_clusters_and_a_snapshot(tmp_path: Path)
     [
         (["-b", "secret", "-F", "raw"], "layer over another file"),
         (["-o", "data_file=secret,data_file_raw=on"], "data lie in another file"),
-        (["-o", "compression_type=zstd"], "compression"),
         (["-o", "extended_l2=on,cluster_size=64k"], "subclusters"),
         (["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"],
          "encrypted"),

@@ -53,7 +53,7 @@ def test_every_layout_and_feature_is_tried() -> None:
             filesystems.NEWER_XFS,
         ),
         *(filesystems.OTHERS, partitions.TABLES, partitions.LVM, partitions.LVM_REFUSED),
-        *(partitions.QCOW2, partitions.FORMATS_REFUSED),
+        *(partitions.CONVERTED, partitions.FORMATS_REFUSED),
     ):
         assert set(rows) <= tried
 

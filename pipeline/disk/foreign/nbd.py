@@ -34,20 +34,22 @@ _CONTEXT = b"base:allocation"
 _MOST: Final = 4 << 20  # bytes a request
 _MOST_STATUS = 1 << 30
 _MOST_REPLY = _MOST + 4096
+_MOST_PARTS = 1 << 16  # of a reply: every other sector of a request a hole, eightfold
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the protocol's numbers are those of Linux
 _SECONDS = 600.0  # without a byte: a disk that answers no slower than this
 
 
 class NbdSource:
     """A disk of an NBD server, over a connected socket; a Source. Errors of the protocol are
-    DiskErrors, a full file system is an OSError. name: what errors call it.
+    DiskErrors, a full file system is an OSError. name: what errors call it. seconds: the server's
+    longest silence.
     """
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
+    def __init__(self, connection: socket.socket, name: str, seconds: float = _SECONDS) -> None:
         self._connection, self.name = connection, name
         self._lock = threading.Lock()
         self._cookie = 0
-        connection.settimeout(_SECONDS)
+        connection.settimeout(seconds)
         self._handshake()
 
     def descriptor(self) -> int:
@@ -189,8 +191,11 @@ class NbdSource:
 
     def _chunks(self) -> Iterator[tuple[int, bytes]]:
         """(type, content) of each part of a reply; DiskError for one that tells of an error."""
-        done, failure = False, 0
+        done, failure, count = False, 0, 0
         while not done:
+            count += 1
+            if count > _MOST_PARTS:
+                raise self._broken("the server's answer has no end")
             (magic,) = struct.unpack(">I", self._take(4))
             if magic == _SIMPLE:
                 failure, cookie = struct.unpack(">IQ", self._take(12))

@@ -20,7 +20,7 @@ from typing import Literal
 from pipeline.core.errors import DiskError, HostError
 from pipeline.disk.foreign.nbd import NbdSource
 from pipeline.host.context import Tools
-from pipeline.host.programs import TimeoutExpired
+from pipeline.host.programs import Program, TimeoutExpired
 from pipeline.host.requirements import Requirement, declare, require
 
 REQUIRES = declare(
@@ -119,19 +119,24 @@ def _started(
         try:
             source = NbdSource(client, str(path))
         except DiskError as error:
-            status = program.wait(_END_SECONDS)
+            status = _ended(program)
             said = _said(words)
             if status == _REFUSED:
                 raise _NotEnclosedError(said.partition(": ")[2]) from None
             raise _unreadable(path, driver, said or error.why) from None
         yield source
         source.close()
-        try:
-            status = program.wait(_END_SECONDS)
-        except TimeoutExpired:
-            status = -1
+        status = _ended(program)
         if status != 0 and writable:
             raise HostError("write", path, why=f"qemu-nbd ended with {status}: {_said(words)}")
+
+
+def _ended(program: Program) -> int:
+    """Exit status of a program that has nothing more to do; -1 for one that does not end."""
+    try:
+        return program.wait(_END_SECONDS)
+    except TimeoutExpired:
+        return -1
 
 
 def _node(name: str, driver: Driver, *, writable: bool, stretch: tuple[int, int] | None) -> str:
