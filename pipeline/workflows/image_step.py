@@ -79,14 +79,9 @@ class Output(BaseModel):
 class MadeFiles(BaseModel):
     """The files that were made, and all that the manifest says of how.
 
-        files: by role, names in the build's directory. outputs: the disk in other formats. waiting:
-    <<<<<<< HEAD
-        they lie aside until the build is whole and have not their final names yet. materials: what the
-        disk was installed from.
-    =======
-        they lie aside until the build is whole and have not their final names yet. materials: what
-        the disk was installed from.
-    >>>>>>> wt-convert
+    files: by role, names in the build's directory. outputs: the disk in other formats. waiting:
+    they lie aside until the build is whole and have not their final names yet. materials: what the
+    disk was installed from.
     """
 
     key: str
