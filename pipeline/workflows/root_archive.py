@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from pipeline.builders.packages.front_door import checked
 from pipeline.builders.packages.layered import LayeredRoot
 from pipeline.convert.ext4.make import make_image
 from pipeline.core.errors import InputError
@@ -48,18 +47,8 @@ def root_request(
 
     InputError with every fault.
     """
-    try:
-        system = PackageSystem.model_validate({"base": (), **words})
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors()
-        ]
-        raise InputError(
-            "make a root of",
-            words.get("distribution", ""),
-            why="; ".join(faults),
-            next_step="docs/how-to/packages.md has examples",
-        ) from None
+    subject = str(words.get("distribution", ""))
+    system = checked(PackageSystem, {"base": (), **words}, subject, "make a root of")
     recipe = Recipe(name=_USED_BY, description="", source="packages", system=system)
     return BuildRequest(recipe, refresh=refresh, sources=sources or PackageSources())
 

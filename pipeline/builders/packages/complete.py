@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from pipeline.builders.packages import front_door
 from pipeline.core.errors import InputError
 from pipeline.core.packages import PackageSystem, Repository, is_url
@@ -56,14 +54,14 @@ def complete(request: BuildRequest) -> Complete:
         fields = kickstart.merged(fields, taken)
         if system.mirrors:
             fields.pop("repositories", None)  # the kickstart's own
-        system = _made(fields, recipe.name)
+        system = _system(fields, recipe.name)
     fields["repositories"] = repositories(system, request.sources)
     fields.pop("mirrors", None)
     if request.sources.proxy:
         fields["proxy"] = request.sources.proxy
     if "base" not in fields:
         fields["base"] = front_door.base(system.distribution, system.release, system.architecture)
-    return Complete(_made(fields, recipe.name), taken, tuple(_untaken(taken)))
+    return Complete(_system(fields, recipe.name), taken, tuple(_untaken(taken)))
 
 
 def _untaken(taken: Taken | None) -> Iterator[str]:
@@ -147,17 +145,5 @@ def _judge(mirrors: Sequence[str]) -> None:
             )
 
 
-def _made(fields: Mapping[str, Any], name: str) -> PackageSystem:
-    try:
-        return PackageSystem.model_validate(fields)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}".lstrip(": ")
-            for each in error.errors()
-        ]
-        raise InputError(
-            "use the recipe",
-            name,
-            why="; ".join(faults),
-            next_step="docs/reference/recipes.md explains the fields",
-        ) from None
+def _system(fields: Mapping[str, Any], name: str) -> PackageSystem:
+    return front_door.checked(PackageSystem, fields, name, "use the recipe")

@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.core.architecture import Architecture
 from pipeline.core.errors import InputError
-from pipeline.core.packages import BACKENDS, PackageSystem, Repository
+from pipeline.core.packages import BACKENDS, Repository
 from pipeline.core.text import did_you_mean
 
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -281,55 +281,19 @@ def repository(word: str, number: int, distribution: str, keys: Sequence[Path]) 
             else "Write it as https://HOST/BaseOS/x86_64/os/, or with a name and = before it",
         )
     fields = {"suites": (parts[1],), "components": tuple(parts[2:])} if apt else {}
-    return _made(Repository, {"name": name, "urls": (url,), "keys": tuple(keys), **fields}, word)
+    return checked(Repository, {"name": name, "urls": (url,), "keys": tuple(keys), **fields}, word)
 
 
-def system(
-    distribution: str,
-    release: str,
-    *,
-    architecture: Architecture = "x86_64",
-    mirror: str = "",
-    named: Sequence[str] = (),
-    keys: Sequence[Path] = (),
-    **fields: Any,
-) -> PackageSystem:
-    """A system with defaults for its repositories and its base.
+def checked(
+    model: type[_Record],
+    fields: Mapping[str, object],
+    subject: str,
+    attempted: str = "use the words for",
+) -> _Record:
+    """A record of these fields; InputError with every fault, and the name of its field.
 
-    mirror: see `repositories`. named: repositories as `repository` takes them, in place of the
-    distribution's; these need keys. fields: others of `PackageSystem`. InputError with every fault.
+    attempted, subject: the beginning of the error.
     """
-    if named and not keys:
-        raise InputError(
-            "use the repository",
-            named[0],
-            why="no key is named that it is signed by",
-            next_step="Name the file of its OpenPGP keys",
-        )
-    if named:
-        places = tuple(
-            repository(word, number, distribution, keys) for number, word in enumerate(named, 1)
-        )
-    else:
-        places = repositories(
-            distribution,
-            release,
-            architecture,
-            mirror=mirror,
-            keys=keys,
-            snapshot=str(fields.get("snapshot", "")),
-        )
-    defaults = {
-        "distribution": distribution,
-        "release": release,
-        "architecture": architecture,
-        "repositories": places,
-        "base": base(distribution, release, architecture),
-    }
-    return _made(PackageSystem, defaults | fields, f"{distribution} {release}")
-
-
-def _made(model: type[_Record], fields: Mapping[str, object], subject: str) -> _Record:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -338,7 +302,7 @@ def _made(model: type[_Record], fields: Mapping[str, object], subject: str) -> _
             for each in error.errors()
         ]
         raise InputError(
-            "use the words for",
+            attempted,
             subject,
             why="; ".join(faults),
             next_step="docs/reference/recipes.md explains the fields",

@@ -6,19 +6,38 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.builders.packages.complete import complete
 from pipeline.builders.packages.front_door import (
     base,
+    checked,
     key_package,
     repositories,
     repository,
-    system,
 )
 from pipeline.core.architecture import Architecture
 from pipeline.core.errors import InputError
-from pipeline.core.packages import BACKENDS
+from pipeline.core.packages import BACKENDS, PackageSystem
+from pipeline.core.recipe import Recipe
+from pipeline.core.request import BuildRequest, PackageSources
 
 KEY = Path("/keys/k.gpg")
 PUBLIC = [name for name in BACKENDS if name != "el"]
+
+
+def system(
+    distribution: str,
+    release: str,
+    *,
+    named: tuple[str, ...] = (),
+    keys: tuple[Path, ...] = (),
+    **fields: object,
+) -> PackageSystem:
+    """What a recipe of these words is once all that it leaves unsaid is filled in."""
+    words = {"distribution": distribution, "release": release, **fields}
+    said = checked(PackageSystem, words, distribution)
+    recipe = Recipe(name="box", description="", source="packages", system=said)
+    sources = PackageSources(repositories=named, keys=keys)
+    return complete(BuildRequest(recipe, sources=sources)).system
 
 
 @pytest.mark.parametrize("distribution", PUBLIC)
@@ -26,7 +45,7 @@ PUBLIC = [name for name in BACKENDS if name != "el"]
 def test_every_public_distribution_has_defaults(
     distribution: str, architecture: Architecture
 ) -> None:
-    made = system(distribution, "9", architecture=architecture, packages=("nano",))
+    made = system(distribution, "9", architecture=architecture, packages=("nano",), keys=(KEY,))
     assert made.packages == ("nano",)
     assert any(name.startswith(("linux-image", "kernel")) for name in made.base)
     assert "openssh-server" in made.base
@@ -92,7 +111,7 @@ def test_keys_of_the_users_come_first() -> None:
 )
 def test_no_defaults(distribution: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        system(distribution, "9")
+        repositories(distribution, "9")
     assert said in str(caught.value)
 
 
