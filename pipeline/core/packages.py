@@ -42,6 +42,10 @@ def is_url(url: str) -> bool:
     return True
 
 
+# Before the models that use it: a name that pydantic has to look up later has no type until then.
+Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9.][A-Za-z0-9./_~+-]{0,126}$")]
+
+
 def _address(url: str) -> str:
     # Not quoted: it may have a password.
     if not is_url(url):
@@ -75,7 +79,6 @@ _PORT = r"^\d{1,5}(-\d{1,5})?/(tcp|udp|sctp|dccp)$"
 _SERVICE = r"^[A-Za-z0-9][A-Za-z0-9:_.\\@-]{0,200}$"
 _RELEASE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _SNAPSHOT = r"^(?:[A-Za-z0-9][A-Za-z0-9._:-]{0,62})?$"
-_PART = r"^[A-Za-z0-9.][A-Za-z0-9./_~+-]{0,126}$"
 _PROXY = re.compile(
     r"(?:[a-z][a-z0-9]*://)?(?:[^\s\"';/@]+@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/?"
 )
@@ -142,7 +145,6 @@ Account = Annotated[str, Field(pattern=_ACCOUNT)]
 AccountPath = Annotated[str, AfterValidator(_absolute), AfterValidator(_field)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Word = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
-Part = Annotated[str, Field(pattern=_PART)]
 
 
 class PutFile(BaseModel):
