@@ -100,3 +100,21 @@ def test_no_unit_is_longer_than_a_reader_bears(path: Path) -> None:
         and (node.end_lineno or 0) - node.lineno + 1 > MOST_OF_A_FUNCTION
     ]
     assert long == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_generator_waits_for_threads_when_it_is_given_up(path: Path) -> None:
+    """It may be collected where nobody can wait: host/pools.py is for generators."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, functions) or path.name == "pools.py":
+            continue
+        nodes = list(ast.walk(function))
+        if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes):
+            names = {node.id for node in nodes if isinstance(node, ast.Name)}
+            calls = {
+                node.func.id
+                for node in nodes
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
+            assert "ThreadPoolExecutor" not in names & calls, function.name

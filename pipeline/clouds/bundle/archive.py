@@ -22,6 +22,7 @@ import isal
 from isal import isal_zlib
 
 from pipeline.disk.blocks.source import RawFile
+from pipeline.host.pools import threads
 
 Compression = Literal["fast", "small"]
 """fast: ISA-L, several times zlib's speed. small: zlib level 6, some 10 % fewer bytes to send."""
@@ -69,7 +70,7 @@ def archive(
     # One thread each reads in order; the pool compresses out of order; the caller encrypts.
     waiting: deque[_Waiting] = deque()
     limit = 2 * len(os.sched_getaffinity(0)) + 2
-    with ThreadPoolExecutor(1, "tar-sha1") as hasher, ThreadPoolExecutor(1, "witness") as other:
+    with threads(1, "tar-sha1") as hasher, threads(1, "witness") as other:
         for offset, length, is_data in spans(image):
             data = image.read(offset, length) if is_data else _ZEROS[:length]
             readers = [hasher.submit(sha1.update, data)]

@@ -6,11 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from pathlib import Path
 
 from pipeline.core.events import Meter
 from pipeline.core.image import Artifact
+from pipeline.host.pools import threads
 from pipeline.host.sparse import chunks
 
 # A link that brings less than this for two minutes moves a 1 GiB image in three days: it is
@@ -57,7 +58,7 @@ class ImageBody:
         hashes = {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
         window_end, window_sent = time.monotonic() + FLOOR_SECONDS, 0
         # hashlib lets other threads run: a piece is hashed while it is on its way.
-        with ThreadPoolExecutor(len(hashes)) as pool:
+        with threads(len(hashes), "hash") as pool:
             for piece in self._pieces():
                 hashing = [pool.submit(each.update, piece) for each in hashes.values()]
                 sent += len(piece)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from pipeline.core.events import Meter
 from pipeline.disk.blocks.source import Source
+from pipeline.host.pools import threads
 
 _BATCH = 1 << 20
 """Bytes a task: enough to outweigh what handing one over costs. Larger pieces go one by one."""
@@ -74,18 +75,14 @@ def worked(
     def task(batch: list[tuple[int, bytes]]) -> list[tuple[int, bytes, _Result]]:
         return [(number, piece, work(piece)) for number, piece in batch]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="pack") as pool:
+    with threads(workers, "pack") as pool:
         waiting: deque[Future[list[tuple[int, bytes, _Result]]]] = deque()
-        try:
-            for batch in _batches(pieces):
-                waiting.append(pool.submit(task, batch))
-                if len(waiting) > workers * _AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
+        for batch in _batches(pieces):
+            waiting.append(pool.submit(task, batch))
+            if len(waiting) > workers * _AHEAD:
                 yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 def _batches(pieces: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:

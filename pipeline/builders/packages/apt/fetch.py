@@ -18,6 +18,7 @@ from pipeline.builders.packages.apt.config import PrivateApt, repository_urls
 from pipeline.builders.packages.protocol import Package
 from pipeline.core.errors import HostError
 from pipeline.host.locks import exclusive
+from pipeline.host.pools import threads
 
 HELPER = "/usr/lib/apt/apt-helper"
 _SECONDS = 3600.0
@@ -119,7 +120,7 @@ def _ask(
 
 def _whole(packages: Sequence[Package], partial: Path, cache: Path) -> Iterator[Package]:
     """Name the files that have their digest; those that are not whole stay, to be gone on with."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with threads(_READERS, "digest") as pool:
         found = pool.map(lambda p: _digest(partial / p.sha256), packages)
         for package, digest in zip(packages, found, strict=True):
             file = partial / package.sha256
