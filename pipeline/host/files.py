@@ -28,6 +28,12 @@ def write_whole(path: Path, content: str | bytes, mode: int = 0o644) -> None:
         new.commit()
 
 
+def make_open_directory(path: Path) -> None:
+    """Make a directory that all may enter, whatever the umask: another user than us works in it."""
+    path.mkdir()
+    path.chmod(0o755)
+
+
 def write_scratch(path: Path, content: str | bytes) -> None:
     """Write a file that nobody else looks for. An OSError names it, as write(2) itself does not."""
     with naming(path):

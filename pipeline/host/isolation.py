@@ -27,6 +27,7 @@ from pipeline.core.errors import HostError, PipelineError, ProgramError
 from pipeline.host import ids, kernel
 from pipeline.host.context import Tools
 from pipeline.host.emulation import emulator
+from pipeline.host.files import make_open_directory
 from pipeline.host.ids import remedy
 from pipeline.host.output import TooMuchError, collect
 from pipeline.host.programs import DEVNULL, PIPE, Completed, TimeoutExpired, refuse_full
@@ -168,8 +169,7 @@ def _try(isolation: Isolation, tools: Tools, place: Path) -> Isolation:
     directory = Path(tempfile.mkdtemp(prefix=PROBE, dir=place))
     lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
     for path in (lower, upper, work):
-        path.mkdir()
-        path.chmod(0o755)  # whatever the umask: the guest's root must see into the lower one
+        make_open_directory(path)
     try:
         run_inside(isolation, Root((lower,), upper, work), [], tools=tools, timeout=_PROBE_SECONDS)
     except HostError as error:

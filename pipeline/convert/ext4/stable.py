@@ -10,14 +10,13 @@ import re
 import struct
 from hashlib import blake2b
 
-PROBES = 16
 _PROBES = struct.Struct("<16I")
 _STEP_BITS = 3  # eight steps an octave
 _VERSION = re.compile(rb"\d+(?:\.\d+)+(?:[-+~]\d+)*")
 
 
 def probes(name: bytes) -> tuple[int, ...]:
-    """PROBES numbers of 32 bits."""
+    """Sixteen numbers of 32 bits."""
     return _PROBES.unpack(blake2b(name, digest_size=64).digest())
 
 

@@ -23,6 +23,7 @@ from pipeline.core.errors import InputError, PipelineError
 from pipeline.host.context import Tools
 from pipeline.host.files import write_whole
 from pipeline.host.isolation import Isolation, run_mapped
+from pipeline.host.programs import Completed
 
 TREE, RECORD, USED = "tree", "layer.json", "used-by.json"
 LOCKS = "locks"
@@ -143,26 +144,24 @@ def read_record(directory: Path) -> Layer | None:
 
 def measure(tree: Path, isolation: Isolation, tools: Tools) -> Shape:
     """Read the whole tree."""
-    done = run_mapped(
-        isolation,
-        script("digest", tree),
-        tools=tools,
-        timeout=_SECONDS,
-        attempted=f"read the layer {tree.parent.name}",
-    )
-    return TypeAdapter(Shape).validate_json(done.stdout)
+    said = _told("digest", tree, "read", isolation, tools)
+    return TypeAdapter(Shape).validate_json(said.stdout)
 
 
 def shape_of(tree: Path, isolation: Isolation, tools: Tools) -> str:
     """`Shape.shape` of the tree, without reading its files' content."""
-    done = run_mapped(
+    return _told("shape", tree, "look at", isolation, tools).text
+
+
+def _told(word: str, tree: Path, verb: str, isolation: Isolation, tools: Tools) -> Completed:
+    """What tree.py says of a tree."""
+    return run_mapped(
         isolation,
-        script("shape", tree),
+        script(word, tree),
         tools=tools,
         timeout=_SECONDS,
-        attempted=f"look at the layer {tree.parent.name}",
+        attempted=f"{verb} the layer {tree.parent.name}",
     )
-    return done.text
 
 
 def script(*words: str | Path) -> list[str | Path]:

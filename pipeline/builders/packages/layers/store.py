@@ -24,6 +24,7 @@ from pipeline.core.errors import BusyError, HostError, PipelineError, ProgramErr
 from pipeline.core.resources import COMMAND
 from pipeline.core.text import human_bytes
 from pipeline.host.context import Tools
+from pipeline.host.files import make_open_directory
 from pipeline.host.isolation import (
     PROBE,
     Isolation,
@@ -170,7 +171,7 @@ class LayerStore:
         """A new directory for a layer that is being made."""
         directory = self._temporary(wish.key)
         for path in (directory, directory / TREE, directory / _WORK):
-            _make_directory(path)
+            make_open_directory(path)
         return directory
 
     def publish(self, wish: Wish, staged: Path, filled: Filled) -> Layer:
@@ -231,7 +232,7 @@ class LayerStore:
         except (PipelineError, OSError, ValueError) as error:
             self.tools.progress.warn(f"the layer is made anew: {archive} is of no use: {error}")
             remove_tree(self.isolation, staged / TREE, self.tools)
-            _make_directory(staged / TREE)
+            make_open_directory(staged / TREE)
             own(self.isolation, (staged / TREE,), self.tools)
             return False
         self.publish(wish, staged, filled)
@@ -282,9 +283,3 @@ def _age(path: Path) -> float:
 
 def _why(error: Exception) -> str:
     return error.why if isinstance(error, PipelineError) else str(error)
-
-
-def _make_directory(path: Path) -> None:
-    """Make a directory that all may enter, whatever the umask: a tree's own mode is the guest's."""
-    path.mkdir()
-    path.chmod(0o755)
